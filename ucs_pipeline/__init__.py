@@ -1,0 +1,25 @@
+"""Moves a ClickHouse table into a Redis stream, brick by brick, exactly once, in order, with Dagster as the cockpit."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ucs_pipeline.build import build_defs
+    from ucs_pipeline.feed import BrickFeed
+
+__all__ = ["BrickFeed", "__version__", "build_defs"]
+__version__ = "0.1.0"
+
+_HOME = {"BrickFeed": "ucs_pipeline.feed", "build_defs": "ucs_pipeline.build"}
+
+
+def __getattr__(name: str) -> Any:
+    # Importing Dagster takes seconds; `ucs_pipeline.bricks` alone should not.
+    if name in _HOME:
+        from importlib import import_module
+
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

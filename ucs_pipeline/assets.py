@@ -1,0 +1,131 @@
+"""A feed as a partitioned asset: one partition per brick, one materialisation as each brick completes."""
+
+import re
+from collections.abc import Iterator
+
+import dagster as dg
+
+from ucs_pipeline.bricks import name_of_ordinal, ordinal_of_name
+from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.record import metadata, recorded
+
+FEED_METADATA = "ucs/feed"
+"""Asset metadata that holds the feed's settings, for people in the UI and for the command line."""
+
+CODE_VERSION = "1"
+"""Version of what a row looks like in the stream; raised when the encoding changes."""
+
+
+def table_key(feed: BrickFeed) -> dg.AssetKey:
+    """Key of the external asset that stands for the feed's table."""
+    return dg.AssetKey(["clickhouse", re.sub(r"[^A-Za-z0-9_]+", "_", feed.table).strip("_")])
+
+
+def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
+    """The asset of a feed. Building it connects to nothing."""
+
+    @dg.asset(
+        name=feed.name,
+        description=_description(feed),
+        partitions_def=dg.StaticPartitionsDefinition([name_of_ordinal(ordinal) for ordinal in feed.ordinals]),
+        backfill_policy=dg.BackfillPolicy.multi_run(feed.max_bricks_per_run),
+        deps=[table_key(feed)],
+        # One run at a time per stream: the guarantee does not need it, but two runs would only get in each other's way.
+        pool="redis_stream:" + re.sub(r"\s", "_", feed.stream_name),
+        retry_policy=dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL),
+        kinds={"clickhouse", "redis"},
+        group_name=feed.group,
+        owners=feed.owners,
+        code_version=CODE_VERSION,
+        metadata={
+            FEED_METADATA: dg.MetadataValue.json(feed.model_dump(mode="json", by_alias=True, exclude_defaults=True)),
+            "stream": feed.stream_name,
+            "table": feed.table,
+        },
+        # No output exists, so that the events below are the only ones: one per brick, as it completes.
+        output_required=False,
+    )
+    def bricks(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization]:
+        wanted = _wanted(context, feed)
+        seen = _finished_before_retry(context)
+        try:
+            for report in _move(context, feed, wanted):
+                if report.name not in seen:
+                    yield _event(context.asset_key, report)
+        except UcsError as error:
+            passing = isinstance(error, StreamUnavailableError | SourceUnavailableError)
+            raise dg.Failure(str(error), allow_retries=passing) from error
+
+    return bricks
+
+
+def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: range) -> Iterator[BrickReport]:
+    # Heavy imports wait for a run: definitions load in every process.
+    from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.source import open_source
+    from ucs_pipeline.stream import OrderedStream
+    from ucs_pipeline.transfer import transfer
+
+    stream = OrderedStream(feed.stream_name, connect_redis())
+    yield from transfer(
+        feed,
+        open_source(feed),
+        stream,
+        wanted,
+        lambda ordinals: recorded(context.instance, feed.name, ordinals),
+        context.log.warning,
+    )
+
+
+def _wanted(context: dg.AssetExecutionContext, feed: BrickFeed) -> range:
+    # Read once (each access slices the whole list), and read always: a body that never asks for its partitions
+    # would succeed without any when launched without one.
+    keys = context.partition_keys if context.has_partition_key or context.has_partition_key_range else []
+    if not keys:
+        raise dg.Failure(
+            f"feed {feed.name!r}: the run names no bricks, or a range whose first brick comes after its last; "
+            f"expected bricks from {name_of_ordinal(feed.ordinals[0])} to {name_of_ordinal(feed.ordinals[-1])}: "
+            "choose partitions, the earlier one first",
+            allow_retries=False,
+        )
+    return range(ordinal_of_name(keys[0]), ordinal_of_name(keys[-1]) + 1)
+
+
+def _finished_before_retry(context: dg.AssetExecutionContext) -> set[str | None]:
+    if not context.retry_number:
+        return set()
+    records = context.instance.get_records_for_run(
+        context.run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+    ).records
+    return {record.partition_key for record in records}
+
+
+def _event(key: dg.AssetKey, report: BrickReport) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(
+        key,
+        partition=report.name,
+        metadata=metadata(report),
+        # Dagster adds these to outputs only; a hand-made event has to bring them.
+        tags={"dagster/code_version": CODE_VERSION, "dagster/data_version": f"{report.rows}-{report.last_entry}"},
+    )
+
+
+def _description(feed: BrickFeed) -> str:
+    first, last = name_of_ordinal(feed.ordinals[0]), name_of_ordinal(feed.ordinals[-1])
+    columns = feed.columns.items() if feed.columns is not None else [("every column", "under its own name")]
+    mapping = [f"| `{field}` | `{expression}` |" for field, expression in columns]
+    mapping += [f"| `{field}` | the constant `{value}` |" for field, value in feed.constants.items()]
+    return "\n".join(
+        [
+            *([feed.description, ""] if feed.description else []),
+            f"Moves table `{feed.table}` into Redis stream `{feed.stream_name}`, exactly once and in the order of `{feed.key}`: "
+            f"{len(feed.ordinals):,} bricks, `{first}` to `{last}`. Brick `b` is `XRANGE {feed.stream_name} <b> <b>`, where "
+            "`<b>` is the number before the dash in its `first_entry_id`.",
+            "",
+            "| stream field | from |",
+            "| --- | --- |",
+            *mapping,
+        ]
+    )

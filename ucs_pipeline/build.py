@@ -1,0 +1,62 @@
+"""One builder behind the YAML component and the Python settings object."""
+
+from collections import Counter
+
+import dagster as dg
+
+from ucs_pipeline.assets import FEED_METADATA, brick_asset, table_key
+from ucs_pipeline.errors import FeedError
+from ucs_pipeline.feed import BrickFeed
+
+
+def build_feed(feed: BrickFeed) -> dg.Definitions:
+    """Definitions of one feed, without what feeds share; `assemble` adds that."""
+    return dg.Definitions(assets=[brick_asset(feed)])
+
+
+def build_defs(*feeds: BrickFeed) -> dg.Definitions:
+    """Definitions of one or more feeds, ready for a code location.
+
+    Raises:
+        FeedError: two feeds have one name, or write to one stream.
+    """
+    return assemble(dg.Definitions.merge(*map(build_feed, _distinct(list(feeds)))))
+
+
+def assemble(defs: dg.Definitions) -> dg.Definitions:
+    """Adds what feeds share: their tables as external assets, and the executor.
+
+    Raises:
+        FeedError: two feeds write to one stream.
+    """
+    feeds = _distinct(feeds_of(defs))
+    tables = {
+        table_key(feed): dg.AssetSpec(
+            table_key(feed),
+            description=f"ClickHouse table `{feed.table}`, read by this project and written by others.",
+            kinds={"clickhouse", "table"},
+        )
+        for feed in feeds
+    }
+    # One process per run: starting a step process costs seconds, and a run has one step.
+    shared = dg.Definitions(assets=list(tables.values()), executor=dg.in_process_executor)
+    return dg.Definitions.merge(defs, shared)
+
+
+def feeds_of(defs: dg.Definitions) -> list[BrickFeed]:
+    """The feeds behind some definitions, by name."""
+    found = [
+        spec.metadata[FEED_METADATA].value for spec in defs.resolve_all_asset_specs() if FEED_METADATA in spec.metadata
+    ]
+    return sorted((BrickFeed(**settings) for settings in found), key=lambda feed: feed.name)
+
+
+def _distinct(feeds: list[BrickFeed]) -> list[BrickFeed]:
+    for what, names in (("named", [f.name for f in feeds]), ("writing to stream", [f.stream_name for f in feeds])):
+        name, times = Counter(names).most_common(1)[0] if names else ("", 0)
+        if times > 1:
+            culprits = " and ".join(repr(f.name) for f in feeds if name in (f.name, f.stream_name))
+            raise FeedError(
+                f"{times} feeds are {what} {name!r} ({culprits}): an ordered feed needs a name and a stream of its own; rename one"
+            )
+    return feeds

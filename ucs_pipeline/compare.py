@@ -1,0 +1,68 @@
+"""Holds the table against what the stream has already: nothing is published on top of rows that do not match."""
+
+import hiredis
+
+from ucs_pipeline.entries import EntryId
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.plan import Plan, changed, differs
+from ucs_pipeline.stream import Comparer, OrderedStream, Transaction
+
+
+class Comparison:
+    """Compares the rows up to a stream's top, in order. Entries that consumers trimmed away cannot be compared."""
+
+    def __init__(self, feed: BrickFeed, stream: OrderedStream, comparer: Comparer, course: Plan) -> None:
+        self._feed = feed
+        self._stream = stream
+        self._comparer = comparer
+        self._top = course.top
+        self._scanned = range(course.scan_from, course.last + 1)
+        self._last: EntryId | None = None
+
+    def check(self, transaction: Transaction) -> None:
+        """Compares rows with the entries of the same ids.
+
+        Raises:
+            StreamError: an entry differs from its row, or a brick has another number of rows.
+        """
+        entries, start, stop = transaction.entries, transaction.start, transaction.stop
+        if not self._comparer.holds(entries, start, stop):
+            self._compare_each(transaction)
+        for segment in entries.segments:
+            if segment.start < stop and segment.stop > start:
+                if self._last and self._last.ordinal != segment.first.ordinal:
+                    self._check_rows(self._last)
+                self._last = entries.id(min(segment.stop, stop) - 1)
+
+    def finish(self) -> None:
+        """Checks the last brick; to be called before anything is published.
+
+        Raises:
+            StreamError: the table has fewer rows up to the stream's top than the stream.
+        """
+        if self._last:
+            self._check_rows(self._last)
+        reached = self._last.ordinal if self._last else -1
+        if self._top.row and self._top.ordinal in self._scanned and reached != self._top.ordinal:
+            raise changed(self._feed, self._top.ordinal, 0, self._top.row)
+
+    def _check_rows(self, last: EntryId) -> None:
+        there = self._top.row if last.ordinal == self._top.ordinal else self._stream.last_row(last.ordinal)
+        if there and there != last.row:
+            raise changed(self._feed, last.ordinal, last.row, there)
+
+    def _compare_each(self, transaction: Transaction) -> None:
+        table = table_fields(transaction)
+        for entry_id, fields in self._stream.entries(*transaction.ids):
+            if table[entry_id] != fields:
+                raise differs(self._feed, entry_id, fields, table[entry_id])
+
+
+def table_fields(transaction: Transaction) -> dict[EntryId, dict[bytes, bytes]]:
+    """What each row's entry should be, by id. Makes Python objects: for showing differences, not for the row path."""
+    reader = hiredis.Reader()
+    reader.feed(bytes(transaction.entries.views.rows(transaction.start, transaction.stop)))
+    return {
+        EntryId.parse(entry_id): dict(zip(flat[::2], flat[1::2], strict=True))
+        for entry_id, flat in iter(reader.gets, False)
+    }

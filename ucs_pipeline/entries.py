@@ -1,0 +1,169 @@
+"""Rows as Redis protocol bytes: XADD requests, the replies Redis gives to accepted ones, and XRANGE's view of them.
+
+Everything here works on whole Arrow columns; no Python object is made per row. Protocol: RESP2.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_CRLF = b"\r\n"
+_MAX_BYTES = 1 << 26
+
+
+class EntryId(NamedTuple):
+    """Id of a stream entry: the brick's ordinal and the row's number in the brick, from 1. Ids compare as positions."""
+
+    ordinal: int
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.ordinal}-{self.row}"
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> "EntryId":
+        """From Redis' text form, `<ordinal>-<row>`."""
+        ordinal, row = (text.decode() if isinstance(text, bytes) else text).split("-")
+        return cls(int(ordinal), int(row))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive rows of one brick inside `Entries`."""
+
+    start: int
+    """Index of the first row in the entries."""
+    stop: int
+    """Index after the last row."""
+    first: EntryId
+
+    @property
+    def last(self) -> EntryId:
+        """Id of the last row."""
+        return EntryId(self.first.ordinal, self.first.row + self.stop - self.start - 1)
+
+
+class Packed(NamedTuple):
+    """One binary Arrow column seen as its bytes: row `i` is `data[offsets[i]:offsets[i + 1]]`."""
+
+    data: memoryview
+    offsets: npt.NDArray[np.int32]
+
+    def rows(self, start: int, stop: int) -> memoryview:
+        """Bytes of the rows from `start` up to `stop`, without a copy."""
+        return self.data[self.offsets[start] : self.offsets[stop]]
+
+
+class Entries:
+    """A run of rows in stream order, with the bytes that write them and the bytes that prove them written."""
+
+    def __init__(self, stream: bytes, batch: pa.RecordBatch, first_row: int) -> None:
+        ordinals = batch.column("ordinal").to_numpy()
+        self.count: int = batch.num_rows
+        self._stream = stream
+        self._payload = batch.column("payload")
+        self._arguments = batch.column("arguments")
+        self._keys = batch.column("key")
+        self.segments = _segments(ordinals, first_row)
+        lengths = [segment.stop - segment.start for segment in self.segments]
+        firsts = np.array([segment.first.row - segment.start for segment in self.segments], dtype=np.int64)
+        rows = np.arange(self.count, dtype=np.int64) + np.repeat(firsts, lengths)
+        ids = pc.binary_join_element_wise(_digits(batch.column("ordinal")), _digits(pa.array(rows)), b"-")
+        self._id = pc.binary_join_element_wise(b"$", _digits(pc.binary_length(ids)), _CRLF, ids, _CRLF, b"")
+
+    def id(self, index: int) -> EntryId:
+        """Id of a row."""
+        segment = self.segments[bisect_right(self.segments, index, key=lambda segment: segment.start) - 1]
+        return EntryId(segment.first.ordinal, segment.first.row + index - segment.start)
+
+    def key(self, index: int) -> int:
+        """Key of a row."""
+        return int(self._keys[index].as_py())
+
+    def size(self, start: int, stop: int) -> int:
+        """Bytes of the requests of the rows from `start` up to `stop`."""
+        offsets = self.requests.offsets
+        return int(offsets[stop]) - int(offsets[start])
+
+    @cached_property
+    def requests(self) -> Packed:
+        """One `XADD <stream> NOMKSTREAM <id> <field> <value>...` per row.
+
+        NOMKSTREAM: a stream deleted while it is being written must not start again in the middle.
+        """
+        head = b"\r\n$4\r\nXADD\r\n" + bulk(self._stream) + b"$10\r\nNOMKSTREAM\r\n"
+        return _packed(pc.binary_join_element_wise(self._per_count(b"*", 4, head), self._id, self._payload, b""))
+
+    @cached_property
+    def replies(self) -> Packed:
+        """What Redis answers to each accepted row: its id."""
+        return _packed(self._id)
+
+    @cached_property
+    def views(self) -> Packed:
+        """How each row looks inside the reply to XRANGE."""
+        head = self._per_count(b"*", 0, _CRLF)
+        return _packed(pc.binary_join_element_wise(b"*2\r\n", self._id, head, self._payload, b""))
+
+    def _per_count(self, lead: bytes, plus: int, tail: bytes) -> "pa.Array | bytes":
+        # The count of arguments differs from row to row only where NULLs leave fields out.
+        counts = self._arguments
+        low, high = pc.min_max(counts).values()
+        low, high = low.as_py(), high.as_py()
+        if low == high:
+            return lead + b"%d" % (low + plus) + tail
+        heads = pa.array([lead + b"%d" % (count + plus) + tail for count in range(low, high + 1)], pa.binary())
+        return heads.take(pc.subtract(counts, pa.scalar(low, counts.type)))
+
+
+def encode(stream: bytes, batches: Iterator[pa.RecordBatch]) -> Iterator[Entries]:
+    """Entries of an ordered scan, numbered from 1 in every brick.
+
+    Batches have the columns of `ucs_pipeline.sql.scan`. The scan must start at the beginning of a brick.
+    """
+    ordinal, rows = -1, 0
+    for whole in batches:
+        for batch in _bounded(whole):
+            first = batch.column("ordinal")[0].as_py()
+            entries = Entries(stream, batch, rows + 1 if first == ordinal else 1)
+            ordinal, rows = entries.segments[-1].last
+            yield entries
+
+
+def bulk(value: bytes) -> bytes:
+    """A bulk string of the Redis protocol."""
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    # Memory follows bytes, not rows: a batch of long values is cut until its parts are small.
+    parts = max(1, batch.nbytes // _MAX_BYTES + 1)
+    step = max(1, -(-batch.num_rows // parts))
+    for start in range(0, batch.num_rows, step):
+        yield batch.slice(start, step)
+
+
+def _segments(ordinals: npt.NDArray[np.uint64], first_row: int) -> list[Segment]:
+    starts = [0, *(np.flatnonzero(ordinals[1:] != ordinals[:-1]) + 1).tolist()]
+    stops = [*starts[1:], len(ordinals)]
+    return [
+        Segment(start, stop, EntryId(int(ordinals[start]), first_row if start == 0 else 1))
+        for start, stop in zip(starts, stops, strict=True)
+    ]
+
+
+def _digits(numbers: pa.Array) -> pa.Array:
+    return pc.cast(pc.cast(numbers, pa.string()), pa.binary())
+
+
+def _packed(column: pa.Array) -> Packed:
+    _, offsets, data = column.buffers()
+    window = np.frombuffer(offsets, dtype=np.int32)[column.offset : column.offset + len(column) + 1]
+    return Packed(memoryview(data), window)

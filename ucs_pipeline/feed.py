@@ -1,0 +1,168 @@
+"""A feed: what the user writes down about one table and one stream. No I/O happens here.
+
+The same class is the Dagster component (`type: ucs_pipeline.BrickFeed` in a `defs.yaml`) and the Python
+settings object; both reach the same builder in `ucs_pipeline.build`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import dagster as dg
+from pydantic import Field, ValidationError, model_validator
+
+from ucs_pipeline.bricks import get_brick_name, ordinal_of_name
+from ucs_pipeline.errors import FeedError
+
+MAX_PARTITIONS = 100_000
+"""Dagster's documented ceiling of partitions per asset."""
+
+MAX_ORDINAL = 2**64 - 2
+"""The left half of a Redis entry id is an unsigned 64-bit number; the very last one is left as room above."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
+
+
+class Bricks(dg.Model, dg.Resolvable):
+    """Which bricks a feed has: the class of its key and the first and last key."""
+
+    # `class` is a Python keyword, so the attribute is `kind` and the setting keeps the standard's word.
+    kind: Annotated[
+        Literal["number"],
+        dg.Resolver(
+            lambda _context, value: value,
+            model_field_name="class",
+            description="Class of the key: number (bricks of 10,000 consecutive ids).",
+        ),
+    ] = Field(alias="class")
+    first: int = Field(default=0, ge=0, description="First id of the feed; the brick that holds it is the first one.")
+    last: int = Field(ge=0, description="Last id of the feed; the brick that holds it is the last one.")
+
+    @property
+    def first_ordinal(self) -> int:
+        """Ordinal of the feed's first brick."""
+        return ordinal_of_name(get_brick_name(self.first))
+
+    @property
+    def last_ordinal(self) -> int:
+        """Ordinal of the feed's last brick."""
+        return ordinal_of_name(get_brick_name(self.last))
+
+
+class Stream(dg.Model, dg.Resolvable):
+    """The Redis stream a feed writes to."""
+
+    name: str | None = Field(
+        default=None, min_length=1, description="Key of the stream in Redis; the feed's name if left out."
+    )
+    order: Literal["strict"] = Field(
+        default="strict",
+        description="strict: every entry id is <brick>-<row>, so the stream is always a prefix of the table in brick order.",
+    )
+    timeout_s: float = Field(
+        default=180.0,
+        gt=0,
+        description="Seconds without progress after which a publisher that waits for Redis or ClickHouse gives up.",
+    )
+
+
+class BrickFeed(dg.Component, dg.Model, dg.Resolvable):
+    """Moves a ClickHouse table into a Redis stream, brick by brick, exactly once and in order.
+
+    One feed is one partitioned asset: each brick is a partition, and materialising it puts the brick's rows
+    into the stream. Raises `FeedError` on settings that cannot work.
+    """
+
+    name: str = Field(
+        description="Name of the feed: its asset key, and its stream's name unless `stream.name` says otherwise."
+    )
+    table: str = Field(
+        min_length=1,
+        description="What to read: a table, database.table, or a table function such as file('rows.parquet').",
+    )
+    key: str = Field(
+        min_length=1, description="The integer column (or SQL expression) that numbers the rows. Need not be unique."
+    )
+    bricks: Bricks = Field(
+        description="Class of the key and the range of bricks: {class: number, first: 0, last: 336775}."
+    )
+    columns: dict[str, str] | None = Field(
+        default=None,
+        description="Fields of an entry: stream field -> column or SQL expression. Left out: every column under its own name.",
+    )
+    constants: dict[str, str] = Field(
+        default={}, description="Fields with the same value in every entry, after the columns."
+    )
+    where: str | None = Field(
+        default=None, min_length=1, description="Extra SQL filter; rows it rejects are not part of the feed."
+    )
+    final: bool = Field(
+        default=False, description="Read with FINAL, which merges the versions a ReplacingMergeTree still holds."
+    )
+    settings: dict[str, str | int | float | bool] = Field(
+        default={},
+        description="ClickHouse settings for this feed's queries, such as {select_sequential_consistency: 1}.",
+    )
+    stream: Stream = Field(default=Stream(), description="The Redis stream to write to.")
+    max_bricks_per_run: int = Field(
+        default=1000, ge=1, description="A backfill is cut into runs of at most this many bricks, in brick order."
+    )
+    group: str | None = Field(default=None, description="Asset group in the UI.")
+    owners: list[str] = Field(default=[], description="Owners in the UI: e-mail addresses, or team:name.")
+    description: str | None = Field(default=None, description="What the feed is for, shown on the asset page.")
+
+    @property
+    def stream_name(self) -> str:
+        """Key of the stream in Redis."""
+        return self.stream.name or self.name
+
+    @property
+    def ordinals(self) -> range:
+        """Ordinals of the feed's bricks, in order."""
+        return range(self.bricks.first_ordinal, self.bricks.last_ordinal + 1)
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise FeedError(_sentence(settings.get("name"), error)) from None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BrickFeed":
+        if not _NAME.fullmatch(self.name):
+            raise ValueError("name must be letters, digits and underscores, starting with a letter")
+        if self.bricks.last < self.bricks.first:
+            raise ValueError(
+                f"bricks.last ({self.bricks.last}) comes before bricks.first ({self.bricks.first}): swap them"
+            )
+        if self.bricks.last_ordinal > MAX_ORDINAL:
+            raise ValueError(
+                f"bricks.last ({self.bricks.last}) is beyond what an entry id can carry; the last id is {MAX_ORDINAL * 10_000}"
+            )
+        if len(self.ordinals) > MAX_PARTITIONS:
+            raise ValueError(
+                f"bricks.first to bricks.last make {len(self.ordinals):,} bricks, and Dagster carries at most "
+                f"{MAX_PARTITIONS:,} partitions per asset: split the range over several feeds"
+            )
+        if self.columns is not None and not self.columns and not self.constants:
+            raise ValueError("columns is empty and there are no constants: an entry needs at least one field")
+        twice = sorted(set(self.columns or ()) & set(self.constants))
+        if twice:
+            raise ValueError(f"field {twice[0]!r} is both in columns and in constants: name it once")
+        return self
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster's signature
+        """Definitions of this feed, for Dagster's component loader."""
+        from ucs_pipeline.build import build_feed
+
+        return build_feed(self)
+
+
+def _sentence(name: object, error: ValidationError) -> str:
+    parts = []
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(step) for step in problem["loc"])
+        what = problem["msg"].removeprefix("Value error, ")
+        found = "" if isinstance(problem["input"], Mapping | BrickFeed) else f" (found {problem['input']!r})"
+        parts.append(f"{where}: {what}{found}" if where else what)
+    return f"feed {name!r}: " + "; ".join(parts)

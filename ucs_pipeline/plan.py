@@ -1,0 +1,117 @@
+"""Which bricks of a request are there already, and where publishing starts. Pure decisions on known facts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.entries import EntryId
+from ucs_pipeline.errors import StreamError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.stream import START, State
+
+
+@dataclass(frozen=True)
+class BrickReport:
+    """A brick whose every row is in the stream."""
+
+    ordinal: int
+    rows: int
+    first_key: int | None
+    last_key: int | None
+    first_entry: EntryId | None
+    last_entry: EntryId | None
+    published: int = 0
+    """Rows added by this run; the others were in the stream before it."""
+    bytes: int = 0
+    """Bytes sent to Redis for the rows added."""
+    seconds: float = 0.0
+    """Time since the brick before it was done."""
+    length_before: int | None = None
+    """Entries in the stream before the brick's first row was added; None if none was added."""
+    length_after: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the brick."""
+        return name_of_ordinal(self.ordinal)
+
+
+class Plan(NamedTuple):
+    """Where one pass over the table starts and what it may do."""
+
+    top: EntryId
+    """Rows up to here are in the stream; a pass compares them with the table instead of adding them."""
+    scan_from: int
+    """First brick to read."""
+    wanted_from: int
+    """First brick that may be published and is reported."""
+    last: int
+
+
+def known(wanted: range, state: State, records: Mapping[int, BrickReport]) -> list[BrickReport]:
+    """The leading bricks of a request that are recorded as done and that the stream has seen."""
+    done = []
+    for ordinal in wanted:
+        record = records.get(ordinal)
+        if record is None or EntryId(ordinal, record.rows) > state.top or (record.last_entry or START) > state.top:
+            break
+        if ordinal == state.top.ordinal and record.last_entry != state.top:
+            break
+        done.append(record)
+    return done
+
+
+def plan(feed: BrickFeed, wanted: range, state: State, top_record: BrickReport | None) -> Plan:
+    """Plans a pass over the bricks `wanted`, none of which is known to be done.
+
+    Args:
+        feed: the feed.
+        wanted: ordinals to publish.
+        state: the stream now.
+        top_record: what is recorded for the brick that holds the stream's top, if anything.
+
+    Raises:
+        StreamError: the stream's top is no position of this feed.
+    """
+    top = state.top
+    if top == START:
+        return Plan(top, min(wanted[0], feed.ordinals[0]), wanted[0], wanted[-1])
+    if top.ordinal not in feed.ordinals:
+        side = "beyond" if top.ordinal > feed.ordinals[-1] else "before"
+        raise StreamError(
+            f"feed {feed.name!r}: the top id of stream {feed.stream_name!r} is {top}, {side} the feed's bricks "
+            f"{name_of_ordinal(feed.ordinals[0])} to {name_of_ordinal(feed.ordinals[-1])}: something else has written to it, "
+            "or the feed's list was cut; an ordered feed needs a stream of its own: choose another stream name"
+        )
+    complete = top_record is not None and top_record.last_entry == top
+    return Plan(top, min(wanted[0], top.ordinal + complete), wanted[0], wanted[-1])
+
+
+def hole(feed: BrickFeed, found: EntryId, plan_: Plan) -> StreamError:
+    """The refusal of a range that does not follow on what is in the stream."""
+    missing = name_of_ordinal(found.ordinal)
+    first, last = name_of_ordinal(plan_.wanted_from), name_of_ordinal(plan_.last)
+    have = "is empty" if plan_.top == START else f"ends at {plan_.top} (brick {name_of_ordinal(plan_.top.ordinal)})"
+    return StreamError(
+        f"feed {feed.name!r}: publishing {first} now would leave a hole: stream {feed.stream_name!r} {have}, and brick "
+        f"{missing} comes before {first} and has rows that are not in it; launch {missing}...{last} instead"
+    )
+
+
+def changed(feed: BrickFeed, ordinal: int, table: int, stream: int) -> StreamError:
+    """The refusal of a brick whose row count changed after some of it was published."""
+    return StreamError(
+        f"feed {feed.name!r}, brick {name_of_ordinal(ordinal)}: the table has {table:,} rows and the stream "
+        f"{feed.stream_name!r} already {stream:,}: the brick changed after it was published, or the stream holds another "
+        "feed's entries; restore the table's rows, or publish to another stream name"
+    )
+
+
+def differs(feed: BrickFeed, entry: EntryId, stream: object, table: object) -> StreamError:
+    """The refusal of a brick whose published part is not what the table says now."""
+    return StreamError(
+        f"feed {feed.name!r}, brick {name_of_ordinal(entry.ordinal)}: entry {entry} of stream {feed.stream_name!r} is {stream}, "
+        f"expected {table} from the table: the table changed after the row was published, or the stream holds entries of "
+        "something else; restore the row, or publish to another stream name"
+    )

@@ -1,0 +1,83 @@
+"""The files beside the package: Dagster's configuration, the changelog, and what is in the repository."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+import ucs_pipeline
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """An instance as the project's dagster.yaml makes it, in a home of the test's own."""
+    shutil.copy(ROOT / "dagster.yaml", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def test_the_instance_is_what_dagster_yaml_says(instance: dg.DagsterInstance) -> None:
+    assert not instance.telemetry_enabled
+    assert instance.run_monitoring_enabled
+    assert instance.run_retries_enabled
+    assert instance.run_retries_max_retries == 2
+    assert not instance.run_retries_retry_on_asset_or_op_failure
+    pools = instance.get_concurrency_config().pool_config
+    assert pools.default_pool_limit == 1
+    assert pools.pool_granularity is not None
+    assert pools.pool_granularity.value == "run"
+
+
+def test_runs_log_into_the_home_from_any_directory(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+
+    @dg.asset
+    def speaker(context: dg.AssetExecutionContext) -> None:
+        context.log.info("a line for the file")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        assert dg.materialize([speaker], instance=instance).success
+    assert "speaker - a line for the file" in (tmp_path / "logs" / "ucs.log").read_text()
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_the_workspace_names_the_location_that_pyproject_names() -> None:
+    workspace = yaml.safe_load((ROOT / "workspace.yaml").read_text())
+    module = workspace["load_from"][0]["python_module"]
+    project = _pyproject()["tool"]["dg"]["project"]
+    assert module["module_name"] == project["code_location_target_module"]
+    assert module["location_name"] == project["code_location_name"]
+
+
+def test_the_changelog_the_package_and_pyproject_have_one_version() -> None:
+    top = re.search(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert top is not None
+    assert top[1] == ucs_pipeline.__version__ == _pyproject()["project"]["version"]
+
+
+def test_no_lock_file_is_in_the_repository() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a repository")
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    names = {Path(line).name for line in tracked.stdout.splitlines()}
+    assert not names & {"uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "pylock.toml"}
+
+
+def _pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
