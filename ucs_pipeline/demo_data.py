@@ -12,6 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from ucs_pipeline.errors import SourceError
+from ucs_pipeline.sql import quote
 
 ROWS = 336_776
 """Rows of the table."""
@@ -115,3 +116,36 @@ def _read_csv() -> pa.Table:
     # pa.array(range(...)) takes 1.7 s for this.
     numbers = pa.Array.from_buffers(pa.int64(), ROWS, [None, pa.py_buffer(array("q", range(ROWS)))])
     return pa.Table.from_arrays([numbers, *table.columns], schema=SCHEMA)
+
+
+def load_flights(url: str, table: str) -> bool:
+    """Creates the demo's table on a ClickHouse server, unless there is one of that name. True if it was created.
+
+    Raises:
+        SourceError: the server cannot be reached, or refuses.
+    """
+    import clickhouse_connect
+    from clickhouse_connect.driver.exceptions import ClickHouseError
+
+    try:
+        with clickhouse_connect.get_client(dsn=url, secure=url.startswith("https:")) as client:
+            if client.command(f"EXISTS TABLE {quote(table)}"):
+                return False
+            # Under another name until it is whole, so that a demo stopped half-way leaves no half table.
+            draft = quote(f"{table}_being_loaded")
+            columns = ", ".join(f"{quote(field.name)} {_clickhouse_type(field)}" for field in SCHEMA)
+            client.command(f"CREATE OR REPLACE TABLE {draft} ({columns}) ENGINE = MergeTree ORDER BY id")
+            client.insert_arrow(f"{table}_being_loaded", _read_csv())
+            client.command(f"RENAME TABLE {draft} TO {quote(table)}")
+            return True
+    except (ClickHouseError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SourceError(
+            f"the demo's table {table!r} cannot be created on the ClickHouse server ({reason}): check UCS_CLICKHOUSE_URL "
+            "and that its user may create tables"
+        ) from error
+
+
+def _clickhouse_type(field: pa.Field) -> str:
+    name = {pa.int64(): "Int64", pa.int32(): "Int32", pa.string(): "String"}.get(field.type, "DateTime64(3, 'UTC')")
+    return f"Nullable({name})" if field.nullable else name

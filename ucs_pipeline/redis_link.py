@@ -31,16 +31,22 @@ _LASTING = {
 }
 
 
+def redis_url() -> str:
+    """`UCS_REDIS_URL`, or else the URL of the project's embedded server, which is started if need be."""
+    url = os.environ.get(URL_VARIABLE)
+    if url:
+        return url
+    from ucs_pipeline.embedded_redis import embedded_redis_url
+
+    return embedded_redis_url()
+
+
 def connect_redis() -> "redis.Redis":
     """A client for `UCS_REDIS_URL`, or else for the project's embedded server. Connects at the first command.
 
     redis-py's own retries are off: it would send a write again without knowing whether the first one arrived.
     """
-    url = os.environ.get(URL_VARIABLE)
-    if not url:
-        from ucs_pipeline.embedded_redis import embedded_redis_url
-
-        url = embedded_redis_url()
+    url = redis_url()
     try:
         return redis.Redis.from_url(
             url,

@@ -101,6 +101,11 @@ class OrderedStream:
         found = self._read(EntryId(ordinal, _MAX_SEQUENCE), EntryId(ordinal, 0), 1, reverse=True)
         return EntryId.parse(found[0][0]).row if found else 0
 
+    def first(self) -> EntryId | None:
+        """Id of the first entry that is still in the stream; None if it is empty."""
+        found = self._read(START, EntryId(_MAX_SEQUENCE, _MAX_SEQUENCE), 1)
+        return EntryId.parse(found[0][0]) if found else None
+
     def entries(self, first: EntryId, last: EntryId) -> list[tuple[EntryId, dict[bytes, bytes]]]:
         """Entries from `first` to `last`, both included."""
         return [(EntryId.parse(entry_id), fields) for entry_id, fields in self._read(first, last, None)]

@@ -1,0 +1,140 @@
+"""`ucs demo`: the main job on real data, through the project's own Dagster instance, and the proof that it worked."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ucs_pipeline import redis_link, source
+from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.demo_data import load_flights, write_flights
+from ucs_pipeline.errors import UcsError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feeds import feed_named, use_project_home
+from ucs_pipeline.plan import known
+from ucs_pipeline.record import recorded
+from ucs_pipeline.report import console, print_verdict
+from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.verify import verify
+
+FEED = "flights"
+
+
+def run_demo() -> bool:
+    """Publishes the demo feed, reads it back and prints the comparison. True if table and stream agree."""
+    use_project_home()
+    feed = feed_named(FEED)
+    _prepare_table(feed)
+    table, stream = source.open_source(feed), OrderedStream(feed.stream_name, redis_link.connect_redis())
+    with dg.DagsterInstance.get() as instance:
+        seconds = _publish(feed, table, stream, instance)
+    with _bar("comparing", feed.bricks.last + 1) as progress:
+        verdict = verify(feed, table, stream, lambda rows: progress.update(progress.task_ids[0], completed=rows))
+    figures = [("bricks", f"{len(feed.ordinals):,}")]
+    if seconds is not None:
+        figures += [("seconds", f"{seconds:.1f}"), ("rows per second", f"{verdict.rows / seconds:,.0f}")]
+    print_verdict(feed, verdict, *figures)
+    _say_what_next(feed)
+    return verdict.agrees
+
+
+def _prepare_table(feed: BrickFeed) -> None:
+    url = os.environ.get(source.URL_VARIABLE)
+    if url:
+        if load_flights(url, feed.table):
+            console.print(f"created table {feed.table} on the ClickHouse server")
+        return
+    from ucs_pipeline.embedded_clickhouse import tables_dir
+
+    write_flights(tables_dir())
+
+
+def _publish(
+    feed: BrickFeed, table: source.Source, stream: OrderedStream, instance: dg.DagsterInstance
+) -> float | None:
+    """Runs the feed's asset over all its bricks. Returns seconds, or None if there was nothing to do."""
+    done = len(known(feed.ordinals, stream.state(), recorded(instance, feed.name, feed.ordinals)))
+    if done == len(feed.ordinals):
+        console.print(f"nothing to do: all {done} bricks are in stream {feed.stream_name!r} already")
+        return None
+    wanted = feed.ordinals[done:]
+    console.print(f"publishing bricks {name_of_ordinal(wanted[0])} to {name_of_ordinal(wanted[-1])}")
+    total = sum(table.count(feed.ordinals[0], feed.ordinals[-1]).values())
+    started = time.monotonic()
+    with _bar("publishing", total) as progress, _following(stream, progress):
+        result = _run(feed, wanted, instance)
+    if not result.success:
+        raise UcsError(_reason(result))
+    return time.monotonic() - started
+
+
+def _run(feed: BrickFeed, wanted: range, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    from ucs_pipeline.definitions import defs
+
+    return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(feed.name)],
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        raise_on_error=False,
+        tags={
+            "dagster/asset_partition_range_start": name_of_ordinal(wanted[0]),
+            "dagster/asset_partition_range_end": name_of_ordinal(wanted[-1]),
+        },
+    )
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data and data.user_failure_data.description:
+                return data.user_failure_data.description
+            if data.error:
+                return data.error.message.strip()
+    return f"run {result.run_id} failed; see it in the UI"
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Progress]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        progress.add_task(what, total=total)
+        yield progress
+
+
+@contextmanager
+def _following(stream: OrderedStream, progress: Progress) -> Iterator[None]:
+    """Shows the stream's length as it grows: what the bar shows is in Redis."""
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(0.1):
+            progress.update(progress.task_ids[0], completed=stream.state().length)
+
+    thread = threading.Thread(target=follow, name="ucs-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        progress.update(progress.task_ids[0], completed=stream.state().length)
+
+
+def _say_what_next(feed: BrickFeed) -> None:
+    if not os.environ.get(redis_link.URL_VARIABLE):
+        socket = redis_link.redis_url().removeprefix("unix://")
+        console.print(f"look at the stream:  redis-cli -s {socket} XRANGE {feed.stream_name} - + COUNT 1", markup=False)
+        console.print("stop its server:     uv run ucs stop", markup=False)
+    console.print("open the UI:         DAGSTER_HOME=$PWD uv run dagster dev", markup=False)
+    console.print(f"then look at         http://127.0.0.1:3000/assets/{feed.name}", markup=False)

@@ -1,0 +1,37 @@
+"""The feeds of this code location, for the command line."""
+
+import os
+import warnings
+
+from ucs_pipeline.errors import UcsError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.home import project_home
+
+
+def all_feeds() -> list[BrickFeed]:
+    """Every feed of the project, by name."""
+    from ucs_pipeline.build import feeds_of
+    from ucs_pipeline.definitions import defs
+
+    return feeds_of(defs)
+
+
+def feed_named(name: str) -> BrickFeed:
+    """The feed of that name.
+
+    Raises:
+        UcsError: there is none.
+    """
+    feeds = {feed.name: feed for feed in all_feeds()}
+    if name not in feeds:
+        raise UcsError(f"there is no feed {name!r}; the project has {', '.join(map(repr, feeds)) or 'none'}")
+    return feeds[name]
+
+
+def use_project_home() -> None:
+    """Makes Dagster use the project's directory unless DAGSTER_HOME says otherwise."""
+    os.environ["DAGSTER_HOME"] = str(project_home())
+    from dagster import BetaWarning
+
+    # dagster.yaml's rotating log file is a setting Dagster calls beta; saying so on every command helps nobody.
+    warnings.filterwarnings("ignore", category=BetaWarning)
