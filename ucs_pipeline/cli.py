@@ -56,7 +56,14 @@ def main() -> NoReturn:
     """Entry point: a user's mistake ends with one sentence and exit code 2, never with a traceback."""
     try:
         ucs(standalone_mode=True)
+    except KeyboardInterrupt:
+        click.echo("ucs: stopped; what is in the stream stays, and the same command goes on from there", err=True)
+        sys.exit(130)
     except UcsError as error:
         click.echo(f"ucs: {error}", err=True)
         sys.exit(2)
     sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

