@@ -73,12 +73,11 @@ def feed_over(path: Path, rows: int) -> BrickFeed:
     )
 
 
-def records(path: Path, rows: int) -> list[dict[str, Any]]:
+def records(path: Path, rows: int) -> list[dict[Any, Any]]:
     """The rows as the old script had them: a list of dicts made by pandas."""
     table = pq.read_table(path).slice(0, rows).to_pandas()
     frame = pd.DataFrame({field: table[column].astype(str) for field, column in COLUMNS.items()}).assign(**CONSTANTS)
-    found: list[dict[str, Any]] = frame.to_dict("records")
-    return found
+    return [dict(record) for record in frame.to_dict("records")]
 
 
 def write_commands(source: Source, feed: BrickFeed, path: Path) -> None:
@@ -179,9 +178,8 @@ def main() -> None:
     print(f"{options.rows:,} rows of 8 fields, {options.rounds} rounds, medians")
     for name, speeds in result["rows_per_second"].items():
         median, low, high = to_pipe[name]
-        print(
-            f"{name:<20} {statistics.median(speeds):>10,.0f} rows/s   {median:5.2f} x redis-cli --pipe ({low:.2f}-{high:.2f})"
-        )
+        speed = statistics.median(speeds)
+        print(f"{name:<20} {speed:>10,.0f} rows/s   {median:5.2f} x redis-cli --pipe ({low:.2f}-{high:.2f})")
     print(f"peak memory of this process: {result['peak_rss_mb']:,} MB (engine, benchmark's own records and all)")
 
 

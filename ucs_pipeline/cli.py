@@ -55,10 +55,13 @@ def stop() -> None:
 def main() -> NoReturn:
     """Entry point: a user's mistake ends with one sentence and exit code 2, never with a traceback."""
     try:
-        ucs(standalone_mode=True)
-    except KeyboardInterrupt:
+        ucs(standalone_mode=False)
+    except click.Abort:  # what click makes of Ctrl-C
         click.echo("ucs: stopped; what is in the stream stays, and the same command goes on from there", err=True)
         sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except UcsError as error:
         click.echo(f"ucs: {error}", err=True)
         sys.exit(2)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import quote
 
 import redis
@@ -73,8 +73,11 @@ class RedisServer:
         """Whether the server's process lives."""
         return self._process is not None and self._process.poll() is None
 
-    def client(self) -> redis.Redis:
-        """A client that answers in bytes; closed with the server."""
+    def client(self) -> Any:
+        """A redis.Redis that answers in bytes; closed with the server.
+
+        Untyped, because redis-py types every reply as everything it could be under any setting.
+        """
         client = redis.Redis.from_url(self.url, decode_responses=False)
         self._clients.append(client)
         return client

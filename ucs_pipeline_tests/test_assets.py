@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -61,7 +62,7 @@ def test_every_brick_gets_one_event_in_order_with_its_figures(
     assert result.success
     events = _events(instance)
     assert [event.partition for event in events] == [f"0.0.0.{n}" for n in range(6)]
-    figures = [{key: value.value for key, value in event.metadata.items()} for event in events]
+    figures: list[dict[str, Any]] = [{key: value.value for key, value in event.metadata.items()} for event in events]
     assert [figure["rows"] for figure in figures] == [10_000, 10_000, 5_000, 0, 3, 0]
     assert figures[1]["first_id"] == 10_000
     assert figures[1]["last_id"] == 19_999

@@ -1,0 +1,71 @@
+"""The documentation says what the code does."""
+
+import doctest
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ucs_pipeline.cli import ucs
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline_tests.home import PROJECT
+
+PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+
+
+def _settings(schema: dict[str, Any], model: dict[str, Any], prefix: str = "") -> list[str]:
+    rows = []
+    for name, field in model["properties"].items():
+        nested = [part["$ref"] for part in field.get("anyOf", []) if "$ref" in part]
+        if nested:
+            rows += _settings(schema, schema["$defs"][nested[0].rsplit("/", 1)[-1]], f"{prefix}{name}.")
+            continue
+        required = name in model.get("required", [])
+        default = field.get("default")
+        shown = "" if required else "none" if default in (None, "__DAGSTER_UNSET_DEFAULT__") else f"`{default}`"
+        rows.append(f"| `{prefix}{name}` | {shown} | {field['description'].replace('|', chr(92) + '|')} |")
+    return rows
+
+
+def settings_table() -> str:
+    """The table of a feed's settings in docs/configuration.md, from the component's schema."""
+    schema = BrickFeed.model().model_json_schema()
+    return "\n".join(["| setting | default | meaning |", "| --- | --- | --- |", *_settings(schema, schema)])
+
+
+def test_every_setting_of_a_feed_is_documented_as_it_is() -> None:
+    page = (PROJECT / "docs" / "configuration.md").read_text()
+    [table] = re.findall(r"<!-- settings -->\n(.*?)\n<!-- /settings -->", page, re.DOTALL)
+    assert table == settings_table()
+
+
+def test_the_readme_s_python_examples_are_true() -> None:
+    failures, tried = doctest.testfile(str(PROJECT / "README.md"), module_relative=False)
+    assert tried >= 4
+    assert failures == 0
+
+
+def test_the_readme_s_feed_loads() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    [feed] = re.findall(r"```yaml\n +type: ucs_pipeline.BrickFeed\n +attributes:\n(.*?)```", readme, re.DOTALL)
+    assert BrickFeed.resolve_from_yaml(feed).name == "orders"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_ucs_command_in_the_documentation_exists(page: Path) -> None:
+    for command in re.findall(r"uv run ucs (\w+)", page.read_text()):
+        assert command in ucs.commands, f"{page.name} names ucs {command}"
+
+
+def test_every_ucs_command_is_documented() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    for command in ucs.commands:
+        assert f"ucs {command}" in text, f"no page names ucs {command}"
