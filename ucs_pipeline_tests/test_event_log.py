@@ -1,0 +1,134 @@
+"""The event log that keeps its connections is Dagster's event log in every other respect."""
+
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ucs_pipeline.event_log import PooledSqliteEventLogStorage
+from ucs_pipeline_tests.home import make_home, python
+
+KEY = dg.AssetKey("bricks")
+NAMES = [f"0.0.0.{n}" for n in range(30)]
+
+WRITE_FOR_EVER = """
+import itertools, warnings
+import dagster as dg
+warnings.simplefilter("ignore")
+with dg.DagsterInstance.get() as instance:
+    for n in itertools.count():
+        instance.report_runless_asset_event(dg.AssetMaterialization("bricks", partition=f"0.0.0.{n}"))
+"""
+
+
+@dg.asset(partitions_def=dg.StaticPartitionsDefinition(NAMES), output_required=False)
+def bricks(context: dg.AssetExecutionContext) -> Any:
+    for name in context.partition_keys:
+        yield dg.AssetMaterialization(context.asset_key, partition=name, metadata={"rows": 7, "note": "x"})
+
+
+@pytest.fixture
+def pooled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "pooled").mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "pooled"))
+    return make_home(tmp_path / "pooled")
+
+
+@pytest.fixture
+def stock(tmp_path: Path) -> Path:
+    (tmp_path / "stock").mkdir()
+    (tmp_path / "stock" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    return tmp_path / "stock"
+
+
+def _run(home: Path) -> str:
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        tags = {"dagster/asset_partition_range_start": NAMES[0], "dagster/asset_partition_range_end": NAMES[-1]}
+        result = dg.materialize([bricks], instance=instance, tags=tags)
+        assert result.success
+        return result.run_id
+
+
+def _seen(home: Path, run_id: str) -> dict[str, Any]:
+    """What the UI asks for, without what differs from run to run."""
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        records = instance.fetch_materializations(KEY, limit=100).records
+        return {
+            "class": type(instance.event_log_storage).__name__,
+            "events": [(r.partition_key, r.storage_id, r.asset_materialization) for r in records],
+            "partitions": instance.get_materialized_partitions(KEY),
+            "log": [entry.dagster_event_type for entry in instance.all_logs(run_id)],
+            "stats": instance.get_run_stats(run_id).materializations,
+            "steps": [step.status for step in instance.get_run_step_stats(run_id)],
+            "latest": instance.get_latest_storage_id_by_partition(KEY, dg.DagsterEventType.ASSET_MATERIALIZATION),
+        }
+
+
+def test_either_log_opens_what_the_other_has_written_and_answers_alike(pooled: Path, stock: Path) -> None:
+    for writer, reader in ((pooled, stock), (stock, pooled)):
+        run_id = _run(writer)
+        own = _seen(writer, run_id)
+        shutil.rmtree(reader / "history", ignore_errors=True)
+        shutil.copytree(writer / "history", reader / "history")
+        other = _seen(reader, run_id)
+        assert {own.pop("class"), other.pop("class")} == {"PooledSqliteEventLogStorage", "SqliteEventLogStorage"}
+        assert own == other
+        assert len(own["partitions"]) == 30
+        _run(reader)  # goes on in the other's files
+
+
+def test_connections_are_kept_and_end_with_the_instance(pooled: Path) -> None:
+    with dg.DagsterInstance.from_config(str(pooled)) as instance:
+        storage = instance.event_log_storage
+        assert isinstance(storage, PooledSqliteEventLogStorage)
+        instance.report_runless_asset_event(dg.AssetMaterialization(KEY, partition="a"))
+        kept = dict(storage._engines)
+        instance.report_runless_asset_event(dg.AssetMaterialization(KEY, partition="b"))
+        assert dict(storage._engines) == kept
+    assert not storage._engines
+
+
+def test_a_log_deleted_underneath_starts_anew(pooled: Path) -> None:
+    with dg.DagsterInstance.from_config(str(pooled)) as instance:
+        instance.report_runless_asset_event(dg.AssetMaterialization(KEY, partition="a"))
+        for file in (pooled / "history" / "runs").glob("index.db*"):
+            file.unlink()
+        instance.report_runless_asset_event(dg.AssetMaterialization(KEY, partition="b"))
+        assert instance.get_materialized_partitions(KEY) == {"b"}
+
+
+def test_threads_may_write_at_once(pooled: Path) -> None:
+    with dg.DagsterInstance.from_config(str(pooled)) as instance:
+
+        def write(thread: int) -> None:
+            for n in range(20):
+                instance.report_runless_asset_event(dg.AssetMaterialization(KEY, partition=f"{thread}-{n}"))
+
+        threads = [threading.Thread(target=write, args=(thread,)) for thread in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(instance.get_materialized_partitions(KEY)) == 80
+
+
+def test_a_killed_writer_leaves_every_event_it_had_written_and_others_go_on(pooled: Path) -> None:
+    writers = [python(WRITE_FOR_EVER, pooled) for _ in range(2)]
+    with dg.DagsterInstance.from_config(str(pooled)) as instance:
+        while len(seen := instance.get_materialized_partitions(KEY)) < 20:
+            assert all(writer.poll() is None for writer in writers), (pooled / "process.log").read_text()
+            time.sleep(0.05)
+        writers[0].send_signal(signal.SIGKILL)
+        writers[0].wait()
+        assert seen <= instance.get_materialized_partitions(KEY)
+        before = len(instance.get_materialized_partitions(KEY))
+        while len(instance.get_materialized_partitions(KEY)) < before + 20:
+            assert writers[1].poll() is None, (pooled / "process.log").read_text()
+            time.sleep(0.05)
+        writers[1].kill()
+        writers[1].wait()
