@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from threading import Condition, Thread
 from typing import Generic, Self, TypeVar
 
@@ -76,17 +77,21 @@ class Background(Generic[T]):
 
     def _run(self) -> None:
         try:
-            for item in self._items:
-                with self._changed:
-                    self._changed.wait_for(lambda: self._closed or len(self._ready) < self._ahead)
-                    if self._closed:
+            with closing(self._items):
+                for item in self._items:
+                    if not self._hand_over(item):
                         break
-                    self._ready.append(item)
-                    self._changed.notify_all()
         except BaseException as error:
             self._error = error
         finally:
-            self._items.close()
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
+
+    def _hand_over(self, item: T) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or len(self._ready) < self._ahead)
+            if not self._closed:
+                self._ready.append(item)
+                self._changed.notify_all()
+            return not self._closed

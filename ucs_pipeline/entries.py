@@ -14,6 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.errors import SourceError
+
 _CRLF = b"\r\n"
 _MAX_BYTES = 1 << 26
 
@@ -127,11 +130,21 @@ def encode(stream: bytes, batches: Iterator[pa.RecordBatch]) -> Iterator[Entries
     """Entries of an ordered scan, numbered from 1 in every brick.
 
     Batches have the columns of `ucs_pipeline.sql.scan`. The scan must start at the beginning of a brick.
+
+    Raises:
+        SourceError: the scan is not in the order of the bricks.
     """
     ordinal, rows = -1, 0
     for whole in batches:
         for batch in _bounded(whole):
-            first = batch.column("ordinal")[0].as_py()
+            ordinals = batch.column("ordinal").to_numpy()
+            first = int(ordinals[0])
+            if first < ordinal or bool((ordinals[1:] < ordinals[:-1]).any()):
+                raise SourceError(
+                    f"the rows for stream {stream.decode(errors='replace')!r} do not come in the order of the bricks "
+                    f"(near {name_of_ordinal(first)}): numbering them would be wrong; the table's engine does not keep "
+                    "to ORDER BY, report it"
+                )
             entries = Entries(stream, batch, rows + 1 if first == ordinal else 1)
             ordinal, rows = entries.segments[-1].last
             yield entries
@@ -143,11 +156,14 @@ def bulk(value: bytes) -> bytes:
 
 
 def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    # Memory follows bytes, not rows: a batch of long values is cut until its parts are small.
-    parts = max(1, batch.nbytes // _MAX_BYTES + 1)
-    step = max(1, -(-batch.num_rows // parts))
-    for start in range(0, batch.num_rows, step):
-        yield batch.slice(start, step)
+    # Memory follows bytes, not rows: a batch of long values is cut into parts of few bytes, or of one row.
+    offsets = _packed(batch.column("payload")).offsets
+    start = 0
+    while start < batch.num_rows:
+        fitting = int(np.searchsorted(offsets, int(offsets[start]) + _MAX_BYTES, side="right")) - 1
+        stop = max(start + 1, fitting)
+        yield batch.slice(start, stop - start)
+        start = stop
 
 
 def _segments(ordinals: npt.NDArray[np.uint64], first_row: int) -> list[Segment]:

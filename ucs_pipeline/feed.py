@@ -6,13 +6,14 @@ settings object; both reach the same builder in `ucs_pipeline.build`.
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import dagster as dg
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, create_model, model_validator
 
-from ucs_pipeline.bricks import get_brick_name, ordinal_of_name
+from ucs_pipeline.bricks import BRICK, get_brick_name, ordinal_of_name
 from ucs_pipeline.errors import FeedError
+from ucs_pipeline.sql import COMPLETE_SETTINGS
 
 MAX_PARTITIONS = 100_000
 """Dagster's documented ceiling of partitions per asset."""
@@ -21,9 +22,26 @@ MAX_ORDINAL = 2**64 - 2
 """The left half of a Redis entry id is an unsigned 64-bit number; the very last one is left as room above."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
+_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_TEMPLATE = "{{"
+_WORDS = {"missing": "is missing", "extra_forbidden": "is not a setting"}
 
 
-class Bricks(dg.Model, dg.Resolvable):
+class _Described(dg.Model, dg.Resolvable):
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        """The model behind the YAML, with the descriptions that Dagster drops from fields with a default."""
+        derived = super().model()
+        for name, field in cls.model_fields.items():
+            shown = derived.model_fields[field.alias or name]
+            shown.description = shown.description or field.description
+            # Limits on a number would be applied to a template's text; the class itself checks what it stands for.
+            shown.metadata = []
+        derived.model_rebuild(force=True)
+        return derived
+
+
+class Bricks(_Described):
     """Which bricks a feed has: the class of its key and the first and last key."""
 
     # `class` is a Python keyword, so the attribute is `kind` and the setting keeps the standard's word.
@@ -49,7 +67,7 @@ class Bricks(dg.Model, dg.Resolvable):
         return ordinal_of_name(get_brick_name(self.last))
 
 
-class Stream(dg.Model, dg.Resolvable):
+class Stream(_Described):
     """The Redis stream a feed writes to."""
 
     name: str | None = Field(
@@ -57,7 +75,7 @@ class Stream(dg.Model, dg.Resolvable):
     )
     order: Literal["strict"] = Field(
         default="strict",
-        description="strict: every entry id is <brick>-<row>, so the stream is always a prefix of the table in brick order.",
+        description="strict: every entry id is <brick>-<row>, so the stream is always a prefix of the table in order.",
     )
     timeout_s: float = Field(
         default=180.0,
@@ -66,7 +84,7 @@ class Stream(dg.Model, dg.Resolvable):
     )
 
 
-class BrickFeed(dg.Component, dg.Model, dg.Resolvable):
+class BrickFeed(dg.Component, _Described):
     """Moves a ClickHouse table into a Redis stream, brick by brick, exactly once and in order.
 
     One feed is one partitioned asset: each brick is a partition, and materialising it puts the brick's rows
@@ -88,7 +106,7 @@ class BrickFeed(dg.Component, dg.Model, dg.Resolvable):
     )
     columns: dict[str, str] | None = Field(
         default=None,
-        description="Fields of an entry: stream field -> column or SQL expression. Left out: every column under its own name.",
+        description="Stream field -> column or SQL expression. Left out: every column under its own name.",
     )
     constants: dict[str, str] = Field(
         default={}, description="Fields with the same value in every entry, after the columns."
@@ -137,7 +155,8 @@ class BrickFeed(dg.Component, dg.Model, dg.Resolvable):
             )
         if self.bricks.last_ordinal > MAX_ORDINAL:
             raise ValueError(
-                f"bricks.last ({self.bricks.last}) is beyond what an entry id can carry; the last id is {MAX_ORDINAL * 10_000}"
+                f"bricks.last ({self.bricks.last}) is beyond what an entry id can carry; "
+                f"the last id is {MAX_ORDINAL * BRICK + BRICK - 1}"
             )
         if len(self.ordinals) > MAX_PARTITIONS:
             raise ValueError(
@@ -149,7 +168,39 @@ class BrickFeed(dg.Component, dg.Model, dg.Resolvable):
         twice = sorted(set(self.columns or ()) & set(self.constants))
         if twice:
             raise ValueError(f"field {twice[0]!r} is both in columns and in constants: name it once")
+        for setting in self.settings:
+            if not _SETTING.fullmatch(setting):
+                raise ValueError(f"settings: {setting!r} is not the name of a ClickHouse setting")
+            if setting in COMPLETE_SETTINGS:
+                raise ValueError(f"settings: {setting} could cut a result short without a word: use `where` instead")
         return self
+
+    @classmethod
+    def model(cls) -> type[BaseModel]:
+        """The model behind the YAML; what is wrong comes as one sentence."""
+        derived = super().model()
+        wrap: Any = model_validator(mode="wrap")
+        return create_model(derived.__name__, __base__=derived, __validators__={"_one_sentence": wrap(_checked)})
+
+    @classmethod
+    def resolve_from_yaml(cls, yaml: str, *, scope: Mapping[str, Any] | None = None) -> Self:
+        """The feed a YAML text describes.
+
+        Raises:
+            FeedError: it describes none.
+        """
+        try:
+            feed: Self = super().resolve_from_yaml(yaml, scope=scope)
+        except ValidationError as error:
+            raise FeedError(error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")) from None
+        return feed
+
+    @classmethod
+    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
+        """The feed a YAML file describes, its `{{ templates }}` filled in."""
+        # All settings are plain data; taken as a whole, they fail with one sentence instead of one traceback per level.
+        settings: Mapping[str, Any] = context.resolve_value(model.model_dump(exclude_unset=True))
+        return cls(**settings)
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster's signature
         """Definitions of this feed, for Dagster's component loader."""
@@ -158,11 +209,28 @@ class BrickFeed(dg.Component, dg.Model, dg.Resolvable):
         return build_feed(self)
 
 
+def _checked(value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseModel:
+    # Dagster's model allows a template wherever another type is expected, and so reports each mistake twice.
+    try:
+        return handler(value)
+    except ValidationError as error:
+        if not isinstance(value, Mapping):
+            raise FeedError(f"a feed is a mapping of settings (found {value!r})") from None
+        BrickFeed(**value)
+        raise FeedError(_sentence(value.get("name"), error)) from None
+
+
 def _sentence(name: object, error: ValidationError) -> str:
     parts = []
     for problem in error.errors(include_url=False):
+        if isinstance(problem["input"], str) and _TEMPLATE in problem["input"]:
+            continue
         where = ".".join(str(step) for step in problem["loc"])
         what = problem["msg"].removeprefix("Value error, ")
-        found = "" if isinstance(problem["input"], Mapping | BrickFeed) else f" (found {problem['input']!r})"
-        parts.append(f"{where}: {what}{found}" if where else what)
+        if problem["type"] in _WORDS:
+            parts.append(f"{where} {_WORDS[problem['type']]}")
+        elif isinstance(problem["input"], Mapping | BrickFeed):
+            parts.append(f"{where}: {what}" if where else what)
+        else:
+            parts.append(f"{where}: {what} (found {problem['input']!r})")
     return f"feed {name!r}: " + "; ".join(parts)

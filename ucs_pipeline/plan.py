@@ -47,6 +47,8 @@ class Plan(NamedTuple):
     wanted_from: int
     """First brick that may be published and is reported."""
     last: int
+    top_unknown: bool = False
+    """Whether no record says that the top is the end of a brick of this feed."""
 
 
 def known(wanted: range, state: State, records: Mapping[int, BrickReport]) -> list[BrickReport]:
@@ -85,7 +87,7 @@ def plan(feed: BrickFeed, wanted: range, state: State, top_record: BrickReport |
             "or the feed's list was cut; an ordered feed needs a stream of its own: choose another stream name"
         )
     complete = top_record is not None and top_record.last_entry == top
-    return Plan(top, min(wanted[0], top.ordinal + complete), wanted[0], wanted[-1])
+    return Plan(top, min(wanted[0], top.ordinal + complete), wanted[0], wanted[-1], not complete)
 
 
 def hole(feed: BrickFeed, found: EntryId, plan_: Plan) -> StreamError:

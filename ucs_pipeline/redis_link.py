@@ -1,7 +1,6 @@
 """Connections to Redis, made by redis-py, and what Redis' own errors mean for a publisher."""
 
 import os
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -23,6 +22,7 @@ _PASSING = {
     "MISCONF": "Redis cannot save to disk and refuses writes: see its log",
     "NOREPLICAS": "Redis has fewer replicas than its min-replicas-to-write",
 }
+_SCRIPT_USER = "The user executing the script"
 _LASTING = {
     "WRONGTYPE": "the key holds another type, expected a stream: choose another stream name, or delete the key",
     "NOPERM": "the Redis user may not do this: grant it the commands and keys listed in the documentation",
@@ -48,22 +48,29 @@ def connect_redis() -> "redis.Redis":
     """
     url = redis_url()
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             url,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             socket_timeout=_TIMEOUT_SECONDS,
             socket_connect_timeout=_TIMEOUT_SECONDS,
         )
-    except ValueError as error:
+        # Connects to nothing; options that redis-py does not know show here.
+        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+    except (ValueError, TypeError):
+        # What went wrong is left out: it may quote a part of the password.
         raise StreamError(
-            f"{URL_VARIABLE} is not a Redis URL ({_without_secret(error, url)}); expected redis://, rediss:// or unix://"
+            f"{URL_VARIABLE} is not a Redis URL; expected redis://user:password@host:6379/0, rediss://... or "
+            "unix:///path?db=0, with other characters than letters and digits percent-encoded in user and password, "
+            "and only options of redis-py after a question mark"
         ) from None
+    return client
 
 
 def classify(message: str) -> StreamError:
     """The error a Redis error reply stands for: one that may pass, or one that will not."""
-    code = message.split(" ", 1)[0]
+    # Redis words a missing right in another way inside a script.
+    code = "NOPERM" if _SCRIPT_USER in message else message.split(" ", 1)[0]
     if code in _PASSING:
         return StreamUnavailableError(f"{_PASSING[code]} ({message})")
     if code in _LASTING:
@@ -88,8 +95,3 @@ def translate(error: Exception) -> StreamError:
     if isinstance(error, redis.ResponseError):
         return classify(str(error))
     return StreamUnavailableError(f"Redis cannot be reached ({error}); check {URL_VARIABLE} and the server")
-
-
-def _without_secret(error: ValueError, url: str) -> str:
-    password = urlsplit(url).password
-    return str(error).replace(password, "***") if password else str(error)

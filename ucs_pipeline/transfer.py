@@ -3,6 +3,7 @@ the stream's top."""
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 
 import pyarrow as pa
 
@@ -20,7 +21,7 @@ Records = Callable[[Sequence[int]], Mapping[int, BrickReport]]
 """Looks up what is recorded as done for some bricks, by ordinal."""
 
 _STALL_SECONDS = 2.0
-_LONGEST_PAUSE_SECONDS = 5.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 5.0
 
 
 def transfer(
@@ -51,35 +52,43 @@ def transfer(
     # A server that was never there is a wrong setting, not an interruption: the first contact is not retried.
     stream.state()
     source.shape()
+    fenced = False
     while wanted:
         try:
+            if fenced:
+                _wait_for_stall(stream)
+                fenced = False
             state = stream.state()
             for report in known(wanted, state, recorded):
                 yield report
                 wanted = wanted[1:]
             if not wanted:
                 return
-            for report in _publish(feed, source, stream, wanted, records):
+            for report in _publish(feed, source, stream, wanted, records, pause.progress):
                 yield report
                 wanted = wanted[1:]
                 pause.progress()
         except FencedError:
             log(f"another publisher of stream {stream.name!r} took over; waiting until it is done or stalls")
-            _wait_for_stall(stream)
+            fenced = True
         except (StreamUnavailableError, SourceUnavailableError) as error:
             pause.take(error)
 
 
 def _publish(
-    feed: BrickFeed, source: Source, stream: OrderedStream, wanted: range, records: Records
+    feed: BrickFeed,
+    source: Source,
+    stream: OrderedStream,
+    wanted: range,
+    records: Records,
+    progress: Callable[[], None],
 ) -> Generator[BrickReport, None, None]:
     with Publisher(stream) as publisher, Comparer(stream) as comparer:
-        # The top is read after taking over: from here on nobody else moves it.
-        state = stream.state()
+        state = publisher.state
         course = plan(feed, wanted, state, records([state.top.ordinal]).get(state.top.ordinal))
-        scan = source.scan(course.scan_from, course.last)
-        with Background(_prepared(stream, scan, course), 2, "ucs-read") as chunks:
-            spans = _spans(feed, stream, publisher, comparer, chunks, course)
+        _check_top(feed, source, stream, comparer, course)
+        with Background(_prepared(source, stream, course), 2, "ucs-read") as chunks:
+            spans = _spans(feed, stream, publisher, comparer, chunks, course, progress)
             with Background(Tally(course, time.monotonic()).reports(spans), 1_000, "ucs-publish") as reports:
                 try:
                     yield from reports
@@ -87,12 +96,32 @@ def _publish(
                     chunks.close()
 
 
-def _prepared(stream: OrderedStream, scan: Iterator[pa.RecordBatch], course: Plan) -> Generator[Entries, None, None]:
-    for entries in encode(stream.name.encode(), scan):
-        # The bytes are made here, in the reading thread, beside the sending one.
-        if entries.id(entries.count - 1) > course.top:
-            _ = entries.requests, entries.replies
-        yield entries
+def _check_top(feed: BrickFeed, source: Source, stream: OrderedStream, comparer: Comparer, course: Plan) -> None:
+    """Compares the brick of a top that lies beyond the range: only a top of this feed proves what is below it."""
+    ordinal = course.top.ordinal
+    if not course.top_unknown or ordinal <= course.last:
+        return
+    comparison = Comparison(feed, stream, comparer, course._replace(scan_from=ordinal, last=ordinal))
+    with closing(_scan(source, ordinal, ordinal)) as scan:
+        for entries in encode(stream.name.encode(), scan):
+            for transaction in cut(entries, 0, _rows_up_to(entries, course.top)):
+                comparison.check(transaction)
+    comparison.finish()
+
+
+def _scan(source: Source, first: int, last: int) -> Generator[pa.RecordBatch, None, None]:
+    # To be closed by the thread that reads: left to the garbage collector, a query that was broken off runs on, and
+    # chDB hangs when another thread closes it.
+    yield from source.scan(first, last)
+
+
+def _prepared(source: Source, stream: OrderedStream, course: Plan) -> Generator[Entries, None, None]:
+    with closing(_scan(source, course.scan_from, course.last)) as scan:
+        for entries in encode(stream.name.encode(), scan):
+            # The bytes are made here, in the reading thread, beside the sending one.
+            if entries.id(entries.count - 1) > course.top:
+                _ = entries.requests, entries.replies
+            yield entries
 
 
 def _spans(
@@ -102,6 +131,7 @@ def _spans(
     comparer: Comparer,
     chunks: Background[Entries],
     course: Plan,
+    progress: Callable[[], None],
 ) -> Generator[Span, None, None]:
     comparison = Comparison(feed, stream, comparer, course)
     for entries in chunks:
@@ -114,6 +144,7 @@ def _spans(
             if entries.id(inside).ordinal < course.wanted_from:
                 raise hole(feed, entries.id(inside), course)
             for transaction, length in publisher.publish(_transactions(entries, inside, chunks)):
+                progress()
                 yield Span(transaction, length)
             return
     comparison.finish()
@@ -148,21 +179,25 @@ def _wait_for_stall(stream: OrderedStream) -> None:
 
 
 class _Pause:
-    """Growing pauses between attempts, until there was no progress for too long."""
+    """Growing pauses between attempts, until they made no progress for too long."""
 
     def __init__(self, timeout_s: float, log: Callable[[str], None]) -> None:
         self._timeout_s = timeout_s
         self._log = log
-        self.progress()
+        self._until: float | None = None
+        self._seconds = _FIRST_PAUSE_SECONDS
 
     def progress(self) -> None:
-        """A brick went through: the clock starts again."""
-        self._since = time.monotonic()
-        self._seconds = 0.05
+        """Rows went through: the clock starts again, at the next failure."""
+        self._until = None
+        self._seconds = _FIRST_PAUSE_SECONDS
 
     def take(self, error: Exception) -> None:
         """Waits a while, or raises the error when its time is up."""
-        left = self._since + self._timeout_s - time.monotonic()
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + self._timeout_s
+        left = self._until - now
         if left <= 0:
             raise error
         self._log(f"{error}; trying again for another {left:.0f} s")

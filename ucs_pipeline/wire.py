@@ -24,7 +24,9 @@ class Wire:
     """A connection redis-py has made and logged in (password, user, TLS, database), used as a plain socket."""
 
     def __init__(self, client: "redis.Redis") -> None:
-        connection: Any = client.connection_pool.make_connection()
+        # Not `make_connection`: the pool would count this connection as one of its own for ever.
+        pool = client.connection_pool
+        connection: Any = pool.connection_class(**pool.connection_kwargs)
         self._connection = connection
         try:
             connection.connect()

@@ -1,0 +1,141 @@
+"""Dagster's own UI over a project home in a temporary directory, and a Chromium to look at it with."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ucs_pipeline.demo_data import write_flights
+from ucs_pipeline_tests.home import make_home
+
+# Asks the kernel for a SIGTERM when the test process is gone (PR_SET_PDEATHSIG, which survives the exec), upon which
+# `dagster dev` ends what it has started.
+_END_WITH_PARENT = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); "
+    "os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"
+)
+_CHROMIUM_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+class Cockpit:
+    """`dagster dev` on the project's definitions and the flights table: started on entry, ended on exit."""
+
+    def __init__(self, home: Path, redis_url: str) -> None:
+        self.home = make_home(home)
+        self._redis_url = redis_url
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Address of the UI."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> Self:
+        """Starts the web server, the daemon and the code server, and returns once the UI answers."""
+        write_flights(self.home / ".ucs" / "tables")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("UCS_", "DAGSTER_"))}
+        command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(self._port)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command],
+                cwd=self.home,
+                env={**environment, "DAGSTER_HOME": str(self.home), "UCS_REDIS_URL": self._redis_url},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # A group of its own: `close` reaches the servers, and the runs they started, by its number.
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 90
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.url}/server_info", timeout=5):
+                    return self
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.2)
+        raise RuntimeError(f"dagster dev did not start:\n{self.log()}")
+
+    def log(self) -> str:
+        """The end of what the servers have said."""
+        return self._log.read_text(errors="replace")[-4000:] if self._log.exists() else ""
+
+    def close(self) -> None:
+        """Ends the servers and every run they started."""
+        if self._process is None:
+            return
+        group = self._process.pid
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            pass
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+        self._process = None
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _log(self) -> Path:
+        return self.home / "dagster-dev.log"
+
+
+@contextmanager
+def chromium_page(url: str) -> Iterator[Any]:
+    """A page of Debian's Chromium whose addresses are relative to `url`. Untyped, as Playwright is a test's tool only."""
+    from playwright.sync_api import sync_playwright
+
+    executable = shutil.which("chromium")
+    if executable is None:
+        raise RuntimeError(
+            "the test of the UI needs Chromium and there is no `chromium` on the PATH: install it with "
+            "`apt-get install -y --no-install-recommends chromium`"
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=_CHROMIUM_OPTIONS)
+        try:
+            page = browser.new_page(
+                base_url=url, viewport={"width": 1400, "height": 900}, device_scale_factor=1, timezone_id="UTC"
+            )
+            page.set_default_timeout(30_000)
+            yield page
+        finally:
+            browser.close()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,218 @@
+"""What a feed accepts, and the one sentence it answers to anything else. Nothing here connects anywhere."""
+
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ucs_pipeline import BrickFeed, build_defs
+from ucs_pipeline.errors import FeedError
+from ucs_pipeline.feed import MAX_ORDINAL, MAX_PARTITIONS
+
+# Dagster's own YAML loader calls what pydantic has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.parse_obj_as. is deprecated")
+
+GOOD: dict[str, Any] = {
+    "name": "orders",
+    "table": "shop.orders",
+    "key": "id",
+    "bricks": {"class": "number", "last": 99_999},
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a feed connected to something")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("UCS_CLICKHOUSE_URL", "http://nobody:nothing@127.0.0.1:1/none")
+    monkeypatch.setenv("UCS_REDIS_URL", "redis://127.0.0.1:1")
+
+
+WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "an unknown class": ({"bricks": {"class": "tine", "last": 5}}, ["bricks.class", "'number'", "'tine'"]),
+    "last before first": (
+        {"bricks": {"class": "number", "first": 10, "last": 5}},
+        ["bricks.last (5)", "bricks.first (10)", "swap them"],
+    ),
+    "a negative id": ({"bricks": {"class": "number", "last": -5}}, ["bricks.last", "greater than or equal to 0", "-5"]),
+    "an id that is no integer": ({"bricks": {"class": "number", "last": 1.5}}, ["bricks.last", "integer", "1.5"]),
+    "too many bricks": (
+        {"bricks": {"class": "number", "last": MAX_PARTITIONS * 10_000}},
+        ["100,001 bricks", "100,000", "split the range"],
+    ),
+    "an id beyond what an entry id holds": (
+        {"bricks": {"class": "number", "first": 2**64 * 10_000, "last": 2**64 * 10_000}},
+        ["bricks.last", "beyond what an entry id can carry", str(MAX_ORDINAL * 10_000 + 9_999)],
+    ),
+    "no range": ({"bricks": {"class": "number"}}, ["bricks.last is missing"]),
+    "an unknown setting": ({"colums": {"a": "b"}}, ["colums is not a setting"]),
+    "an unknown setting of the bricks": ({"bricks": {"class": "number", "last": 5, "lost": 3}}, ["bricks.lost is not"]),
+    "an unknown setting of the stream": ({"stream": {"nam": "x"}}, ["stream.nam is not a setting"]),
+    "a name with a space": ({"name": "my feed"}, ["name must be letters, digits and underscores", "'my feed'"]),
+    "a name that starts with a digit": ({"name": "1feed"}, ["name must be letters"]),
+    "an empty name": ({"name": ""}, ["name must be letters"]),
+    "a name with a newline": ({"name": "a\nb"}, ["name must be letters"]),
+    "an empty stream name": ({"stream": {"name": ""}}, ["stream.name", "at least 1 character"]),
+    "an unknown order": ({"stream": {"order": "loose"}}, ["stream.order", "'strict'", "'loose'"]),
+    "no time to wait": ({"stream": {"timeout_s": 0}}, ["stream.timeout_s", "greater than 0"]),
+    "an empty table": ({"table": ""}, ["table", "at least 1 character"]),
+    "an empty key": ({"key": ""}, ["key", "at least 1 character"]),
+    "an empty where": ({"where": ""}, ["where", "at least 1 character"]),
+    "no bricks in a run": ({"max_bricks_per_run": 0}, ["max_bricks_per_run", "greater than or equal to 1"]),
+    "a field both column and constant": (
+        {"columns": {"a": "x", "b": "y"}, "constants": {"b": "z"}},
+        ["field 'b' is both in columns and in constants"],
+    ),
+    "no field at all": ({"columns": {}}, ["columns is empty", "at least one field"]),
+    "a column that is no text": ({"columns": {"a": ["b"]}}, ["columns.a", "string"]),
+    "a constant that is no text": ({"constants": {"a": 5}}, ["constants.a", "string", "5"]),
+    "a setting with a hostile name": ({"settings": {"max_threads = 1, x": 1}}, ["is not the name of a"]),
+    "a setting that drops rows": ({"settings": {"limit": 10}}, ["limit", "cut a result short", "`where`"]),
+    "a setting that ends queries early": ({"settings": {"read_overflow_mode": "break"}}, ["read_overflow_mode"]),
+}  # fmt: skip
+
+
+def _yaml(value: Any, indent: int = 0) -> str:
+    """JSON-like data as block YAML, with every text quoted."""
+    if isinstance(value, dict) and value:
+        return "".join(f"\n{' ' * indent}{_yaml(key)}: {_yaml(inner, indent + 2)}" for key, inner in value.items())
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    return str(value)
+
+
+def _sentence(error: pytest.ExceptionInfo[FeedError], parts: list[str]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    assert "pydantic" not in text.lower()
+    assert "Traceback" not in text
+    for part in parts:
+        assert part in text
+    return text
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_setting_is_one_sentence_in_python_and_in_yaml(wrong: str) -> None:
+    change, parts = WRONG[wrong]
+    settings = {**GOOD, **change}
+    with pytest.raises(FeedError) as in_python:
+        BrickFeed(**settings)
+    assert _sentence(in_python, parts).startswith(f"feed {settings['name']!r}: ")
+    with pytest.raises(FeedError) as in_yaml:
+        BrickFeed.resolve_from_yaml(_yaml(settings))
+    assert _sentence(in_yaml, parts) == str(in_python.value)
+    assert in_yaml.value.__cause__ is None
+    assert in_yaml.value.__suppress_context__
+
+
+@pytest.mark.parametrize("missing", GOOD)
+def test_a_missing_setting_is_named(missing: str) -> None:
+    settings = {name: value for name, value in GOOD.items() if name != missing}
+    with pytest.raises(FeedError, match=f"{missing} is missing"):
+        BrickFeed(**settings)
+    with pytest.raises(FeedError, match=f"{missing} is missing"):
+        BrickFeed.resolve_from_yaml(_yaml(settings))
+
+
+def test_yaml_that_is_no_mapping_is_refused() -> None:
+    with pytest.raises(FeedError, match=r"^a feed is a mapping of settings \(found \['a'\]\)$"):
+        BrickFeed.resolve_from_yaml("- a")
+
+
+def test_several_mistakes_are_named_at_once() -> None:
+    with pytest.raises(FeedError) as error:
+        BrickFeed(**{**GOOD, "bricks": {"class": "x", "last": -1}, "tabel": "t"})
+    _sentence(error, ["bricks.class", "bricks.last", "tabel is not a setting"])
+
+
+def test_yaml_and_python_give_the_same_feed() -> None:
+    settings = {
+        **GOOD,
+        "bricks": {"class": "number", "first": 20_000, "last": 336_775},
+        "columns": {"id": "id", "it's": "concat(\"a\", 'b')", "日本": "x"},
+        "constants": {"type": "worker", "empty": ""},
+        "where": "x > 1 -- all",
+        "final": True,
+        "settings": {"max_threads": 2, "a": "b", "c": 1.5, "d": True},
+        "stream": {"name": "s", "order": "strict", "timeout_s": 2.5},
+        "max_bricks_per_run": 5,
+        "group": "g",
+        "owners": ["team:data"],
+        "description": "what for",
+    }
+    feed = BrickFeed(**settings)
+    assert BrickFeed.resolve_from_yaml(_yaml(settings)) == feed
+    assert BrickFeed(**feed.model_dump(mode="json", by_alias=True)) == feed
+    assert feed.settings == {"max_threads": 2, "a": "b", "c": 1.5, "d": True}
+    assert type(feed.settings["d"]) is bool
+    assert feed.ordinals == range(2, 34)
+
+
+def test_what_is_left_out_has_its_default_in_yaml_too() -> None:
+    feed = BrickFeed(**GOOD)
+    assert BrickFeed.resolve_from_yaml(_yaml(GOOD)) == feed
+    assert feed.stream_name == "orders"
+    assert (feed.columns, feed.constants, feed.where, feed.final) == (None, {}, None, False)
+    assert feed.ordinals == range(10)
+
+
+def test_templates_stand_for_any_setting() -> None:
+    text = _yaml({**GOOD, "bricks": {"class": "number", "last": "{{ last }}"}, "stream": {"name": "{{ where }}_s"}})
+    feed = BrickFeed.resolve_from_yaml(text, scope={"last": 29_999, "where": "here"})
+    assert feed.ordinals == range(3)
+    assert feed.stream_name == "here_s"
+    with pytest.raises(FeedError, match=r"bricks\.last.*-1"):
+        BrickFeed.resolve_from_yaml(text, scope={"last": -1, "where": "here"})
+
+
+def test_the_largest_feed_and_the_largest_id_are_allowed() -> None:
+    feed = BrickFeed(**{**GOOD, "bricks": {"class": "number", "last": MAX_PARTITIONS * 10_000 - 1}})
+    assert len(feed.ordinals) == MAX_PARTITIONS
+    last = MAX_ORDINAL * 10_000 + 9_999
+    assert list(BrickFeed(**{**GOOD, "bricks": {"class": "number", "first": last, "last": last}}).ordinals) == [
+        MAX_ORDINAL
+    ]
+    with pytest.raises(FeedError):
+        BrickFeed(**{**GOOD, "bricks": {"class": "number", "first": last, "last": last + 1}})
+
+
+def test_two_feeds_of_one_name_are_refused() -> None:
+    with pytest.raises(FeedError, match="2 feeds are named 'orders'"):
+        build_defs(BrickFeed(**GOOD), BrickFeed(**{**GOOD, "stream": {"name": "other"}}))
+
+
+def test_two_feeds_of_one_stream_are_refused() -> None:
+    with pytest.raises(FeedError, match="2 feeds are writing to stream 'orders'") as error:
+        build_defs(BrickFeed(**GOOD), BrickFeed(**{**GOOD, "name": "copy", "stream": {"name": "orders"}}))
+    _sentence(error, ["'orders'", "'copy'"])
+
+
+def _nodes(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "feed", schema
+    yield from schema.get("$defs", {}).items()
+
+
+def test_every_setting_is_described_in_the_schema_of_the_component() -> None:
+    model = BrickFeed.get_model_cls()
+    assert model is not None
+    schema = model.model_json_schema()
+    names = {f"{node}.{name}" for node, inner in _nodes(schema) for name in inner["properties"]}
+    assert {"feed.bricks", "feed.settings", "BricksModel.class", "BricksModel.first", "StreamModel.timeout_s"} <= names
+    bare = [
+        f"{node}.{name}"
+        for node, inner in _nodes(schema)
+        for name, setting in inner["properties"].items()
+        if not setting.get("description")
+    ]
+    assert bare == []
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) == {field.alias or name for name, field in BrickFeed.model_fields.items()}
+
+
+def test_building_definitions_connects_to_nothing() -> None:
+    defs = build_defs(BrickFeed(**GOOD))
+    assert defs.resolve_asset_graph().has(dg.AssetKey("orders"))

@@ -1,0 +1,393 @@
+"""The guarantee, on a real Redis and ClickHouse's own engine: once, in order, no holes, nothing lost."""
+
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from ucs_pipeline.entries import EntryId, encode
+from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.stream import FencedError, OrderedStream, Publisher, Transaction, cut, fence_key
+from ucs_pipeline.transfer import transfer
+from ucs_pipeline.verify import verify
+from ucs_pipeline_tests.home import PROJECT
+from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
+
+ROWS = 45_000
+
+
+@pytest.fixture
+def stream(redis_server: RedisServer) -> OrderedStream:
+    return OrderedStream("feed", redis_server.client())
+
+
+def _publish(
+    table: Table,
+    stream: OrderedStream,
+    wanted: range | None = None,
+    *,
+    last: int = ROWS - 1,
+    records: Sequence[BrickReport] = (),
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> list[BrickReport]:
+    feed = table.feed(last, **settings)
+    known = {report.ordinal: report for report in records}
+    return list(transfer(feed, source_of(feed), stream, wanted or feed.ordinals, lambda _: known))
+
+
+def _all(stream: OrderedStream) -> list[tuple[EntryId, dict[bytes, bytes]]]:
+    return stream.entries(EntryId(0, 0), EntryId(2**63, 0))
+
+
+def test_every_row_arrives_once_in_order(stream: OrderedStream) -> None:
+    reports = _publish(numbers(ROWS), stream)
+    assert _all(stream) == expected(ROWS)
+    assert [(r.name, r.rows, r.published) for r in reports] == [
+        ("0.0.0.0", 10_000, 10_000),
+        ("0.0.0.1", 10_000, 10_000),
+        ("0.0.0.2", 10_000, 10_000),
+        ("0.0.0.3", 10_000, 10_000),
+        ("0.0.0.4", 5_000, 5_000),
+    ]
+    assert [(r.length_before, r.length_after) for r in reports][-1] == (40_000, 45_000)
+
+
+def test_sparse_ids_and_empty_bricks_cost_one_report_each(stream: OrderedStream) -> None:
+    reports = _publish(numbers(40, step=7_500), stream, last=399_999)
+    assert _all(stream) == expected(40, step=7_500)
+    assert [report.ordinal for report in reports] == list(range(40))
+    assert sum(report.rows for report in reports) == 40
+    assert reports[35] == BrickReport(35, 0, None, None, None, None, seconds=reports[35].seconds)
+
+
+def test_rows_with_one_key_have_a_total_order(stream: OrderedStream) -> None:
+    table = Table("id UInt32, a Float64, b Array(UInt8)", "SELECT 5, number % 50 / 4, [number % 3] FROM numbers(3000)")
+    _publish(table, stream, last=9_999)
+    first = _all(stream)
+    stream.client.flushall()
+    again = Table("id UInt32, a Float64, b Array(UInt8)", f"SELECT * FROM {table.name} ORDER BY rand()")
+    _publish(again, stream, last=9_999)
+    assert _all(stream) == first
+    assert len(first) == 3000
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 3])
+def test_a_transfer_that_was_stopped_goes_on_where_it_was(stream: OrderedStream, stop_after: int) -> None:
+    table = numbers(ROWS)
+    feed = table.feed(ROWS - 1)
+    going = transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {})
+    done = list(itertools.islice(going, stop_after + 1))
+    going.close()
+    reports = _publish(table, stream, records=done)
+    assert _all(stream) == expected(ROWS)
+    assert [report.ordinal for report in reports] == [0, 1, 2, 3, 4]
+
+
+def test_rows_without_a_record_are_compared_and_not_added_again(stream: OrderedStream) -> None:
+    table = numbers(ROWS)
+    _publish(table, stream, range(3))
+    reports = _publish(table, stream)
+    assert _all(stream) == expected(ROWS)
+    assert [(r.rows, r.published) for r in reports] == [(10_000, 0)] * 3 + [(10_000, 10_000), (5_000, 5_000)]
+
+
+def test_a_range_that_would_leave_a_hole_is_refused_before_any_row_moves(stream: OrderedStream) -> None:
+    table = numbers(ROWS)
+    with pytest.raises(
+        StreamError, match=r"would leave a hole: stream 'feed' is empty.*launch 0\.0\.0\.0\.\.\.0\.0\.0\.3"
+    ):
+        _publish(table, stream, range(2, 4))
+    _publish(table, stream, range(1))
+    with pytest.raises(StreamError, match=r"ends at 0-10000 \(brick 0\.0\.0\.0\).*launch 0\.0\.0\.1\.\.\.0\.0\.0\.4"):
+        _publish(table, stream, range(3, 5))
+    assert len(_all(stream)) == 10_000
+
+
+def test_a_half_published_brick_must_be_finished_first(stream: OrderedStream) -> None:
+    table = numbers(ROWS)
+    _half_published(table, stream, 4_000)
+    with pytest.raises(StreamError, match=r"launch 0\.0\.0\.0\.\.\.0\.0\.0\.1"):
+        _publish(table, stream, range(1, 2))
+    _publish(table, stream)
+    assert _all(stream) == expected(ROWS)
+
+
+def test_empty_bricks_before_a_range_are_no_hole(stream: OrderedStream) -> None:
+    table = numbers(2, step=50_000)
+    _publish(table, stream, range(1), last=59_999)
+    assert [r.rows for r in _publish(table, stream, range(4, 6), last=59_999)] == [0, 1]
+    assert _all(stream) == expected(2, step=50_000)
+
+
+def _half_published(table: Table, stream: OrderedStream, rows: int) -> None:
+    feed = table.feed(ROWS - 1)
+    entries = next(encode(b"feed", source_of(feed).scan(0, 0)))
+    with Publisher(stream) as publisher:
+        list(publisher.publish(cut(entries, 0, rows)))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("UPDATE word = 'changed' WHERE id = 3999", "entry 0-4000 of stream 'feed' is .*changed"),
+        ("DELETE WHERE id = 7", "entry 0-8 of stream 'feed' is"),
+        ("DELETE WHERE id >= 2000 AND id < 10000", "the table has 2,000 rows and the stream 'feed' already 4,000"),
+        ("DELETE WHERE id < 10000", "the table has 0 rows and the stream 'feed' already 4,000"),
+    ],
+)
+def test_a_brick_that_changed_while_half_published_is_refused(
+    stream: OrderedStream, change: str, sentence: str
+) -> None:
+    table = numbers(ROWS)
+    _half_published(table, stream, 4_000)
+    table.run(f"ALTER TABLE {table.name} {change} SETTINGS mutations_sync = 2")
+    with pytest.raises(StreamError, match=sentence):
+        _publish(table, stream)
+    assert len(_all(stream)) == 4_000
+
+
+def test_late_rows_in_a_recorded_brick_do_not_stop_the_next(stream: OrderedStream) -> None:
+    table = numbers(20_000)
+    records = _publish(table, stream, range(2))
+    table.run(f"INSERT INTO {table.name} SELECT 19999, 'late'")
+    table.run(f"INSERT INTO {table.name} SELECT number, 'next' FROM numbers(20000, 10)")
+    assert _publish(table, stream, range(2, 3), records=records)[0].rows == 10
+    assert len(_all(stream)) == 20_010
+
+
+@pytest.mark.parametrize("entry", ["*", "3-1", f"{2**63}-0"])
+def test_entries_of_something_else_are_refused(stream: OrderedStream, entry: str) -> None:
+    stream.client.xadd("feed", {"who": "somebody else"}, id=entry)
+    with pytest.raises(StreamError, match="another stream name"):
+        _publish(numbers(ROWS), stream)
+    assert len(_all(stream)) == 1
+
+
+def test_a_key_that_is_no_stream_is_refused(stream: OrderedStream) -> None:
+    stream.client.set("feed", "text")
+    with pytest.raises(StreamError, match="holds another type, expected a stream"):
+        _publish(numbers(ROWS), stream)
+
+
+def test_a_trimmed_stream_goes_on(stream: OrderedStream) -> None:
+    table = numbers(ROWS)
+    _publish(table, stream, range(3))
+    stream.client.xtrim("feed", minid="2-5000", approximate=False)
+    reports = _publish(table, stream)
+    assert [report.rows for report in reports] == [10_000, 10_000, 10_000, 10_000, 5_000]
+    assert _all(stream) == [entry for entry in expected(ROWS) if entry[0] >= EntryId(2, 5000)]
+    verdict = verify(table.feed(ROWS - 1), source_of(table.feed(ROWS - 1)), stream)
+    assert (verdict.agrees, verdict.trimmed, verdict.equal) == (True, 24_999, 20_001)
+
+
+def test_a_stream_deleted_on_purpose_is_published_again(stream: OrderedStream) -> None:
+    table = numbers(ROWS)
+    records = _publish(table, stream)
+    stream.client.delete("feed")
+    _publish(table, stream, records=records)
+    assert _all(stream) == expected(ROWS)
+
+
+def test_a_stream_deleted_while_it_is_written_does_not_begin_again_in_the_middle(stream: OrderedStream) -> None:
+    table = numbers(ROWS)
+    feed = table.feed(ROWS - 1)
+    entries = next(encode(b"feed", source_of(feed).scan(0, 4)))
+    with Publisher(stream) as publisher:
+        going = publisher.publish(cut(entries, 0, entries.count))
+        next(going)
+        stream.client.delete("feed")
+        with pytest.raises(StreamError, match="was deleted while it was being written"):
+            list(going)
+    assert _all(stream) == []
+
+
+def test_a_frozen_publisher_cannot_write_into_a_stream_begun_again(stream: OrderedStream) -> None:
+    table = numbers(ROWS)
+    feed = table.feed(ROWS - 1)
+    entries = next(encode(b"feed", source_of(feed).scan(0, 4)))
+    frozen = Publisher(stream)
+    going = frozen.publish(cut(entries, 0, entries.count))
+    next(going)
+    next(going)  # its next transaction is in Redis now, and waits for its EXEC
+    stream.client.delete("feed")
+    with Publisher(stream) as other:
+        list(other.publish(cut(entries, 0, 100)))
+        with pytest.raises((FencedError, StreamError)):
+            list(going)
+        assert _all(stream) == expected(100)
+        list(other.publish(cut(entries, 100, 1_000)))
+    frozen.close()
+    assert _all(stream) == expected(1_000)
+
+
+def test_one_refused_row_takes_its_whole_transaction_with_it(stream: OrderedStream, redis_server: RedisServer) -> None:
+    # What a bare pipeline gets wrong: the large row is refused, and the small ones after it would be accepted.
+    table = Table(
+        "id UInt32, v String",
+        "SELECT number, if(number = 300, concat(repeat('x', 1000000), repeat('y', 1000000), repeat('z', 1000000), repeat('a', 1000000)), 'v') FROM numbers(2000)",
+        order_by="id",
+    )
+    client = redis_server.client()
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", client.info("memory")["used_memory"] + 3_000_000)
+    try:
+        with pytest.raises(StreamUnavailableError, match="out of memory"):
+            _publish(table, stream, last=9_999, settings={"stream": {"timeout_s": 1}})
+        present = [entry_id for entry_id, _ in _all(stream)]
+        assert present == [EntryId(0, row) for row in range(1, len(present) + 1)]
+        assert len(present) <= 300
+    finally:
+        client.config_set("maxmemory", 0)
+    _publish(table, stream, last=9_999)
+    assert len(_all(stream)) == 2_000
+
+
+@pytest.mark.parametrize("fault", ["memory", "replicas", "connections", "restart"])
+def test_faults_in_the_middle_leave_no_hole_and_are_overcome(
+    redis_server: RedisServer, tmp_path: Path, fault: str
+) -> None:
+    rows = 300_000
+    with RedisServer(tmp_path, {"appendonly": "yes"}) as server:
+        client = server.client()
+        stream = OrderedStream("feed", server.client())
+        table = numbers(rows)
+        # The server lives as long as the thread that started it, so that the faults come from this one.
+        with ThreadPoolExecutor() as pool:
+            going = pool.submit(_publish, table, stream, last=rows - 1)
+            generator = random.Random(7)
+            for _ in range(4):
+                time.sleep(0.2 + generator.random() * 0.3)
+                if fault == "memory":
+                    client.config_set("maxmemory", 1)
+                    time.sleep(0.02)
+                    client.config_set("maxmemory", 0)
+                elif fault == "replicas":
+                    client.config_set("min-replicas-to-write", 1)
+                    time.sleep(0.02)
+                    client.config_set("min-replicas-to-write", 0)
+                elif fault == "connections":
+                    client.client_kill_filter(_type="normal", skipme=True)
+                else:
+                    server.kill()
+                    server.restart()
+            reports = going.result()
+        assert sum(report.rows for report in reports) == rows
+        assert [entry_id for entry_id, _ in _all(stream)] == [entry_id for entry_id, _ in expected(rows)]
+
+
+PUBLISH = """
+import sys
+import redis
+from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.transfer import transfer
+from ucs_pipeline_tests.tables import numbers, source_of
+rows = int(sys.argv[2])
+feed = numbers(rows).feed(rows - 1)
+stream = OrderedStream("feed", redis.Redis.from_url(sys.argv[1], protocol=2))
+print("ready", flush=True)
+sys.stdin.readline()
+print(sum(report.rows for report in transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {})))
+"""
+
+
+def _process(server: RedisServer, rows: int) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", PUBLISH, server.url, str(rows)],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def _go(process: "subprocess.Popen[str]") -> None:
+    assert process.stdin
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_two_publishers_at_once_leave_one_stream(stream: OrderedStream, redis_server: RedisServer) -> None:
+    rows = 200_000
+    processes = [_process(redis_server, rows) for _ in range(2)]
+    for process in processes:
+        _go(process)
+    assert [process.communicate(timeout=60)[0] for process in processes] == [f"{rows}\n"] * 2
+    assert _all(stream) == expected(rows)
+
+
+@pytest.mark.timeout(170)
+def test_publishers_killed_at_random_moments_leave_a_prefix(stream: OrderedStream, redis_server: RedisServer) -> None:
+    rows, generator = 300_000, random.Random(11)
+    whole = [entry_id for entry_id, _ in expected(rows)]
+    for _ in range(4):
+        process = _process(redis_server, rows)
+        before = stream.state().length
+        _go(process)
+        while stream.state().length < before + 1 and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(generator.random() * 0.15)
+        process.kill()
+        process.communicate()
+        present = [entry_id for entry_id, _ in _all(stream)]
+        assert present == whole[: len(present)]
+    process = _process(redis_server, rows)
+    _go(process)
+    process.communicate(timeout=60)
+    assert _all(stream) == expected(rows)
+
+
+def test_a_publisher_frozen_while_another_finishes_changes_nothing(
+    stream: OrderedStream, redis_server: RedisServer
+) -> None:
+    rows = 300_000
+    frozen = _process(redis_server, rows)
+    _go(frozen)
+    while stream.state().length < 50_000:
+        time.sleep(0.002)
+    os.kill(frozen.pid, signal.SIGSTOP)
+    reached = stream.state().length
+    assert reached < rows
+    other = _process(redis_server, rows)
+    _go(other)
+    assert other.communicate(timeout=60)[0] == f"{rows}\n"
+    os.kill(frozen.pid, signal.SIGCONT)
+    assert frozen.communicate(timeout=60)[0] == f"{rows}\n"
+    assert _all(stream) == expected(rows)
+
+
+def test_small_transactions_carry_long_rows(stream: OrderedStream) -> None:
+    table = Table("id UInt32, v String", "SELECT number, repeat('x', 700000) FROM numbers(20)", order_by="id")
+    feed = table.feed(9_999)
+    [entries] = encode(b"feed", source_of(feed).scan(0, 0))
+    assert [t.rows for t in cut(entries, 0, entries.count)] == [1] * 20
+    _publish(table, stream, last=9_999)
+    assert {len(fields[b"v"]) for _, fields in _all(stream)} == {700_000}
+
+
+@pytest.mark.parametrize(
+    ("name", "fence"),
+    [("flights", "{flights}:writer"), ("a{b}c", "a{b}c:writer"), ("a{}c", "{a{}c}:writer"), ("{x", "{{x}:writer")],
+)
+def test_the_fence_is_beside_the_stream(name: str, fence: str) -> None:
+    assert fence_key(name) == fence
+
+
+def test_a_transaction_names_its_first_and_last_id(stream: OrderedStream) -> None:
+    feed = numbers(15_000).feed(19_999)
+    [entries] = encode(b"feed", source_of(feed).scan(0, 1))
+    assert Transaction(entries, 9_998, 10_002).ids == (EntryId(0, 9_999), EntryId(1, 2))

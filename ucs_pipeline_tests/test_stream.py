@@ -1,0 +1,289 @@
+"""The ordered stream in Redis: its publisher, gate and fence, and what Redis' refusals are called."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from redis.crc import key_slot
+
+from ucs_pipeline.entries import Entries, EntryId, encode
+from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.redis_link import connect_redis
+from ucs_pipeline.stream import START, FencedError, OrderedStream, Publisher, Transaction, cut, fence_key
+from ucs_pipeline.transfer import transfer
+from ucs_pipeline.wire import Wire
+from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
+
+ROWS = 5_000
+ALL = (EntryId(0, 0), EntryId(2**63, 0))
+KEYS = "~feed ~{feed}:writer ~{feed}:writer:aside"
+PUBLISH = ["set", "xgroup|create", "xgroup|destroy", "xinfo|stream", "multi", "eval", "exec", "xadd"]
+SCRIPTS = ["get", "rename", "exists", "xlen"]
+COMPARE = ["xrange", "xrevrange"]
+
+
+@pytest.fixture
+def stream(redis_server: RedisServer) -> OrderedStream:
+    return OrderedStream("feed", redis_server.client())
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return numbers(ROWS)
+
+
+@pytest.fixture(scope="module")
+def entries(table: Table) -> Entries:
+    [found] = encode(b"feed", source_of(table.feed(ROWS)).scan(0, 0))
+    return found
+
+
+def _ids(stream: OrderedStream) -> list[EntryId]:
+    return [entry_id for entry_id, _ in stream.entries(*ALL)]
+
+
+def test_a_publisher_makes_the_stream_and_leaves_no_group_behind(stream: OrderedStream) -> None:
+    assert stream.state() == (False, START, 0)
+    with Publisher(stream) as publisher:
+        assert publisher.state == (True, START, 0)
+    assert stream.client.xinfo_groups("feed") == []
+
+
+def test_each_transaction_comes_back_with_the_length_after_it(stream: OrderedStream, entries: Entries) -> None:
+    with Publisher(stream) as publisher:
+        lengths = [length for _, length in publisher.publish(cut(entries, 0, 1_100))]
+    assert lengths == [512, 1_024, 1_100]
+    assert stream.entries(*ALL) == expected(1_100)
+    assert stream.last_row(0) == 1_100
+    assert stream.first() == EntryId(0, 1)
+
+
+def test_a_next_transaction_that_is_not_ready_does_not_hold_up_the_current_one(
+    stream: OrderedStream, entries: Entries
+) -> None:
+    seen: list[int] = []
+
+    def transactions() -> Iterator[Transaction | None]:
+        for transaction in cut(entries, 0, 1_500):
+            yield transaction
+            yield None
+            seen.append(stream.state().length)
+
+    with Publisher(stream) as publisher:
+        assert [length for _, length in publisher.publish(transactions())] == seen
+    assert seen == [512, 1_024, 1_500]
+
+
+def test_nothing_and_nothing_but_pauses_can_be_published(stream: OrderedStream) -> None:
+    with Publisher(stream) as publisher:
+        assert list(publisher.publish(iter(()))) == []
+        assert list(publisher.publish(iter((None, None)))) == []
+    assert stream.state().length == 0
+
+
+def test_a_publisher_that_was_replaced_cannot_add_anything(stream: OrderedStream, entries: Entries) -> None:
+    with Publisher(stream) as first, Publisher(stream) as second:
+        with pytest.raises(FencedError):
+            list(first.publish(cut(entries, 0, 100)))
+        list(second.publish(cut(entries, 0, 200)))
+    assert stream.entries(*ALL) == expected(200)
+
+
+def test_a_stream_that_a_worker_makes_again_while_it_is_written_stays_empty(
+    stream: OrderedStream, entries: Entries
+) -> None:
+    # What most workers do when their group is gone. NOMKSTREAM alone would go on in the middle of the table.
+    with Publisher(stream) as publisher:
+        going = publisher.publish(cut(entries, 0, ROWS))
+        next(going)
+        stream.client.delete("feed")
+        stream.client.xgroup_create("feed", "workers", mkstream=True)
+        with pytest.raises(StreamError, match=r"was deleted while it was being written.*from its first brick"):
+            list(going)
+    assert stream.state() == (True, START, 0)
+    with Publisher(stream) as publisher:
+        list(publisher.publish(cut(entries, 0, 300)))
+    [[_, delivered]] = stream.client.xreadgroup("workers", "one", {"feed": ">"})  # type: ignore[misc, unused-ignore]
+    assert [EntryId.parse(entry_id) for entry_id, _ in delivered] == [entry_id for entry_id, _ in expected(300)]
+
+
+def test_a_transaction_sent_behind_a_refused_one_is_refused_too(stream: OrderedStream, entries: Entries) -> None:
+    client: Any = stream.client
+
+    def transactions() -> Iterator[Transaction]:
+        first, second, third = cut(entries, 0, 1_500)
+        yield first
+        _wait(lambda: stream.state().length == first.rows)
+        client.config_set("maxmemory", 1)
+        refused = client.info("stats")["total_error_replies"]
+        yield second
+        _wait(lambda: client.info("stats")["total_error_replies"] > refused + second.rows)
+        client.config_set("maxmemory", 0)
+        yield third
+
+    try:
+        with Publisher(stream) as publisher:
+            with pytest.raises(StreamUnavailableError, match="'feed': Redis is out of memory"):
+                list(publisher.publish(transactions()))
+            publisher.close()
+    finally:
+        client.config_set("maxmemory", 0)
+    with Publisher(stream) as publisher:
+        assert publisher.state == (True, EntryId(0, 512), 512)
+    assert stream.entries(*ALL) == expected(512)
+
+
+def test_rows_that_do_not_follow_on_the_top_are_refused(stream: OrderedStream, entries: Entries) -> None:
+    with Publisher(stream) as publisher:
+        stream.client.xadd("feed", {"who": "somebody else"}, id="0-50")
+        with pytest.raises(
+            StreamUnavailableError, match="something else has written to it: its top is 0-50, expected 0-0"
+        ):
+            list(publisher.publish(cut(entries, 0, 100)))
+    assert _ids(stream) == [EntryId(0, 50)]
+
+
+def test_a_refused_publisher_does_not_disturb_a_worker_that_waits(stream: OrderedStream, entries: Entries) -> None:
+    # The gate moves the stream aside and back; a blocked XREADGROUP is not to hear of it.
+    client: Any = stream.client
+    got: list[Any] = []
+
+    def work() -> None:
+        got.append(client.xreadgroup("workers", "one", {"feed": ">"}, block=20_000))
+
+    with Publisher(stream) as old:
+        client.xgroup_create("feed", "workers", id="0")
+        worker = threading.Thread(target=work)
+        worker.start()
+        _wait(lambda: client.info("clients")["blocked_clients"] == 1)
+        with Publisher(stream) as new:
+            with pytest.raises(FencedError):
+                list(old.publish(cut(entries, 0, 10)))
+            assert client.info("clients")["blocked_clients"] == 1
+            list(new.publish(cut(entries, 0, 10)))
+        worker.join(20)
+    assert len(got) == 1
+    assert got[0][0][1][0][0] == b"0-1"
+    assert client.exists("{feed}:writer:aside") == 0
+
+
+def test_a_key_of_another_type_is_refused_and_kept(stream: OrderedStream) -> None:
+    stream.client.set("feed", "text")
+    with pytest.raises(StreamError, match=r"'feed'.*holds another type, expected a stream"):
+        Publisher(stream)
+    assert stream.client.get("feed") == b"text"
+
+
+@pytest.mark.parametrize("name", ["flights", "a b", "é", "{tag}flights", "a{b}c", "{{x", "x:{y}:{z}"])
+def test_fence_and_stream_share_a_cluster_slot(name: str) -> None:
+    assert key_slot(fence_key(name).encode()) == key_slot(name.encode())
+    assert key_slot(f"{fence_key(name)}:aside".encode()) == key_slot(name.encode())
+
+
+def test_transactions_cover_all_rows_once_and_stay_small(entries: Entries) -> None:
+    parts = list(cut(entries, 3, ROWS))
+    assert [part.start for part in parts] == [3, *(part.stop for part in parts[:-1])]
+    assert parts[-1].stop == ROWS
+    assert max(part.rows for part in parts) == 512
+    assert list(cut(entries, 7, 7)) == []
+
+
+def test_connections_do_not_run_out_over_many_attempts(stream: OrderedStream) -> None:
+    for _ in range(150):
+        Wire(stream.client).close()
+
+
+def _wait(condition: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+# Connections
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("guarded"), {"requirepass": "secret"}) as server:
+        yield server
+
+
+def _open(monkeypatch: pytest.MonkeyPatch, url: str) -> OrderedStream:
+    monkeypatch.setenv("UCS_REDIS_URL", url)
+    return OrderedStream("feed", connect_redis())
+
+
+def test_a_wrong_or_missing_password_is_said_and_not_shown(
+    guarded: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for login in (":wr0ng@", "nobody:wr0ng@", ""):
+        stream = _open(monkeypatch, f"redis://{login}127.0.0.1:{guarded.port}/0")
+        for action in (stream.state, lambda stream=stream: Publisher(stream)):
+            with pytest.raises(StreamError, match=r"password.*UCS_REDIS_URL") as caught:
+                action()
+            assert not isinstance(caught.value, StreamUnavailableError)
+            assert "wr0ng" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://:pa55@127.0.0.1:1/0", "redis://:pa55@no-such-host.invalid/0", "unix://:pa55@/no/such/redis.sock"],
+)
+def test_a_server_that_is_not_there_may_come_back(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = _open(monkeypatch, url)
+    for action in (stream.state, lambda: Publisher(stream)):
+        with pytest.raises(
+            StreamUnavailableError, match=r"cannot be reached .*check UCS_REDIS_URL and the server"
+        ) as e:
+            action()
+        assert "pa55" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://u:pa55@h",
+        "redis://u:pa55/w0rd@h:6379/0",
+        "redis://u:pa55@[h",
+        "redis://u:pa55@h?socket_timeout=pa55",
+        "redis://u:pa55@h?no_such_option=pa55",
+    ],
+)
+def test_a_bad_url_is_refused_without_quoting_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StreamError, match="UCS_REDIS_URL is not a Redis URL; expected redis://") as caught:
+        _open(monkeypatch, url)
+    assert "pa55" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def _as_user(server: RedisServer, commands: list[str]) -> OrderedStream:
+    with server.client() as client:
+        client.flushall()
+        client.execute_command(
+            "ACL SETUSER publisher reset on >word -@all", *KEYS.split(), *(f"+{command}" for command in commands)
+        )
+    return OrderedStream("feed", redis.Redis(port=server.port, username="publisher", password="word", protocol=2))
+
+
+def test_a_user_with_exactly_the_documented_rights_can_publish_and_resume(guarded: RedisServer, table: Table) -> None:
+    feed = table.feed(ROWS - 1)
+    stream = _as_user(guarded, [*PUBLISH, *SCRIPTS, *COMPARE])
+    for published in (ROWS, 0):
+        [report] = transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {})
+        assert (report.rows, report.published) == (ROWS, published)
+
+
+def test_a_right_that_is_missing_is_said_before_any_row_moves(guarded: RedisServer, entries: Entries) -> None:
+    needed = [*PUBLISH, *SCRIPTS]
+    for missing in needed:
+        stream = _as_user(guarded, [command for command in needed if command != missing])
+        with pytest.raises(StreamError, match="the Redis user may not do this"), Publisher(stream) as publisher:
+            list(publisher.publish(cut(entries, 0, 10)))
+        with guarded.client() as client:
+            assert not client.exists("feed") or client.xlen("feed") == 0
+            assert not client.exists("{feed}:writer:aside")

@@ -1,0 +1,134 @@
+"""Dagster's UI, driven by a browser: what a person clicks, and what the pages say afterwards."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from ucs_pipeline.demo_data import ROWS
+from ucs_pipeline_tests.cockpit import Cockpit, chromium_page
+from ucs_pipeline_tests.redis_server import RedisServer
+
+# The servers take 10 to 25 seconds to start; Dagster looks for new backfills, and for finished ones, every 30 seconds.
+pytestmark = pytest.mark.timeout(170)
+
+_RUN_ENDS_MS = 90_000
+_TOP_OF_STACK_TRACE = """() => {
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const start = texts.currentNode.data.indexOf("Stack Trace:");
+    if (start >= 0) {
+      const range = document.createRange();
+      range.setStart(texts.currentNode, start);
+      range.setEnd(texts.currentNode, start + 1);
+      return range.getBoundingClientRect().top;
+    }
+  }
+}"""
+
+
+@pytest.fixture(scope="module")
+def cockpit(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Cockpit]:
+    """The UI over an empty home, shared by the tests of this file; each of them works in a home of its own too."""
+    with Cockpit(tmp_path_factory.mktemp("cockpit"), redis_server.url) as cockpit:
+        yield cockpit
+
+
+@pytest.fixture
+def page(cockpit: Cockpit) -> Iterator[Page]:
+    """An empty page of the browser, for addresses within the UI."""
+    with chromium_page(cockpit.url) as page:
+        yield page
+
+
+def test_a_range_that_would_leave_a_hole_is_refused_in_words(page: Page, redis_server: RedisServer) -> None:
+    _launch(page, "0.0.0.5")
+    expect(page.get_by_text("Failure", exact=True)).to_be_visible(timeout=_RUN_ENDS_MS)
+    run = page.url
+    # The events of the run that matter here; the trace below the sentence names files of this machine.
+    page.goto(f"{run}?logs=type:STEP_FAILURE")
+    sentence = page.get_by_text("publishing 0.0.0.5 now would leave a hole: stream 'flights' is empty")
+    expect(sentence.first).to_contain_text("launch 0.0.0.0...0.0.0.5 instead")
+    _screenshot(page, "refused", height=page.evaluate(_TOP_OF_STACK_TRACE))
+
+    _open(page, "partitions&partition=0.0.0.5")
+    expect(page.get_by_text("and did not materialize this asset")).to_be_visible()
+    assert redis_server.client().xlen("flights") == 0
+
+
+def test_a_backfill_publishes_every_brick_and_a_brick_launched_again_adds_nothing(
+    page: Page, redis_server: RedisServer
+) -> None:
+    redis = redis_server.client()
+    _launch(page)
+    backfill = page.url
+    _open(page, "partitions")
+    expect(page.get_by_text("Materialized (34)")).to_be_visible(timeout=_RUN_ENDS_MS)
+    assert redis.xlen("flights") == ROWS
+    _show_what_was_published(page)
+
+    _launch(page, "0.0.0.5")
+    expect(page.get_by_text("Success", exact=True)).to_be_visible(timeout=_RUN_ENDS_MS)
+    _open(page, "partitions&partition=0.0.0.5")
+    expect(page.get_by_text("already in the stream")).to_be_visible()
+    expect(page.get_by_role("row", name="published")).to_have_text("published0")
+    assert redis.xlen("flights") == ROWS
+
+    page.goto(backfill)
+    expect(page.get_by_text("100% completed")).to_be_visible(timeout=_RUN_ENDS_MS)
+    expect(page.get_by_text("Succeeded", exact=True).first).to_be_visible(timeout=_RUN_ENDS_MS)
+    _screenshot(page, "backfill")
+
+
+def _show_what_was_published(page: Page) -> None:
+    _screenshot(page, "partitions")
+    _open(page, "partitions&partition=0.0.0.5")
+    expect(page.get_by_role("row", name="first_entry_id")).to_have_text("first_entry_id5-1")
+    expect(page.get_by_role("row", name="stream_length_after")).to_have_text("stream_length_after60000")
+    _screenshot(page, "brick")
+    _open(page, "overview")
+    expect(page.get_by_role("cell", name="33-6776")).to_be_visible()
+    _screenshot(page, "asset")
+    page.get_by_role("button", name="Plots").click()
+    last = page.locator("canvas").nth(8)
+    last.evaluate("canvas => canvas.scrollIntoView({block: 'end'})")
+    for figure in ("rows", "bytes", "seconds", "rows_per_second", "stream_length_after"):
+        expect(page.get_by_text(figure, exact=True).first).to_be_attached()
+    _screenshot(page, "plots")
+
+
+def _open(page: Page, view: str) -> None:
+    page.goto(f"/assets/flights?view={view}")
+
+
+def _launch(page: Page, brick: str | None = None) -> None:
+    """Materialises one brick, or all of them, and follows the link to the run or backfill."""
+    _open(page, "overview")
+    page.get_by_role("button", name="Materialize…").click()
+    if brick is None:
+        page.get_by_role("button", name="All", exact=True).click()
+        page.get_by_role("button", name="Launch backfill").click()
+    else:
+        page.get_by_text("Select a partition or create one").click()
+        page.locator("input:focus").fill(brick)
+        page.get_by_text("Select all (1)").click()
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Launch 1 run").click()
+    page.get_by_role("link", name="View", exact=True).click()
+    page.wait_for_url("**/runs/**")
+
+
+def _screenshot(page: Page, name: str, height: float = 900) -> None:
+    directory = os.environ.get("UCS_SCREENSHOTS")
+    if not directory:
+        return
+    page.mouse.move(800, 20)
+    page.wait_for_timeout(2_000)
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    page.screenshot(
+        path=Path(directory) / f"{name}.png",
+        clip={"x": 0, "y": 0, "width": 1400, "height": height},
+        animations="disabled",
+    )
