@@ -53,8 +53,10 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
         try:
             for report in _move(context, feed, wanted):
                 if report.name not in seen:
-                    yield _event(context.asset_key, report)
+                    yield _event(context.asset_key, table_key(feed), report)
         except UcsError as error:
+            # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
+            context.log.error(str(error))
             passing = isinstance(error, StreamUnavailableError | SourceUnavailableError)
             raise dg.Failure(str(error), allow_retries=passing) from error
 
@@ -102,13 +104,20 @@ def _finished_before_retry(context: dg.AssetExecutionContext) -> set[str | None]
     return {record.partition_key for record in records}
 
 
-def _event(key: dg.AssetKey, report: BrickReport) -> dg.AssetMaterialization:
+def _event(key: dg.AssetKey, table: dg.AssetKey, report: BrickReport) -> dg.AssetMaterialization:
+    upstream = table.to_user_string()
     return dg.AssetMaterialization(
         key,
         partition=report.name,
         metadata=metadata(report),
-        # Dagster adds these to outputs only; a hand-made event has to bring them.
-        tags={"dagster/code_version": CODE_VERSION, "dagster/data_version": f"{report.rows}-{report.last_entry}"},
+        # Dagster adds these to outputs only; a hand-made event has to bring them. Without what it read (a table nobody
+        # materialises here, so neither has an event) the brick would show as out of sync.
+        tags={
+            "dagster/code_version": CODE_VERSION,
+            "dagster/data_version": f"{report.rows}-{report.last_entry}",
+            f"dagster/input_data_version/{upstream}": "INITIAL",
+            f"dagster/input_event_pointer/{upstream}": "NULL",
+        },
     )
 
 
@@ -120,9 +129,9 @@ def _description(feed: BrickFeed) -> str:
     return "\n".join(
         [
             *([feed.description, ""] if feed.description else []),
-            f"Moves table `{feed.table}` into Redis stream `{feed.stream_name}`, exactly once and in the order of `{feed.key}`: "
-            f"{len(feed.ordinals):,} bricks, `{first}` to `{last}`. Brick `b` is `XRANGE {feed.stream_name} <b> <b>`, where "
-            "`<b>` is the number before the dash in its `first_entry_id`.",
+            f"Moves table `{feed.table}` into Redis stream `{feed.stream_name}`, exactly once and in the order of "
+            f"`{feed.key}`: {len(feed.ordinals):,} bricks, `{first}` to `{last}`. A brick's entries are "
+            f"`XRANGE {feed.stream_name} <n> <n>`, where `<n>` is the number before the dash in its `first_entry_id`.",
             "",
             "| stream field | from |",
             "| --- | --- |",

@@ -57,6 +57,7 @@ def _distinct(feeds: list[BrickFeed]) -> list[BrickFeed]:
         if times > 1:
             culprits = " and ".join(repr(f.name) for f in feeds if name in (f.name, f.stream_name))
             raise FeedError(
-                f"{times} feeds are {what} {name!r} ({culprits}): an ordered feed needs a name and a stream of its own; rename one"
+                f"{times} feeds are {what} {name!r} ({culprits}): an ordered feed needs a name and a stream of its "
+                "own; rename one"
             )
     return feeds

@@ -141,8 +141,8 @@ def load_flights(url: str, table: str) -> bool:
     except (ClickHouseError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SourceError(
-            f"the demo's table {table!r} cannot be created on the ClickHouse server ({reason}): check UCS_CLICKHOUSE_URL "
-            "and that its user may create tables"
+            f"the demo's table {table!r} cannot be created on the ClickHouse server ({reason}): check "
+            "UCS_CLICKHOUSE_URL and that its user may create tables"
         ) from error
 
 

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dagster import EventLogEntry
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.event import listen
 from sqlalchemy.pool import QueuePool
 
 from ucs_pipeline.home import project_home
@@ -37,6 +39,13 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
     ) -> "PooledSqliteEventLogStorage":
         """Dagster's constructor from dagster.yaml."""
         return cls(str(project_home() / config_value["base_dir"]), inst_data)
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """Stores one event."""
+        super().store_event(event)
+        # With the connection kept open the write-ahead log grows and this file does not change; the UI's live log of a
+        # run watches this file.
+        os.utime(self.path_for_shard(event.run_id))
 
     def dispose(self) -> None:
         """Closes every connection."""
@@ -72,7 +81,7 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
             pool_size=1,
             connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS},
         )
-        event.listen(engine, "connect", _do_not_wait_for_the_disk)
+        listen(engine, "connect", _do_not_wait_for_the_disk)
         self._engines[shard] = (_identity(path), engine)
         self._engines.move_to_end(shard)
         if len(self._engines) > _OPEN_FILES:

@@ -75,7 +75,8 @@ class Stream(_Described):
     )
     order: Literal["strict"] = Field(
         default="strict",
-        description="strict: every entry id is <brick>-<row>, so the stream is always a prefix of the table in order.",
+        description="strict: every entry id is <brick>-<row>, so the stream is always a prefix of the table in brick "
+        "order.",
     )
     timeout_s: float = Field(
         default=180.0,
@@ -106,7 +107,8 @@ class BrickFeed(dg.Component, _Described):
     )
     columns: dict[str, str] | None = Field(
         default=None,
-        description="Stream field -> column or SQL expression. Left out: every column under its own name.",
+        description="Fields of an entry: stream field -> column or SQL expression. Left out: every column under its "
+        "own name.",
     )
     constants: dict[str, str] = Field(
         default={}, description="Fields with the same value in every entry, after the columns."

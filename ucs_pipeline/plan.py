@@ -83,8 +83,8 @@ def plan(feed: BrickFeed, wanted: range, state: State, top_record: BrickReport |
         side = "beyond" if top.ordinal > feed.ordinals[-1] else "before"
         raise StreamError(
             f"feed {feed.name!r}: the top id of stream {feed.stream_name!r} is {top}, {side} the feed's bricks "
-            f"{name_of_ordinal(feed.ordinals[0])} to {name_of_ordinal(feed.ordinals[-1])}: something else has written to it, "
-            "or the feed's list was cut; an ordered feed needs a stream of its own: choose another stream name"
+            f"{name_of_ordinal(feed.ordinals[0])} to {name_of_ordinal(feed.ordinals[-1])}: something else has written "
+            "to it, or the feed's list was cut; an ordered feed needs a stream of its own: choose another stream name"
         )
     complete = top_record is not None and top_record.last_entry == top
     return Plan(top, min(wanted[0], top.ordinal + complete), wanted[0], wanted[-1], not complete)
@@ -105,15 +105,15 @@ def changed(feed: BrickFeed, ordinal: int, table: int, stream: int) -> StreamErr
     """The refusal of a brick whose row count changed after some of it was published."""
     return StreamError(
         f"feed {feed.name!r}, brick {name_of_ordinal(ordinal)}: the table has {table:,} rows and the stream "
-        f"{feed.stream_name!r} already {stream:,}: the brick changed after it was published, or the stream holds another "
-        "feed's entries; restore the table's rows, or publish to another stream name"
+        f"{feed.stream_name!r} already {stream:,}: the brick changed after it was published, or the stream holds "
+        "another feed's entries; restore the table's rows, or publish to another stream name"
     )
 
 
 def differs(feed: BrickFeed, entry: EntryId, stream: object, table: object) -> StreamError:
     """The refusal of a brick whose published part is not what the table says now."""
     return StreamError(
-        f"feed {feed.name!r}, brick {name_of_ordinal(entry.ordinal)}: entry {entry} of stream {feed.stream_name!r} is {stream}, "
-        f"expected {table} from the table: the table changed after the row was published, or the stream holds entries of "
-        "something else; restore the row, or publish to another stream name"
+        f"feed {feed.name!r}, brick {name_of_ordinal(entry.ordinal)}: entry {entry} of stream {feed.stream_name!r} is "
+        f"{stream}, expected {table} from the table: the table changed after the row was published, or the stream "
+        "holds entries of something else; restore the row, or publish to another stream name"
     )

@@ -22,6 +22,7 @@ _PASSING = {
     "MISCONF": "Redis cannot save to disk and refuses writes: see its log",
     "NOREPLICAS": "Redis has fewer replicas than its min-replicas-to-write",
 }
+_DISCARDED = "EXECABORT Transaction discarded because of: "
 _SCRIPT_USER = "The user executing the script"
 _LASTING = {
     "WRONGTYPE": "the key holds another type, expected a stream: choose another stream name, or delete the key",
@@ -69,8 +70,10 @@ def connect_redis() -> "redis.Redis":
 
 def classify(message: str) -> StreamError:
     """The error a Redis error reply stands for: one that may pass, or one that will not."""
-    # Redis words a missing right in another way inside a script.
-    code = "NOPERM" if _SCRIPT_USER in message else message.split(" ", 1)[0]
+    # An EXEC that is refused itself, after its commands were accepted, says why behind a preface.
+    reason = message.removeprefix(_DISCARDED)
+    # A missing right is worded in another way inside a script.
+    code = "NOPERM" if _SCRIPT_USER in reason else reason.split(" ", 1)[0]
     if code in _PASSING:
         return StreamUnavailableError(f"{_PASSING[code]} ({message})")
     if code in _LASTING:

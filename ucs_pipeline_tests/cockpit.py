@@ -10,10 +10,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
+
+from playwright.sync_api import Page, sync_playwright
 
 from ucs_pipeline.demo_data import write_flights
 from ucs_pipeline_tests.home import make_home
@@ -65,7 +67,7 @@ class Cockpit:
                 # A group of its own: `close` reaches the servers, and the runs they started, by its number.
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 120
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"{self.url}/server_info", timeout=5):
@@ -84,14 +86,10 @@ class Cockpit:
             return
         group = self._process.pid
         self._process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            pass
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
         self._process = None
 
@@ -112,19 +110,22 @@ class Cockpit:
         return self.home / "dagster-dev.log"
 
 
-@contextmanager
-def chromium_page(url: str) -> Iterator[Any]:
-    """A page of Debian's Chromium whose addresses are relative to `url`. Untyped, as Playwright is a test's tool only."""
-    from playwright.sync_api import sync_playwright
-
-    executable = shutil.which("chromium")
-    if executable is None:
+def chromium() -> str:
+    """Path of the browser."""
+    found = shutil.which("chromium")
+    if found is None:
         raise RuntimeError(
             "the test of the UI needs Chromium and there is no `chromium` on the PATH: install it with "
             "`apt-get install -y --no-install-recommends chromium`"
         )
+    return found
+
+
+@contextmanager
+def chromium_page(url: str) -> Iterator[Page]:
+    """A page of Debian's Chromium whose addresses are relative to `url`."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=_CHROMIUM_OPTIONS)
+        browser = playwright.chromium.launch(executable_path=chromium(), args=_CHROMIUM_OPTIONS)
         try:
             page = browser.new_page(
                 base_url=url, viewport={"width": 1400, "height": 900}, device_scale_factor=1, timezone_id="UTC"

@@ -30,7 +30,7 @@ def _feed(name: str = "numbers", **more: object) -> BrickFeed:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer) -> Path:
     # Bricks 0, 1, 2 and 4 have rows; 3 and 5 have none.
-    ids = [n for n in range(25_000)] + [40_000, 40_001, 40_001]
+    ids = [*range(25_000), 40_000, 40_001, 40_001]
     write_table(tmp_path, "numbers", {"n": pa.array(ids), "word": pa.array([f"w{n}" for n in ids])})
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)

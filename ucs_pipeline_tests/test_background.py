@@ -103,8 +103,8 @@ def test_one_background_may_feed_another_and_both_end_when_the_last_is_left() ->
         for number in numbers:
             yield 2 * number
 
-    with Background((n for n in range(10**9)), 2, "first") as first:
-        with Background(doubled(first), 2, "second") as second:
-            assert [second.get() for _ in range(3)] == [0, 2, 4]
-            first.close()
+    first = Background((n for n in range(10**9)), 2, "first")
+    with first, Background(doubled(first), 2, "second") as second:
+        assert [second.get() for _ in range(3)] == [0, 2, 4]
+        first.close()
     assert not {"first", "second"} & {thread.name for thread in threading.enumerate()}

@@ -1,5 +1,6 @@
 """The event log that keeps its connections is Dagster's event log in every other respect."""
 
+import os
 import shutil
 import signal
 import threading
@@ -100,6 +101,16 @@ def test_a_log_deleted_underneath_starts_anew(pooled: Path) -> None:
             file.unlink()
         instance.report_runless_asset_event(dg.AssetMaterialization(KEY, partition="b"))
         assert instance.get_materialized_partitions(KEY) == {"b"}
+
+
+def test_the_live_log_of_a_run_hears_of_new_events(pooled: Path) -> None:
+    with dg.DagsterInstance.from_config(str(pooled)) as instance:
+        run_id = _run(pooled)
+        file = pooled / "history" / "runs" / f"{run_id}.db"
+        os.utime(file, (0, 0))
+        [entry, *_] = instance.all_logs(run_id)
+        instance.store_event(entry)
+        assert file.stat().st_mtime > 0
 
 
 def test_threads_may_write_at_once(pooled: Path) -> None:

@@ -11,9 +11,6 @@ from ucs_pipeline import BrickFeed, build_defs
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed import MAX_ORDINAL, MAX_PARTITIONS
 
-# Dagster's own YAML loader calls what pydantic has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore:.parse_obj_as. is deprecated")
-
 GOOD: dict[str, Any] = {
     "name": "orders",
     "table": "shop.orders",

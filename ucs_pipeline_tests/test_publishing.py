@@ -1,15 +1,7 @@
 """The guarantee, on a real Redis and ClickHouse's own engine: once, in order, no holes, nothing lost."""
 
 import itertools
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +13,6 @@ from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.stream import FencedError, OrderedStream, Publisher, Transaction, cut, fence_key
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
-from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
 
@@ -236,7 +227,7 @@ def test_one_refused_row_takes_its_whole_transaction_with_it(stream: OrderedStre
     # What a bare pipeline gets wrong: the large row is refused, and the small ones after it would be accepted.
     table = Table(
         "id UInt32, v String",
-        "SELECT number, if(number = 300, concat(repeat('x', 1000000), repeat('y', 1000000), repeat('z', 1000000), repeat('a', 1000000)), 'v') FROM numbers(2000)",
+        "SELECT number, if(number = 300, repeat(repeat('x', 4000), 1000), 'v') FROM numbers(2000)",
         order_by="id",
     )
     client = redis_server.client()
@@ -252,122 +243,6 @@ def test_one_refused_row_takes_its_whole_transaction_with_it(stream: OrderedStre
         client.config_set("maxmemory", 0)
     _publish(table, stream, last=9_999)
     assert len(_all(stream)) == 2_000
-
-
-@pytest.mark.parametrize("fault", ["memory", "replicas", "connections", "restart"])
-def test_faults_in_the_middle_leave_no_hole_and_are_overcome(
-    redis_server: RedisServer, tmp_path: Path, fault: str
-) -> None:
-    rows = 300_000
-    with RedisServer(tmp_path, {"appendonly": "yes"}) as server:
-        client = server.client()
-        stream = OrderedStream("feed", server.client())
-        table = numbers(rows)
-        # The server lives as long as the thread that started it, so that the faults come from this one.
-        with ThreadPoolExecutor() as pool:
-            going = pool.submit(_publish, table, stream, last=rows - 1)
-            generator = random.Random(7)
-            for _ in range(4):
-                time.sleep(0.2 + generator.random() * 0.3)
-                if fault == "memory":
-                    client.config_set("maxmemory", 1)
-                    time.sleep(0.02)
-                    client.config_set("maxmemory", 0)
-                elif fault == "replicas":
-                    client.config_set("min-replicas-to-write", 1)
-                    time.sleep(0.02)
-                    client.config_set("min-replicas-to-write", 0)
-                elif fault == "connections":
-                    client.client_kill_filter(_type="normal", skipme=True)
-                else:
-                    server.kill()
-                    server.restart()
-            reports = going.result()
-        assert sum(report.rows for report in reports) == rows
-        assert [entry_id for entry_id, _ in _all(stream)] == [entry_id for entry_id, _ in expected(rows)]
-
-
-PUBLISH = """
-import sys
-import redis
-from ucs_pipeline.stream import OrderedStream
-from ucs_pipeline.transfer import transfer
-from ucs_pipeline_tests.tables import numbers, source_of
-rows = int(sys.argv[2])
-feed = numbers(rows).feed(rows - 1)
-stream = OrderedStream("feed", redis.Redis.from_url(sys.argv[1], protocol=2))
-print("ready", flush=True)
-sys.stdin.readline()
-print(sum(report.rows for report in transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {})))
-"""
-
-
-def _process(server: RedisServer, rows: int) -> "subprocess.Popen[str]":
-    process = subprocess.Popen(
-        [sys.executable, "-c", PUBLISH, server.url, str(rows)],
-        cwd=PROJECT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def _go(process: "subprocess.Popen[str]") -> None:
-    assert process.stdin
-    process.stdin.write("\n")
-    process.stdin.flush()
-
-
-def test_two_publishers_at_once_leave_one_stream(stream: OrderedStream, redis_server: RedisServer) -> None:
-    rows = 200_000
-    processes = [_process(redis_server, rows) for _ in range(2)]
-    for process in processes:
-        _go(process)
-    assert [process.communicate(timeout=60)[0] for process in processes] == [f"{rows}\n"] * 2
-    assert _all(stream) == expected(rows)
-
-
-@pytest.mark.timeout(170)
-def test_publishers_killed_at_random_moments_leave_a_prefix(stream: OrderedStream, redis_server: RedisServer) -> None:
-    rows, generator = 300_000, random.Random(11)
-    whole = [entry_id for entry_id, _ in expected(rows)]
-    for _ in range(4):
-        process = _process(redis_server, rows)
-        before = stream.state().length
-        _go(process)
-        while stream.state().length < before + 1 and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(generator.random() * 0.15)
-        process.kill()
-        process.communicate()
-        present = [entry_id for entry_id, _ in _all(stream)]
-        assert present == whole[: len(present)]
-    process = _process(redis_server, rows)
-    _go(process)
-    process.communicate(timeout=60)
-    assert _all(stream) == expected(rows)
-
-
-def test_a_publisher_frozen_while_another_finishes_changes_nothing(
-    stream: OrderedStream, redis_server: RedisServer
-) -> None:
-    rows = 300_000
-    frozen = _process(redis_server, rows)
-    _go(frozen)
-    while stream.state().length < 50_000:
-        time.sleep(0.002)
-    os.kill(frozen.pid, signal.SIGSTOP)
-    reached = stream.state().length
-    assert reached < rows
-    other = _process(redis_server, rows)
-    _go(other)
-    assert other.communicate(timeout=60)[0] == f"{rows}\n"
-    os.kill(frozen.pid, signal.SIGCONT)
-    assert frozen.communicate(timeout=60)[0] == f"{rows}\n"
-    assert _all(stream) == expected(rows)
 
 
 def test_small_transactions_carry_long_rows(stream: OrderedStream) -> None:
@@ -387,7 +262,7 @@ def test_the_fence_is_beside_the_stream(name: str, fence: str) -> None:
     assert fence_key(name) == fence
 
 
-def test_a_transaction_names_its_first_and_last_id(stream: OrderedStream) -> None:
+def test_a_transaction_names_its_first_and_last_id() -> None:
     feed = numbers(15_000).feed(19_999)
     [entries] = encode(b"feed", source_of(feed).scan(0, 1))
     assert Transaction(entries, 9_998, 10_002).ids == (EntryId(0, 9_999), EntryId(1, 2))

@@ -107,7 +107,8 @@ def test_a_stream_that_a_worker_makes_again_while_it_is_written_stays_empty(
     assert stream.state() == (True, START, 0)
     with Publisher(stream) as publisher:
         list(publisher.publish(cut(entries, 0, 300)))
-    [[_, delivered]] = stream.client.xreadgroup("workers", "one", {"feed": ">"})  # type: ignore[misc, unused-ignore]
+    client: Any = stream.client
+    [[_, delivered]] = client.xreadgroup("workers", "one", {"feed": ">"})
     assert [EntryId.parse(entry_id) for entry_id, _ in delivered] == [entry_id for entry_id, _ in expected(300)]
 
 
@@ -135,6 +136,33 @@ def test_a_transaction_sent_behind_a_refused_one_is_refused_too(stream: OrderedS
     with Publisher(stream) as publisher:
         assert publisher.state == (True, EntryId(0, 512), 512)
     assert stream.entries(*ALL) == expected(512)
+
+
+@pytest.mark.parametrize(
+    ("on", "off"),
+    [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+    ],
+)
+def test_a_refusal_between_the_rows_and_their_exec_may_pass(
+    stream: OrderedStream, entries: Entries, on: str, off: str
+) -> None:
+    client: Any = stream.client
+    with Publisher(stream) as publisher:
+        rows = entries.requests.rows(0, 10)
+        publisher._wire.send([publisher._enter(START), rows])
+        queued = publisher._wire.replies(b"", 12)
+        assert queued == [b"OK", *[b"QUEUED"] * 11]
+        try:
+            client.execute_command(*on.split())
+            publisher._wire.send([publisher._leave])
+            reason = publisher._reason([*queued, *publisher._wire.replies(b"", 2)], START)
+        finally:
+            client.execute_command(*off.split())
+    assert isinstance(reason, StreamUnavailableError)
+    assert _ids(stream) == []
 
 
 def test_rows_that_do_not_follow_on_the_top_are_refused(stream: OrderedStream, entries: Entries) -> None:

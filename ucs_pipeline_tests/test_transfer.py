@@ -1,0 +1,410 @@
+"""Bricks from a table into a stream: accidents, races and refusals, and what the next pass makes of them."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ucs_pipeline.entries import EntryId, encode
+from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.stream import OrderedStream, Publisher, cut
+from ucs_pipeline.transfer import transfer
+from ucs_pipeline_tests.home import PROJECT
+from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
+
+ALL = (EntryId(0, 0), EntryId(2**63, 0))
+
+
+@pytest.fixture
+def stream(redis_server: RedisServer) -> OrderedStream:
+    return OrderedStream("feed", redis_server.client())
+
+
+def _move(
+    table: Table,
+    stream: OrderedStream,
+    last: int,
+    wanted: range | None = None,
+    log: Callable[[str], None] = lambda _: None,
+    timeout_s: float = 60,
+) -> Iterator[BrickReport]:
+    feed = table.feed(last, stream={"timeout_s": timeout_s})
+    return transfer(feed, source_of(feed), stream, wanted or feed.ordinals, lambda _: {}, log)
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("wanted", [range(2, 4), range(2, 3), range(2)])
+def test_a_foreign_entry_far_inside_the_list_does_not_pass_for_progress(stream: OrderedStream, wanted: range) -> None:
+    # Bricks below the top count as published, so a top that is not the feed's must not vouch for them.
+    table = numbers(60_000)
+    list(_move(table, stream, 59_999, range(2)))
+    stream.client.xadd("feed", {"who": "somebody else"}, id="4-1")
+    with pytest.raises(StreamError, match=r"entry 4-1 of stream 'feed' is .*somebody else"):
+        list(_move(table, stream, 59_999, wanted))
+    assert stream.state().length == 20_001
+
+
+def test_a_foreign_entry_behind_the_last_row_of_a_brick_is_refused(stream: OrderedStream) -> None:
+    table = numbers(30_000)
+    list(_move(table, stream, 29_999, range(1)))
+    stream.client.xadd("feed", {"who": "somebody else"}, id="0-20000")
+    with pytest.raises(StreamError, match=r"the table has 10,000 rows and the stream 'feed' already 20,000"):
+        list(_move(table, stream, 29_999, range(1, 3)))
+    assert stream.state().length == 10_001
+
+
+def test_another_program_that_keeps_writing_is_named_and_not_waited_for(stream: OrderedStream) -> None:
+    going = _move(numbers(300_000), stream, 299_999)
+    next(going)
+    stream.client.xadd("feed", {"who": "somebody else"})
+    with pytest.raises(StreamError, match=r"something else has written to it.*choose another stream name"):
+        list(going)
+
+
+def test_a_worker_that_makes_a_deleted_stream_again_causes_no_half_stream(stream: OrderedStream) -> None:
+    going = _move(numbers(300_000), stream, 299_999)
+    next(going)
+    stream.client.delete("feed")
+    stream.client.xgroup_create("feed", "workers", mkstream=True)
+    with pytest.raises(StreamError, match="was deleted while it was being written"):
+        list(going)
+    assert stream.state().length == 0
+
+
+def test_a_late_row_in_an_unrecorded_brick_below_the_top_is_refused(stream: OrderedStream) -> None:
+    table = numbers(25_000)
+    list(_move(table, stream, 29_999))
+    table.run(f"INSERT INTO {table.name} VALUES (9999, 'zzz')")
+    with pytest.raises(
+        StreamError, match=r"brick 0\.0\.0\.0: the table has 10,001 rows and the stream 'feed' already 10,000"
+    ):
+        list(_move(table, stream, 29_999))
+
+
+# Ends
+
+
+def test_bricks_beyond_the_keys_type_are_empty(stream: OrderedStream) -> None:
+    table = Table("id UInt8, v String", "SELECT number, 'v' FROM numbers(256)", order_by="id")
+    reports = list(_move(table, stream, 49_999))
+    assert [(report.ordinal, report.rows) for report in reports] == [(0, 256), (1, 0), (2, 0), (3, 0), (4, 0)]
+
+
+def test_rows_beyond_the_lists_end_stay_out_and_the_last_brick_is_whole(stream: OrderedStream) -> None:
+    reports = list(_move(numbers(45_000), stream, 12_000))
+    assert [report.rows for report in reports] == [10_000, 10_000]
+    assert stream.entries(*ALL) == expected(20_000)
+
+
+def test_an_empty_table_makes_an_empty_stream(stream: OrderedStream) -> None:
+    assert [report.rows for report in _move(numbers(0), stream, 29_999)] == [0, 0, 0]
+    assert stream.state().length == 0
+
+
+def test_a_crash_between_the_rows_and_their_record_doubles_nothing(stream: OrderedStream) -> None:
+    table = numbers(25_000)
+    _ = list(_move(table, stream, 29_999, range(2)))
+    reports = list(_move(table, stream, 29_999))
+    assert [(report.rows, report.published) for report in reports] == [(10_000, 0), (10_000, 0), (5_000, 5_000)]
+    assert (reports[0].length_before, reports[0].bytes, reports[2].length_before) == (None, 0, 20_000)
+    assert stream.entries(*ALL) == expected(25_000)
+
+
+def test_a_brick_half_there_is_counted_as_half_published(stream: OrderedStream) -> None:
+    table = numbers(12_000)
+    feed = table.feed(19_999)
+    [entries] = encode(b"feed", source_of(feed).scan(0, 1))
+    with Publisher(stream) as publisher:
+        list(publisher.publish(cut(entries, 0, 10_700)))
+    reports = list(_move(table, stream, 19_999))
+    assert [(report.rows, report.published) for report in reports] == [(10_000, 0), (2_000, 1_300)]
+    assert (reports[1].length_before, reports[1].length_after) == (10_700, 12_000)
+    assert (reports[1].first_entry, reports[1].last_entry) == (EntryId(1, 1), EntryId(1, 2_000))
+
+
+# Interruptions
+
+
+def test_a_full_redis_that_a_worker_empties_loses_nothing(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, {"maxmemory-policy": "noeviction"}) as server:
+        client = server.client()
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + 2_000_000)
+        reader, read = server.client(), list[EntryId]()
+
+        def work(text: str = "") -> None:
+            assert not text or "out of memory" in text
+            found = reader.xrange("feed", f"({read[-1]}" if read else "-")
+            read.extend(EntryId.parse(entry_id) for entry_id, _ in found)
+            reader.xtrim("feed", minid=str(read[-1]), approximate=False)
+
+        rows = 80_000
+        # The worker only begins when the publisher says that it cannot go on.
+        reports = list(_move(numbers(rows), OrderedStream("feed", server.client()), rows - 1, log=work))
+        assert 0 < len(read) < rows
+        work()
+        assert sum(report.rows for report in reports) == rows
+        assert read == [entry_id for entry_id, _ in expected(rows)]
+
+
+@pytest.mark.parametrize("fault", ["maxmemory", "min-replicas-to-write", "kill"])
+def test_refusals_that_pass_leave_no_hole_and_are_overcome(stream: OrderedStream, fault: str) -> None:
+    over, generator = threading.Event(), random.Random(3)
+    client: Any = stream.client
+    read: list[str] = []
+
+    def disturb() -> None:
+        for _ in range(8):
+            if over.wait(0.05 + generator.random() * 0.3):
+                return
+            if fault == "kill":
+                client.client_kill_filter(_type="normal", skipme=True)
+            else:
+                client.config_set(fault, 1)
+                time.sleep(generator.random() * 0.02)
+                client.config_set(fault, 0)
+
+    try:
+        with _thread(disturb, over):
+            reports = list(_move(numbers(100_000), stream, 99_999, log=read.append))
+    finally:
+        if fault != "kill":
+            client.config_set(fault, 0)
+    assert sum(report.rows for report in reports) == 100_000
+    assert stream.entries(*ALL) == expected(100_000)
+
+
+def test_a_restart_in_the_middle_is_overcome(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, {"appendonly": "yes", "appendfsync": "always"}) as server:
+        stream = OrderedStream("feed", server.client())
+        told: list[str] = []
+
+        def log(text: str) -> None:
+            told.append(text)
+            if len(told) == 3:
+                server.start()
+
+        going = _move(numbers(100_000), stream, 99_999, log=log)
+        reports = [next(going)]
+        server.kill()
+        reports += going
+        assert [report.rows for report in reports] == [10_000] * 10
+        assert stream.entries(*ALL) == expected(100_000)
+        assert "cannot be reached" in told[0]
+
+
+def test_a_redis_that_restarts_while_a_replaced_publisher_waits_does_not_end_it(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, {"appendonly": "yes", "appendfsync": "always"}) as server:
+        stream = OrderedStream("feed", server.client())
+        told: list[str] = []
+
+        def log(text: str) -> None:
+            told.append(text)
+            if len(told) == 1:
+                server.kill()
+            elif len(told) == 3:
+                server.start()
+
+        going = _move(numbers(100_000), stream, 99_999, log=log)
+        next(going)
+        Publisher(stream).close()
+        assert len(list(going)) == 9
+        assert "took over" in told[0]
+        assert "cannot be reached" in told[1]
+        assert stream.entries(*ALL) == expected(100_000)
+
+
+def test_time_spent_publishing_one_long_brick_is_not_time_spent_waiting(stream: OrderedStream) -> None:
+    rows = 200_000
+    table = Table("id UInt64, n UInt64", f"SELECT number % 10000, number FROM numbers({rows})", order_by="id")
+    client: Any = stream.client
+    over = threading.Event()
+
+    def disturb() -> None:
+        _wait(lambda: stream.state().length > rows // 2 or over.is_set())
+        client.client_kill_filter(_type="normal", skipme=True)
+
+    told: list[str] = []
+    with _thread(disturb, over):
+        [report] = _move(table, stream, 9_999, log=told.append, timeout_s=0.1)
+    assert report.rows == rows
+    assert len(told) >= 1
+
+
+def test_a_redis_that_stays_full_ends_the_wait_with_a_sentence(stream: OrderedStream) -> None:
+    stream.client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StreamUnavailableError, match=r"stream 'feed': Redis is out of memory \(maxmemory\)"):
+            list(_move(numbers(10), stream, 9_999, timeout_s=0.3))
+    finally:
+        stream.client.config_set("maxmemory", 0)
+
+
+@contextmanager
+def _thread(work: Callable[[], None], over: threading.Event) -> Iterator[None]:
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+# Processes
+
+# Importing takes longer than publishing: one process imports, and forks a publisher for each line it is sent.
+# Publishers wait for SIGUSR1 before they begin; everything dies with the process that started it (PR_SET_PDEATHSIG).
+NURSERY = """
+import ctypes, os, signal, sys
+die_with_parent = lambda: ctypes.CDLL(None).prctl(1, 9)
+die_with_parent()
+import redis
+from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.transfer import transfer
+
+def publish(rows):
+    die_with_parent()
+    from ucs_pipeline_tests.tables import numbers, source_of  # chDB does not survive a fork
+    signal.sigwait([signal.SIGUSR1])
+    feed = numbers(rows).feed(rows - 1)
+    stream = OrderedStream("feed", redis.Redis.from_url(sys.argv[1], protocol=2))
+    return sum(report.rows for report in transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
+
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        os.write(1, b"%d published %d\\n" % (os.getpid(), publish(int(line))))
+        os._exit(0)
+    os.write(1, b"%d\\n" % pid)
+"""
+
+
+class Nursery:
+    """Publishing processes."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY, server.url],
+            cwd=PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def publisher(self, rows: int) -> int:
+        """Process id of a publisher of `rows` numbers, under way."""
+        assert self._process.stdin
+        self._process.stdin.write(f"{rows}\n")
+        self._process.stdin.flush()
+        pid = int(self._line())
+        os.kill(pid, signal.SIGUSR1)
+        return pid
+
+    def published(self) -> tuple[int, int]:
+        """Process id and reported rows of the next publisher that is done."""
+        pid, rows = self._line().split(" published ")
+        return int(pid), int(rows)
+
+    def kill(self, pid: int) -> None:
+        """Ends a publisher with SIGKILL."""
+        os.kill(pid, signal.SIGKILL)
+        _wait(lambda: not Path(f"/proc/{pid}").exists())
+
+    def close(self) -> None:
+        """Ends all."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _line(self) -> str:
+        assert self._process.stdout
+        return self._process.stdout.readline()
+
+
+@pytest.fixture(scope="module")
+def nursery(redis_server: RedisServer) -> Iterator[Nursery]:
+    found = Nursery(redis_server)
+    yield found
+    found.close()
+
+
+def test_publishers_killed_at_ten_random_moments_leave_a_prefix_each_time(
+    stream: OrderedStream, nursery: Nursery
+) -> None:
+    rows, generator = 60_000, random.Random(17)
+    whole = [entry_id for entry_id, _ in expected(rows)]
+    for _ in range(2):
+        stream.client.flushall()
+        for _ in range(5):
+            before = stream.state().top
+            pid = nursery.publisher(rows)
+            # Some die while they still compare what is there.
+            if generator.random() < 0.5 and before < whole[-1]:
+                _wait_above(stream, before)
+            time.sleep(generator.random() * 0.05)
+            nursery.kill(pid)
+            # Nothing was trimmed: as many entries as rows up to the top are all of them.
+            state = stream.state()
+            assert state.length == (whole.index(state.top) + 1 if state.length else 0)
+        last = nursery.publisher(rows)
+        # One that was done before it could be killed is heard of first.
+        while (done := nursery.published())[0] != last:
+            pass
+        assert done == (last, rows)
+    assert stream.entries(*ALL) == expected(rows)
+
+
+def _wait_above(stream: OrderedStream, top: EntryId) -> None:
+    _wait(lambda: stream.state().top > top)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_frozen_publisher_finds_the_stream_finished_by_another(
+    stream: OrderedStream, nursery: Nursery, again: bool
+) -> None:
+    rows = 100_000
+    frozen = nursery.publisher(rows)
+    _wait(lambda: stream.state().length > 20_000)
+    os.kill(frozen, signal.SIGSTOP)
+    assert stream.state().length < rows
+    if again:
+        stream.client.delete("feed")
+    other = nursery.publisher(rows)
+    if again:
+        # Woken up while the other one is under way, it must not add a row of its own.
+        _wait(lambda: stream.state().length > 10_000)
+        os.kill(frozen, signal.SIGCONT)
+    assert nursery.published() == (other, rows)
+    os.kill(frozen, signal.SIGCONT)
+    assert nursery.published() == (frozen, rows)
+    assert stream.entries(*ALL) == expected(rows)
+
+
+def test_publishers_that_start_together_leave_one_stream(stream: OrderedStream, nursery: Nursery) -> None:
+    rows = 60_000
+    started = {nursery.publisher(rows) for _ in range(2)}
+    done = [nursery.published() for _ in range(2)]
+    assert {pid for pid, _ in done} == started
+    assert [published for _, published in done] == [rows, rows]
+    assert stream.entries(*ALL) == expected(rows)
