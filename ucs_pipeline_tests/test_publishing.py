@@ -1,6 +1,12 @@
 """The guarantee, on a real Redis and ClickHouse's own engine: once, in order, no holes, nothing lost."""
 
 import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +19,7 @@ from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.stream import FencedError, OrderedStream, Publisher, Transaction, cut, fence_key
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
+from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
 
@@ -243,6 +250,89 @@ def test_one_refused_row_takes_its_whole_transaction_with_it(stream: OrderedStre
         client.config_set("maxmemory", 0)
     _publish(table, stream, last=9_999)
     assert len(_all(stream)) == 2_000
+
+
+PUBLISH = """
+import sys
+import redis
+from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.transfer import transfer
+from ucs_pipeline_tests.tables import numbers, source_of
+rows = int(sys.argv[2])
+feed = numbers(rows).feed(rows - 1)
+stream = OrderedStream("feed", redis.Redis.from_url(sys.argv[1], protocol=2))
+print("ready", flush=True)
+sys.stdin.readline()
+print(sum(report.rows for report in transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {})))
+"""
+
+
+def _process(server: RedisServer, rows: int) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", PUBLISH, server.url, str(rows)],
+        cwd=PROJECT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def _go(process: "subprocess.Popen[str]") -> None:
+    assert process.stdin
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_two_publishers_at_once_leave_one_stream(stream: OrderedStream, redis_server: RedisServer) -> None:
+    rows = 200_000
+    processes = [_process(redis_server, rows) for _ in range(2)]
+    for process in processes:
+        _go(process)
+    assert [process.communicate(timeout=60)[0] for process in processes] == [f"{rows}\n"] * 2
+    assert _all(stream) == expected(rows)
+
+
+@pytest.mark.timeout(170)
+def test_publishers_killed_at_random_moments_leave_a_prefix(stream: OrderedStream, redis_server: RedisServer) -> None:
+    rows, generator = 300_000, random.Random(11)
+    whole = [entry_id for entry_id, _ in expected(rows)]
+    for _ in range(4):
+        process = _process(redis_server, rows)
+        before = stream.state().length
+        _go(process)
+        while stream.state().length < before + 1 and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(generator.random() * 0.15)
+        process.kill()
+        process.communicate()
+        present = [entry_id for entry_id, _ in _all(stream)]
+        assert present == whole[: len(present)]
+    process = _process(redis_server, rows)
+    _go(process)
+    process.communicate(timeout=60)
+    assert _all(stream) == expected(rows)
+
+
+def test_a_publisher_frozen_while_another_finishes_changes_nothing(
+    stream: OrderedStream, redis_server: RedisServer
+) -> None:
+    rows = 300_000
+    frozen = _process(redis_server, rows)
+    _go(frozen)
+    while stream.state().length < 50_000:
+        time.sleep(0.002)
+    os.kill(frozen.pid, signal.SIGSTOP)
+    reached = stream.state().length
+    assert reached < rows
+    other = _process(redis_server, rows)
+    _go(other)
+    assert other.communicate(timeout=60)[0] == f"{rows}\n"
+    os.kill(frozen.pid, signal.SIGCONT)
+    assert frozen.communicate(timeout=60)[0] == f"{rows}\n"
+    assert _all(stream) == expected(rows)
 
 
 def test_small_transactions_carry_long_rows(stream: OrderedStream) -> None:

@@ -1,10 +1,6 @@
 """Bricks from a table into a stream: accidents, races and refusals, and what the next pass makes of them."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +15,6 @@ from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.stream import OrderedStream, Publisher, cut
 from ucs_pipeline.transfer import transfer
-from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
 
@@ -268,143 +263,3 @@ def _thread(work: Callable[[], None], over: threading.Event) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-# Processes
-
-# Importing takes longer than publishing: one process imports, and forks a publisher for each line it is sent.
-# Publishers wait for SIGUSR1 before they begin; everything dies with the process that started it (PR_SET_PDEATHSIG).
-NURSERY = """
-import ctypes, os, signal, sys
-die_with_parent = lambda: ctypes.CDLL(None).prctl(1, 9)
-die_with_parent()
-import redis
-from ucs_pipeline.stream import OrderedStream
-from ucs_pipeline.transfer import transfer
-
-def publish(rows):
-    die_with_parent()
-    from ucs_pipeline_tests.tables import numbers, source_of  # chDB does not survive a fork
-    signal.sigwait([signal.SIGUSR1])
-    feed = numbers(rows).feed(rows - 1)
-    stream = OrderedStream("feed", redis.Redis.from_url(sys.argv[1], protocol=2))
-    return sum(report.rows for report in transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
-
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        os.write(1, b"%d published %d\\n" % (os.getpid(), publish(int(line))))
-        os._exit(0)
-    os.write(1, b"%d\\n" % pid)
-"""
-
-
-class Nursery:
-    """Publishing processes."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY, server.url],
-            cwd=PROJECT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def publisher(self, rows: int) -> int:
-        """Process id of a publisher of `rows` numbers, under way."""
-        assert self._process.stdin
-        self._process.stdin.write(f"{rows}\n")
-        self._process.stdin.flush()
-        pid = int(self._line())
-        os.kill(pid, signal.SIGUSR1)
-        return pid
-
-    def published(self) -> tuple[int, int]:
-        """Process id and reported rows of the next publisher that is done."""
-        pid, rows = self._line().split(" published ")
-        return int(pid), int(rows)
-
-    def kill(self, pid: int) -> None:
-        """Ends a publisher with SIGKILL."""
-        os.kill(pid, signal.SIGKILL)
-        _wait(lambda: not Path(f"/proc/{pid}").exists())
-
-    def close(self) -> None:
-        """Ends all."""
-        self._process.kill()
-        self._process.communicate()
-
-    def _line(self) -> str:
-        assert self._process.stdout
-        return self._process.stdout.readline()
-
-
-@pytest.fixture(scope="module")
-def nursery(redis_server: RedisServer) -> Iterator[Nursery]:
-    found = Nursery(redis_server)
-    yield found
-    found.close()
-
-
-def test_publishers_killed_at_ten_random_moments_leave_a_prefix_each_time(
-    stream: OrderedStream, nursery: Nursery
-) -> None:
-    rows, generator = 60_000, random.Random(17)
-    whole = [entry_id for entry_id, _ in expected(rows)]
-    for _ in range(2):
-        stream.client.flushall()
-        for _ in range(5):
-            before = stream.state().top
-            pid = nursery.publisher(rows)
-            # Some die while they still compare what is there.
-            if generator.random() < 0.5 and before < whole[-1]:
-                _wait_above(stream, before)
-            time.sleep(generator.random() * 0.05)
-            nursery.kill(pid)
-            # Nothing was trimmed: as many entries as rows up to the top are all of them.
-            state = stream.state()
-            assert state.length == (whole.index(state.top) + 1 if state.length else 0)
-        last = nursery.publisher(rows)
-        # One that was done before it could be killed is heard of first.
-        while (done := nursery.published())[0] != last:
-            pass
-        assert done == (last, rows)
-    assert stream.entries(*ALL) == expected(rows)
-
-
-def _wait_above(stream: OrderedStream, top: EntryId) -> None:
-    _wait(lambda: stream.state().top > top)
-
-
-@pytest.mark.parametrize("again", [False, True])
-def test_a_frozen_publisher_finds_the_stream_finished_by_another(
-    stream: OrderedStream, nursery: Nursery, again: bool
-) -> None:
-    rows = 100_000
-    frozen = nursery.publisher(rows)
-    _wait(lambda: stream.state().length > 20_000)
-    os.kill(frozen, signal.SIGSTOP)
-    assert stream.state().length < rows
-    if again:
-        stream.client.delete("feed")
-    other = nursery.publisher(rows)
-    if again:
-        # Woken up while the other one is under way, it must not add a row of its own.
-        _wait(lambda: stream.state().length > 10_000)
-        os.kill(frozen, signal.SIGCONT)
-    assert nursery.published() == (other, rows)
-    os.kill(frozen, signal.SIGCONT)
-    assert nursery.published() == (frozen, rows)
-    assert stream.entries(*ALL) == expected(rows)
-
-
-def test_publishers_that_start_together_leave_one_stream(stream: OrderedStream, nursery: Nursery) -> None:
-    rows = 60_000
-    started = {nursery.publisher(rows) for _ in range(2)}
-    done = [nursery.published() for _ in range(2)]
-    assert {pid for pid, _ in done} == started
-    assert [published for _, published in done] == [rows, rows]
-    assert stream.entries(*ALL) == expected(rows)
