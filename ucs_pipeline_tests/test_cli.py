@@ -80,7 +80,7 @@ def test_the_demo_reads_from_a_server_over_http(
     [
         (["verify", "nothing"], {}, "there is no feed 'nothing'; the project has 'flights'"),
         (["demo"], {"UCS_REDIS_URL": "redis://127.0.0.1:1"}, "check UCS_REDIS_URL"),
-        (["demo"], {"UCS_REDIS_URL": "http://127.0.0.1"}, "expected redis://, rediss:// or unix://"),
+        (["demo"], {"UCS_REDIS_URL": "http://127.0.0.1"}, "UCS_REDIS_URL is not a Redis URL"),
         (["demo"], {"UCS_CLICKHOUSE_URL": "http://127.0.0.1:1"}, "check UCS_CLICKHOUSE_URL"),
         (["stop"], {"DAGSTER_HOME": "/nowhere"}, "DAGSTER_HOME is '/nowhere', which is not a directory"),
     ],

@@ -324,12 +324,12 @@ def test_files_that_change_or_go_are_noticed() -> None:
     pa.parquet.write_table(pa.table({"id": ["a"], "more": [1.5]}), path)
     assert _rows("SELECT * FROM t") == "a\t1.5\n"
     path.unlink()
-    assert _rows("SHOW TABLES") == ""
+    assert "t" not in _rows("SHOW TABLES").split()
 
 
 @pytest.mark.usefixtures("home")
 def test_views_of_another_home_are_gone() -> None:
-    assert _rows("SHOW TABLES") == ""
+    assert "flights" not in _rows("SHOW TABLES").split()
 
 
 @pytest.mark.usefixtures("home")
