@@ -1,0 +1,79 @@
+"""A consumer group that reads and acknowledges all the time, over every outage."""
+
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import redis
+
+from ucs_pipeline_tests.faults.links import Link, link
+
+_GROUP = "consumers"
+_COUNT = 2_000
+_BLOCK_MILLISECONDS = 50
+
+
+class Consumer:
+    """The only consumer of a group, in a thread of its own. An entry it got twice counts where it came first."""
+
+    def __init__(self, port: int, stream: str) -> None:
+        self.delivered: list[bytes] = []
+        """Ids in the order of their first delivery."""
+        self._known: set[bytes] = set()
+        self._port = port
+        self._stream = stream
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="consumer", daemon=True)
+        self._thread.start()
+
+    def wait_for(self, entries: int, seconds: float) -> None:
+        """Waits until it has got so many different entries, or the time is up."""
+        deadline = time.monotonic() + seconds
+        while len(self.delivered) < entries and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._over.set()
+        self._thread.join(30)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                with link(self._port) as opened:
+                    self._read(opened)
+            except (redis.RedisError, OSError):
+                time.sleep(0.02)
+
+    def _read(self, opened: Link) -> None:
+        try:
+            opened.ask("XGROUP", "CREATE", self._stream, _GROUP, "0", "MKSTREAM")
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+        # What it got and did not acknowledge comes first: the reply, or the acknowledgement, may have been lost.
+        while self._take(opened, "0"):
+            pass
+        while not self._over.is_set():
+            self._take(opened, ">")
+
+    def _take(self, opened: Link, after: str) -> int:
+        command = ("XREADGROUP", "GROUP", _GROUP, "one", "COUNT", _COUNT, "BLOCK", _BLOCK_MILLISECONDS)
+        reply = opened.ask(*command, "STREAMS", self._stream, after)
+        entries = reply[0][1] if reply else []
+        if entries:
+            ids = [entry_id for entry_id, _ in entries]
+            fresh = [entry_id for entry_id in ids if entry_id not in self._known]
+            self._known.update(fresh)
+            self.delivered += fresh
+            opened.ask("XACK", self._stream, _GROUP, *ids)
+        return len(entries)

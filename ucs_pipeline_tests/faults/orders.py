@@ -1,0 +1,170 @@
+"""What a publisher process is told to do, and how it does it. Orders and replies cross a pipe."""
+
+import itertools
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import dagster as dg
+
+from ucs_pipeline.assets import brick_asset
+from ucs_pipeline.build import build_defs
+from ucs_pipeline.entries import EntryId
+from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
+from ucs_pipeline.event_log import PooledSqliteEventLogStorage
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.record import recorded
+from ucs_pipeline.redis_link import connect_redis
+from ucs_pipeline.source import open_source
+from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.transfer import transfer
+from ucs_pipeline_tests.faults.shapes import Done
+from ucs_pipeline_tests.home import run_bricks
+
+
+@dataclass(frozen=True)
+class Reply:
+    """How an order ended."""
+
+    error: str | None = None
+    passing: bool = False
+    """Whether the error says that the same order may succeed later."""
+    records: Mapping[int, Done] | None = None
+
+
+class Order(Protocol):
+    """Something a publisher process can carry out."""
+
+    def carry_out(self) -> Reply:
+        """Does it, to the end or to the first error."""
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Publishes a feed, and writes down finished bricks in a file of its own."""
+
+    environment: Mapping[str, str]
+    settings: Mapping[str, Any]
+    record: Path
+
+    def carry_out(self) -> Reply:
+        """Calls `transfer`, as the asset does."""
+        feed = _feed(self.environment, self.settings)
+        try:
+            stream = OrderedStream(feed.stream_name, connect_redis())
+            reports = transfer(feed, open_source(feed), stream, feed.ordinals, lambda _: read_record(self.record), say)
+            with self.record.open("ab", buffering=0) as record:
+                for report in reports:
+                    record.write(_line(report))
+        except UcsError as error:
+            return Reply(str(error), isinstance(error, StreamUnavailableError | SourceUnavailableError))
+        return Reply()
+
+
+@dataclass(frozen=True)
+class Materialise:
+    """Runs the feed's asset over all its bricks in Dagster, and reads back what is recorded."""
+
+    environment: Mapping[str, str]
+    settings: Mapping[str, Any]
+    accident: "Accident | None" = None
+
+    def carry_out(self) -> Reply:
+        """One run in this process."""
+        feed = _feed(self.environment, self.settings)
+        if self.accident:
+            self.accident.prepare()
+        try:
+            return self._run(feed)
+        finally:
+            _limit_files(None)
+
+    def _run(self, feed: BrickFeed) -> Reply:
+        defs = build_defs(feed)
+        with dg.DagsterInstance.get() as instance:
+            result = run_bricks(defs, feed.name, instance, feed.ordinals[0], feed.ordinals[-1])
+            if not result.success:
+                return Reply(f"run {result.run_id} failed")
+            names = instance.get_materialized_partitions(brick_asset(feed).key)
+            found = recorded(instance, feed.name, feed.ordinals)
+        return Reply(records={ordinal: done(report) for ordinal, report in found.items() if report.name in names})
+
+
+@dataclass(frozen=True)
+class Accident:
+    """What happens to a run at one of its materialisation events."""
+
+    event: int
+    """Number of the event, from 1."""
+    limit: int | None = None
+    """The disk is full: files cannot grow beyond so many bytes any more. None: the process is killed."""
+    stored: bool = False
+    """Whether it happens after the event was stored, instead of before."""
+
+    def prepare(self) -> None:
+        """Makes it happen when its time has come."""
+        storage: Any = PooledSqliteEventLogStorage
+        store, numbers = storage.store_event, itertools.count(1)
+
+        def store_event(log: PooledSqliteEventLogStorage, event: dg.EventLogEntry) -> None:
+            due = event.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION and next(numbers) == self.event
+            if due and not self.stored:
+                self._happen()
+            store(log, event)
+            if due and self.stored:
+                self._happen()
+
+        storage.store_event = store_event
+
+    def _happen(self) -> None:
+        if self.limit is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            _limit_files(self.limit)
+
+
+def read_record(path: Path) -> dict[int, BrickReport]:
+    """Finished bricks, by ordinal. A line that a killed process left half-written does not count."""
+    found: dict[int, BrickReport] = {}
+    text = path.read_bytes() if path.exists() else b""
+    for line in text.split(b"\n")[:-1]:
+        try:
+            ordinal, rows, first_key, last_key, first, last = json.loads(line)
+        except ValueError:
+            continue
+        first_entry, last_entry = (EntryId.parse(end) if end else None for end in (first, last))
+        found[ordinal] = BrickReport(ordinal, rows, first_key, last_key, first_entry, last_entry)
+    return found
+
+
+def done(report: BrickReport) -> Done:
+    """The part of a report that the table decides."""
+    first, last = (str(entry) if entry else None for entry in (report.first_entry, report.last_entry))
+    return Done(report.rows, report.first_key, report.last_key, first, last)
+
+
+def _feed(environment: Mapping[str, str], settings: Mapping[str, Any]) -> BrickFeed:
+    os.environ.update(environment)
+    return BrickFeed(**settings)
+
+
+def _limit_files(size: int | None) -> None:
+    # Python ignores the signal that comes with a write beyond the limit, so that the write fails with EFBIG.
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard if size is None else size, hard))
+
+
+def _line(report: BrickReport) -> bytes:
+    return json.dumps([report.ordinal, *done(report)]).encode() + b"\n"
+
+
+def say(sentence: str) -> None:
+    """Writes to the publishers' log."""
+    print(f"{time.strftime('%X')} {sentence}", flush=True)
