@@ -54,6 +54,16 @@ class Background(Generic[T]):
         with self._changed:
             return bool(self._ready or self._ended or self._closed)
 
+    def pause(self, seconds: float) -> None:
+        """Waits so long.
+
+        Raises:
+            ClosedError: `close` was called before the time was over.
+        """
+        with self._changed:
+            if self._changed.wait_for(lambda: self._closed, seconds):
+                raise ClosedError
+
     def close(self) -> None:
         """Stops the thread at its next item and wakes whoever waits. Does not wait for the thread."""
         with self._changed:

@@ -41,7 +41,11 @@ class Engine(Protocol):
     """Something that runs a query and streams its result."""
 
     scan_settings: Mapping[str, str | int]
-    """ClickHouse settings that make a large result cheaper to hand over."""
+    """ClickHouse settings that make a large result cheaper to sort and to hand over."""
+
+    @property
+    def sorted_rows(self) -> int | None:
+        """Rows that one query should sort, about; None if one query may sort any number."""
 
     def batches(self, query: str, parameters: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
         """Non-empty batches of the whole result, in order.
@@ -61,7 +65,10 @@ class Engine(Protocol):
 class HttpEngine:
     """A ClickHouse server, through clickhouse-connect."""
 
-    scan_settings: Mapping[str, str | int] = {}
+    # A table that is not stored in the order of the key is sorted on disk beyond this. Servers from 24.12 on go by a
+    # share of their memory instead (max_bytes_ratio_before_external_sort), which older ones do not know.
+    scan_settings: Mapping[str, str | int] = {"max_bytes_before_external_sort": 1 << 31}
+    sorted_rows = None
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -123,8 +130,15 @@ class HttpEngine:
 class EmbeddedEngine:
     """ClickHouse's engine in this process, over the Parquet files of the project."""
 
-    # Between a server and here compression saves network; in one process it only costs a third of the scan's time.
-    scan_settings: Mapping[str, str | int] = {"output_format_arrow_compression_method": "none"}
+    scan_settings: Mapping[str, str | int] = {
+        # Between a server and here compression saves network; in one process it only costs a third of the scan's time.
+        "output_format_arrow_compression_method": "none",
+        # A brick may have any number of rows; beyond this it is sorted on disk.
+        "max_bytes_before_external_sort": 1 << 28,
+        "max_bytes_ratio_before_external_sort": 0,
+    }
+    # Parquet has no order that the engine knows of, so it sorts; but it skips row groups that a query does not need.
+    sorted_rows = 1_000_000
 
     def __init__(self) -> None:
         self._connection: Any = None

@@ -27,3 +27,7 @@ class StreamError(UcsError):
 
 class StreamUnavailableError(StreamError):
     """Redis cannot take rows right now (down, loading, full, read-only). Publishing again later is safe."""
+
+
+class StreamFullError(StreamUnavailableError):
+    """The stream is at its cap and nobody made room for too long. Publishing again later is safe."""

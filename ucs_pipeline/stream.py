@@ -1,22 +1,5 @@
-"""One ordered stream: its top, its entries read back, and the transactions that append to it.
+"""One ordered stream: its top, its entries read back, and the transactions that are appended to it."""
 
-Why a transaction. Redis may refuse one command of a pipeline and accept the next (out of memory for a moment, a
-failing disk, a replica being promoted): sent bare, row 7 could be refused and row 8 accepted, and row 7 could
-never be added again. In MULTI, one refused row makes EXEC refuse them all.
-
-Why a gate. Redis accepts any id above a stream's top, so nothing in XADD itself stops rows from being appended where
-rows before them are missing: the transaction before was refused, or somebody deleted the stream and a worker's
-XGROUP CREATE ... MKSTREAM made it again. So every transaction begins with a script that looks whether the top is the
-row before its first one. Nothing can end a transaction from inside; but XADD with NOMKSTREAM adds nothing to a stream
-that is not there, so a gate that finds another top moves the stream aside, and the transaction's last command moves
-it back. Nobody sees that: EXEC runs as one step.
-
-Why a fence. A publisher that was frozen may wake up after the stream was deleted and begun again by another one, and
-find the very top it expects. Every publisher writes its own token under the fence key when it starts, and the gate
-looks at that too: a publisher that has been replaced cannot add anything more.
-"""
-
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, cast
@@ -24,56 +7,36 @@ from typing import Any, NamedTuple, Self, cast
 import hiredis
 import redis
 
-from ucs_pipeline.entries import Entries, EntryId, bulk
-from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.entries import Entries, EntryId
+from ucs_pipeline.errors import StreamError
 from ucs_pipeline.redis_link import classify, translate
-from ucs_pipeline.wire import UnexpectedReplyError, Wire
+from ucs_pipeline.wire import UnexpectedReplyError, Wire, command
 
 START = EntryId(0, 0)
 """The top of a stream that never had an entry."""
 
+TRANSACTION_ROWS = 512
+"""Rows that are appended together, at most."""
+
 _MAX_SEQUENCE = 2**64 - 1
-_TRANSACTION_ROWS = 512
 _TRANSACTION_BYTES = 1 << 20
-_OK, _QUEUED = b"+OK\r\n", b"+QUEUED\r\n"
-_MULTI, _EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
-_FENCED, _GONE = b"fenced", b"gone"
-
-# Keys of both: the stream, its fence, the name it is moved aside to.
-_GATE = b"""
-local found = 'fenced'
-if redis.call('GET', KEYS[2]) == ARGV[1] then
-  found = 'gone'
-  local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then found = info[i + 1] end
-  end
-  if found == ARGV[2] then return 1 end
-end
-redis.pcall('RENAME', KEYS[1], KEYS[3])
-return found
-"""
-_LEAVE = b"""
-if redis.call('EXISTS', KEYS[1]) == 0 and redis.call('EXISTS', KEYS[3]) == 1 then
-  redis.call('RENAME', KEYS[3], KEYS[1])
-end
-return redis.call('XLEN', KEYS[1])
-"""
-_OPEN = b":1\r\n"
-
-
-class FencedError(Exception):
-    """Another publisher of the same stream has taken over."""
 
 
 class State(NamedTuple):
-    """What Redis knows of a stream."""
+    """What Redis knows of a stream, read in one step: it may be written and trimmed at the same time."""
 
     exists: bool
     top: EntryId
-    """The highest id the stream ever had; trims and deletes do not lower it."""
+    """The highest id the stream ever had; trims and deletes do not lower it. `START` if there is no stream."""
     length: int
     """Entries in it now."""
+    first: EntryId | None = None
+    """Id of the first entry that is still there; None if there is none."""
+
+    @property
+    def trimmed(self) -> EntryId:
+        """Entries up to this id are gone from the stream's front. An empty stream was trimmed up to its top."""
+        return EntryId(self.first.ordinal, self.first.row - 1) if self.first else self.top
 
 
 @dataclass(frozen=True)
@@ -90,15 +53,20 @@ class Transaction:
         return self.stop - self.start
 
     @property
+    def size(self) -> int:
+        """Bytes of the requests."""
+        return self.entries.size(self.start, self.stop)
+
+    @property
     def ids(self) -> tuple[EntryId, EntryId]:
         """Ids of the first and the last row."""
         return self.entries.id(self.start), self.entries.id(self.stop - 1)
 
 
-def cut(entries: Entries, start: int, stop: int) -> Iterator[Transaction]:
-    """Cuts rows into transactions small enough for Redis to run without holding up other clients."""
+def cut(entries: Entries, start: int, stop: int, most: int = TRANSACTION_ROWS) -> Iterator[Transaction]:
+    """Cuts rows into transactions of at most `most` rows, small enough for Redis not to hold up other clients."""
     while start < stop:
-        end = min(start + _TRANSACTION_ROWS, stop)
+        end = min(start + most, stop)
         while end - start > 1 and entries.size(start, end) > _TRANSACTION_BYTES:
             end = start + (end - start) // 2
         yield Transaction(entries, start, end)
@@ -113,7 +81,7 @@ class OrderedStream:
         self.client = client
 
     def state(self) -> State:
-        """Top and length.
+        """Top, length and first entry.
 
         Raises:
             StreamError: the key is not a stream, or Redis refuses or cannot be reached.
@@ -124,17 +92,14 @@ class OrderedStream:
             if "no such key" in str(error):
                 return State(False, START, 0)
             raise self.named(translate(error)) from error
-        return State(True, EntryId.parse(info["last-generated-id"]), info["length"])
+        entry = info["first-entry"]
+        first = EntryId.parse(entry[0]) if entry else None
+        return State(True, EntryId.parse(info["last-generated-id"]), info["length"], first)
 
     def last_row(self, ordinal: int) -> int:
         """Number of the last row of a brick that is still in the stream; 0 if there is none."""
         found = self._read(EntryId(ordinal, _MAX_SEQUENCE), EntryId(ordinal, 0), 1, reverse=True)
         return EntryId.parse(found[0][0]).row if found else 0
-
-    def first(self) -> EntryId | None:
-        """Id of the first entry that is still in the stream; None if it is empty."""
-        found = self._read(START, EntryId(_MAX_SEQUENCE, _MAX_SEQUENCE), 1)
-        return EntryId.parse(found[0][0]) if found else None
 
     def entries(self, first: EntryId, last: EntryId) -> list[tuple[EntryId, dict[bytes, bytes]]]:
         """Entries from `first` to `last`, both included."""
@@ -146,6 +111,26 @@ class OrderedStream:
             return cast("list[Any]", command(self.name, str(first), str(last), count))
         except redis.RedisError as error:
             raise self.named(translate(error)) from error
+
+    def refuse_eviction(self) -> None:
+        """Makes sure that Redis does not throw whole keys away when it is full.
+
+        Raises:
+            StreamError: its eviction policy allows that, or it refuses or cannot be reached.
+        """
+        try:
+            memory: dict[str, Any] = self.client.info("memory")
+        except redis.exceptions.NoPermissionError:
+            return
+        except redis.RedisError as error:
+            raise self.named(translate(error)) from error
+        policy = str(memory.get("maxmemory_policy", ""))
+        if memory.get("maxmemory") and policy.startswith("allkeys"):
+            raise StreamError(
+                f"stream {self.name!r}: Redis has maxmemory-policy {policy}, by which it may evict the whole stream "
+                "when memory is short; expected noeviction (or a volatile-* policy, which spares keys without a time "
+                "to live): change the policy"
+            )
 
     def named(self, error: StreamError) -> StreamError:
         """The same error, with the stream's name in front."""
@@ -169,7 +154,7 @@ class Comparer:
     def holds(self, entries: Entries, start: int, stop: int) -> bool:
         """Whether the stream holds exactly these rows, byte for byte."""
         first, last = entries.id(start), entries.id(stop - 1)
-        self._wire.send([_command(b"XRANGE", self._key, str(first).encode(), str(last).encode())])
+        self._wire.send([command(b"XRANGE", self._key, str(first).encode(), str(last).encode())])
         expected = b"".join((b"*%d\r\n" % (stop - start), entries.views.rows(start, stop)))
         try:
             self._wire.expect(expected)
@@ -179,133 +164,3 @@ class Comparer:
                 raise self._stream.named(classify(str(reply))) from unexpected
             return False
         return True
-
-
-class Publisher:
-    """Appends transactions over one connection, each only if the one before it is in the stream."""
-
-    def __init__(self, stream: OrderedStream) -> None:
-        """Takes over from any other publisher of the stream, and creates the stream if there is none."""
-        self._stream = stream
-        self._wire = Wire(stream.client)
-        self._token = secrets.token_hex(8).encode()
-        fence = fence_key(stream.name)
-        self._keys = [stream.name.encode(), fence.encode(), f"{fence}:aside".encode()]
-        self._leave = _script(_LEAVE, self._keys) + _EXEC
-        try:
-            self.state = self._take_over()
-        except BaseException:
-            self.close()
-            raise
-        self._top = self.state.top
-
-    state: State
-    """The stream as it was taken over; from there on no other publisher moves its top."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Closes the connection. What was not executed is forgotten by Redis."""
-        self._wire.close()
-
-    def publish(self, transactions: "Iterator[Transaction | None]") -> Iterator[tuple[Transaction, int]]:
-        """Appends transactions in order; yields each one that is in the stream, and the stream's length after it.
-
-        While one transaction is executed the next is already on its way to Redis. A `None` from the iterator means
-        that the next transaction is not ready yet, so that the current one need not wait for it.
-
-        Raises:
-            FencedError: another publisher took over; what was not yielded may or may not be in the stream.
-            StreamUnavailableError: Redis cannot take rows now; likewise.
-            StreamError: Redis refuses the rows for good.
-        """
-        current: tuple[Transaction, EntryId] | None = None
-        for transaction in transactions:
-            following = (transaction, self._send(transaction)) if transaction else None
-            if current:
-                yield current[0], self._accepted(*current)
-            current = following
-        if current:
-            yield current[0], self._accepted(*current)
-
-    def _take_over(self) -> State:
-        stream, fence, aside = self._keys
-        # A group that comes and goes is the only way to create a stream without an entry. Every row can then be
-        # added with NOMKSTREAM.
-        self._ask(
-            _command(b"SET", fence, self._token),
-            _command(b"XGROUP", b"CREATE", stream, self._token, b"0", b"MKSTREAM"),
-            _command(b"XGROUP", b"DESTROY", stream, self._token),
-        )
-        state = self._stream.state()
-        # An empty transaction shows now, before any row, that this user may do all a transaction does. RENAME is
-        # needed in an emergency only, so it is tried on a key that is not there.
-        self._ask(self._enter(state.top) + self._leave, replies=4)
-        self._ask(_command(b"RENAME", aside, aside), harmless="no such key")
-        return state
-
-    def _ask(self, *commands: bytes, replies: int = 0, harmless: str | None = None) -> None:
-        self._wire.send(commands)
-        for reply in self._wire.replies(b"", replies or len(commands)):
-            for part in reply if isinstance(reply, list) else [reply]:
-                if isinstance(part, hiredis.ReplyError) and not (harmless and harmless in str(part)):
-                    raise self._stream.named(classify(str(part)))
-
-    def _enter(self, top: EntryId) -> bytes:
-        return _MULTI + _script(_GATE, self._keys, self._token, str(top).encode())
-
-    def _send(self, transaction: Transaction) -> EntryId:
-        """Sends a whole transaction; returns the top that it goes on from."""
-        rows = transaction.entries.requests.rows(transaction.start, transaction.stop)
-        before = self._top
-        self._wire.send([self._enter(before), rows, self._leave])
-        self._top = transaction.ids[1]
-        return before
-
-    def _accepted(self, transaction: Transaction, before: EntryId) -> int:
-        queued = _QUEUED * (transaction.rows + 2)
-        rows = transaction.entries.replies.rows(transaction.start, transaction.stop)
-        expected = b"".join((_OK, queued, b"*%d\r\n" % (transaction.rows + 2), _OPEN, rows))
-        try:
-            self._wire.expect(expected)
-        except UnexpectedReplyError as unexpected:
-            raise self._reason(self._wire.replies(unexpected.received, transaction.rows + 4), before) from unexpected
-        return int(self._wire.line()[1:])
-
-    def _reason(self, replies: list[Any], before: EntryId) -> Exception:
-        """What the replies to a refused transaction mean."""
-        *queued, executed = replies
-        for reply in [*queued, *(executed if isinstance(executed, list) else [executed])]:
-            if isinstance(reply, hiredis.ReplyError):
-                return self._stream.named(classify(str(reply)))
-        found = executed[0]
-        if found == _FENCED:
-            return FencedError()
-        if found != _GONE and EntryId.parse(found) > before:
-            return StreamUnavailableError(
-                f"stream {self._stream.name!r}: something else has written to it: its top is {found.decode()}, "
-                f"expected {before}"
-            )
-        return StreamError(
-            f"stream {self._stream.name!r} was deleted while it was being written, and was not begun again half-way; "
-            "stop other runs of this feed and publish it again from its first brick"
-        )
-
-
-def fence_key(stream: str) -> str:
-    """Key beside the stream, in the same cluster slot, that names its current publisher."""
-    start = stream.find("{")
-    tagged = start >= 0 and stream.find("}", start) > start + 1
-    return f"{stream}:writer" if tagged else f"{{{stream}}}:writer"
-
-
-def _script(text: bytes, keys: list[bytes], *arguments: bytes) -> bytes:
-    return _command(b"EVAL", text, b"%d" % len(keys), *keys, *arguments)
-
-
-def _command(*arguments: bytes) -> bytes:
-    return b"*%d\r\n%b" % (len(arguments), b"".join(map(bulk, arguments)))

@@ -7,6 +7,7 @@ from typing import Any, Self
 import hiredis
 import redis
 
+from ucs_pipeline.entries import bulk
 from ucs_pipeline.redis_link import translate
 
 _RECEIVE = 1 << 16
@@ -106,3 +107,8 @@ class Wire:
         if not data:
             raise translate(ConnectionError("the connection was closed"))
         return data
+
+
+def command(*arguments: bytes) -> bytes:
+    """A command of the Redis protocol."""
+    return b"*%d\r\n%b" % (len(arguments), b"".join(map(bulk, arguments)))

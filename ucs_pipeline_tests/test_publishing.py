@@ -16,7 +16,8 @@ import pytest
 from ucs_pipeline.entries import EntryId, encode
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.stream import FencedError, OrderedStream, Publisher, Transaction, cut, fence_key
+from ucs_pipeline.publisher import FencedError, Publisher, fence_key
+from ucs_pipeline.stream import OrderedStream, Transaction, cut
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.home import PROJECT
@@ -67,7 +68,7 @@ def test_sparse_ids_and_empty_bricks_cost_one_report_each(stream: OrderedStream)
     assert _all(stream) == expected(40, step=7_500)
     assert [report.ordinal for report in reports] == list(range(40))
     assert sum(report.rows for report in reports) == 40
-    assert reports[35] == BrickReport(35, 0, None, None, None, None, seconds=reports[35].seconds)
+    assert reports[35] == BrickReport(35, 0, None, None, None, None, 0, seconds=reports[35].seconds)
 
 
 def test_rows_with_one_key_have_a_total_order(stream: OrderedStream) -> None:

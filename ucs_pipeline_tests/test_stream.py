@@ -11,8 +11,9 @@ from redis.crc import key_slot
 
 from ucs_pipeline.entries import Entries, EntryId, encode
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.publisher import FencedError, Publisher, fence_key
 from ucs_pipeline.redis_link import connect_redis
-from ucs_pipeline.stream import START, FencedError, OrderedStream, Publisher, Transaction, cut, fence_key
+from ucs_pipeline.stream import START, OrderedStream, Transaction, cut
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.wire import Wire
 from ucs_pipeline_tests.redis_server import RedisServer
@@ -47,9 +48,9 @@ def _ids(stream: OrderedStream) -> list[EntryId]:
 
 
 def test_a_publisher_makes_the_stream_and_leaves_no_group_behind(stream: OrderedStream) -> None:
-    assert stream.state() == (False, START, 0)
+    assert stream.state() == (False, START, 0, None)
     with Publisher(stream) as publisher:
-        assert publisher.state == (True, START, 0)
+        assert publisher.state == (True, START, 0, None)
     assert stream.client.xinfo_groups("feed") == []
 
 
@@ -59,7 +60,7 @@ def test_each_transaction_comes_back_with_the_length_after_it(stream: OrderedStr
     assert lengths == [512, 1_024, 1_100]
     assert stream.entries(*ALL) == expected(1_100)
     assert stream.last_row(0) == 1_100
-    assert stream.first() == EntryId(0, 1)
+    assert stream.state().first == EntryId(0, 1)
 
 
 def test_a_next_transaction_that_is_not_ready_does_not_hold_up_the_current_one(
@@ -104,7 +105,7 @@ def test_a_stream_that_a_worker_makes_again_while_it_is_written_stays_empty(
         stream.client.xgroup_create("feed", "workers", mkstream=True)
         with pytest.raises(StreamError, match=r"was deleted while it was being written.*from its first brick"):
             list(going)
-    assert stream.state() == (True, START, 0)
+    assert stream.state() == (True, START, 0, None)
     with Publisher(stream) as publisher:
         list(publisher.publish(cut(entries, 0, 300)))
     client: Any = stream.client
@@ -134,7 +135,7 @@ def test_a_transaction_sent_behind_a_refused_one_is_refused_too(stream: OrderedS
     finally:
         client.config_set("maxmemory", 0)
     with Publisher(stream) as publisher:
-        assert publisher.state == (True, EntryId(0, 512), 512)
+        assert publisher.state == (True, EntryId(0, 512), 512, EntryId(0, 1))
     assert stream.entries(*ALL) == expected(512)
 
 
@@ -304,6 +305,22 @@ def test_a_user_with_exactly_the_documented_rights_can_publish_and_resume(guarde
     for published in (ROWS, 0):
         [report] = transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {})
         assert (report.rows, report.published) == (ROWS, published)
+
+
+def test_the_rights_that_settings_need_are_the_documented_ones(guarded: RedisServer, table: Table) -> None:
+    more = ["memory|usage", "xtrim", "xpending", "xinfo|groups", "wait"]
+    stream = _as_user(guarded, [*PUBLISH, *SCRIPTS, *COMPARE, *more])
+    with guarded.client() as client:
+        client.xgroup_create("feed", "workers", id="$", mkstream=True)
+        client.xgroup_setid("feed", "workers", f"{2**63}-0")
+    for full in ("trim", "trim_acknowledged"):
+        feed = table.feed(ROWS - 1, stream={"max_len": 1_000, "max_bytes": 10_000_000, "when_full": full})
+        [report] = transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {})
+        assert report.rows == ROWS
+        stream.client.connection_pool.disconnect()
+        with guarded.client() as client:
+            client.xtrim("feed", maxlen=0)
+            client.execute_command("XSETID", "feed", "0-0")
 
 
 def test_a_right_that_is_missing_is_said_before_any_row_moves(guarded: RedisServer, entries: Entries) -> None:

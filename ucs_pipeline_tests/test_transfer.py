@@ -13,7 +13,8 @@ import pytest
 from ucs_pipeline.entries import EntryId, encode
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.stream import OrderedStream, Publisher, cut
+from ucs_pipeline.publisher import Publisher
+from ucs_pipeline.stream import OrderedStream, cut
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import Table, expected, numbers, source_of

@@ -1,0 +1,170 @@
+"""Back-pressure: how many more entries a stream may take, and what to do when it is full."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import redis
+
+from ucs_pipeline.entries import EntryId
+from ucs_pipeline.errors import StreamFullError
+from ucs_pipeline.feed import Stream
+from ucs_pipeline.redis_link import translate
+from ucs_pipeline.stream import OrderedStream, Transaction
+
+_FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.01, 1.0
+_LOG_EVERY_SECONDS = 60
+_TRIM_STEP = 100_000
+_MAX_SEQUENCE = 2**64 - 1
+_WAYS_OUT = {
+    "wait": "trim what the consumers are done with, raise the cap, or choose another `when_full`",
+    "trim_acknowledged": "let the consumer groups acknowledge more (XACK), remove groups that nobody reads with, or "
+    "raise the cap",
+    "trim": "raise the cap",
+}
+
+
+class Room:
+    """Counts a stream's entries against its caps. What a full stream loses, if anything, is what `when_full` says."""
+
+    def __init__(
+        self,
+        stream: OrderedStream,
+        settings: Stream,
+        length: int,
+        pause: Callable[[float], None],
+        log: Callable[[str], None],
+    ) -> None:
+        """`length`: entries in the stream now. `pause` waits so many seconds, or raises when the publisher ends."""
+        self._stream = stream
+        self._settings = settings
+        self._length = length
+        self._bytes = 0 if settings.max_bytes is None else self._measure()
+        self._under_way = 0
+        self._pause = pause
+        self._log = log
+        self._log_after = 0.0
+
+    def fitting(self, transaction: Transaction) -> Transaction | None:
+        """The leading rows that fit beside those in the stream and those under way; None if none does.
+
+        As far as is known here: consumers may have made room since.
+        """
+        here = self._length + self._under_way
+        stop = min(transaction.stop, transaction.start + self._settings.max_len - here)
+        if self._settings.max_bytes is not None and here:
+            # On the wire a row takes more bytes than in the stream, where fields that repeat are stored once. A row
+            # larger than the cap fits into an empty stream, or it never would.
+            left = self._settings.max_bytes - self._bytes
+            while stop > transaction.start and transaction.entries.size(transaction.start, stop) > left:
+                stop = transaction.start + (stop - transaction.start) // 2
+        return replace(transaction, stop=stop) if stop > transaction.start else None
+
+    def sent(self, transaction: Transaction) -> None:
+        """Rows are under way."""
+        self._under_way += transaction.rows
+        self._bytes += transaction.size
+
+    def added(self, transaction: Transaction, length: int) -> None:
+        """Rows arrived; the stream has this length now."""
+        self._under_way -= transaction.rows
+        self._length = length
+
+    def wait_for(self, transaction: Transaction) -> Transaction:
+        """Waits until some of these rows fit, and returns those; nothing may be under way.
+
+        Raises:
+            StreamFullError: nobody made room for `timeout_s` seconds.
+            StreamUnavailableError: Redis cannot be asked.
+        """
+        self._look()
+        seconds, since, shortest = _FIRST_POLL_SECONDS, time.monotonic(), self._length
+        while True:
+            if fitting := self.fitting(transaction):
+                return fitting
+            if self._trim(transaction):
+                self._look()
+                continue
+            now = time.monotonic()
+            if self._length < shortest:
+                since, shortest = now, self._length
+            if now - since > self._settings.timeout_s:
+                raise StreamFullError(
+                    f"{self._full()}, and nobody made room for {self._settings.timeout_s:g} s: "
+                    f"{_WAYS_OUT[self._settings.when_full]}"
+                )
+            if now > self._log_after:
+                left = since + self._settings.timeout_s - now
+                self._log(f"{self._full()}; waiting for room, for another {left:.0f} s")
+                self._log_after = now + _LOG_EVERY_SECONDS
+            self._pause(seconds)
+            seconds = min(seconds * 2, _LONGEST_POLL_SECONDS)
+            self._look()
+
+    def _look(self) -> None:
+        self._length = self._stream.state().length
+        if self._settings.max_bytes is not None:
+            self._bytes = self._measure()
+
+    def _measure(self) -> int:
+        try:
+            return self._stream.client.memory_usage(self._stream.name) or 0
+        except redis.RedisError as error:
+            raise self._stream.named(translate(error)) from error
+
+    def _trim(self, transaction: Transaction) -> int:
+        """Removes what `when_full` allows; returns how many entries that were."""
+        try:
+            if self._settings.when_full == "trim":
+                return self._stream.client.xtrim(self._stream.name, maxlen=self._newest(transaction), approximate=False)
+            if self._settings.when_full == "trim_acknowledged":
+                return trim_acknowledged(self._stream)
+        except redis.RedisError as error:
+            raise self._stream.named(translate(error)) from error
+        return 0
+
+    def _newest(self, transaction: Transaction) -> int:
+        """How many of the newest entries may stay beside these rows."""
+        keep = self._settings.max_len - transaction.rows
+        most = self._settings.max_bytes
+        if most is not None and self._bytes + transaction.size > most:
+            keep = min(keep, self._length * max(0, most - transaction.size) // self._bytes)
+        return max(0, keep)
+
+    def _full(self) -> str:
+        caps, amount = f"max_len {self._settings.max_len:,}", f"{self._length:,} entries"
+        if self._settings.max_bytes is not None:
+            caps += f", max_bytes {self._settings.max_bytes:,}"
+            amount += f" in {self._bytes:,} bytes"
+        return f"stream {self._stream.name!r} is full: it holds {amount} ({caps})"
+
+
+def trim_acknowledged(stream: OrderedStream) -> int:
+    """Removes the entries that every consumer group has acknowledged, or never asked for; returns how many.
+
+    Raises:
+        redis.RedisError: Redis refuses or cannot be reached.
+    """
+    keep = _first_unacknowledged(stream)
+    if keep is None:
+        return 0
+    # In steps, so that other clients get their turn; Redis limits only trims of whole nodes, so the rest comes last.
+    removed = 0
+    while step := stream.client.xtrim(stream.name, minid=str(keep), approximate=True, limit=_TRIM_STEP):
+        removed += step
+    return removed + stream.client.xtrim(stream.name, minid=str(keep), approximate=False)
+
+
+def _first_unacknowledged(stream: OrderedStream) -> EntryId | None:
+    """The lowest id that some consumer group still needs; None if there is no group, and so nobody to ask.
+
+    Worked out from the groups' own lists: Redis' `lag` is wrong or missing after trims and deletes.
+    """
+    needed: list[EntryId] = []
+    for group in stream.client.xinfo_groups(stream.name):
+        lowest = stream.client.xpending(stream.name, group["name"])["min"]
+        delivered = EntryId.parse(group["last-delivered-id"])
+        # With nothing pending, the group needs the entry after the last one that was delivered to it.
+        after = EntryId(delivered.ordinal, min(delivered.row + 1, _MAX_SEQUENCE))
+        needed.append(EntryId.parse(lowest) if lowest else after)
+    return min(needed, default=None)
