@@ -9,10 +9,13 @@ from ucs_pipeline.bricks import name_of_ordinal, ordinal_of_name
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.record import metadata, recorded
+from ucs_pipeline.record import DATA_VERSION_TAG, data_version, metadata, recorded
 
 FEED_METADATA = "ucs/feed"
 """Asset metadata that holds the feed's settings, for people in the UI and for the command line."""
+
+OPEN_BRICK_TAG = "ucs/open_brick"
+"""Run tag that names a brick whose rows are published, and which is not done: the table may still add to it."""
 
 CODE_VERSION = "1"
 """Version of what a row looks like in the stream; raised when the encoding changes."""
@@ -49,11 +52,11 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
     )
     def bricks(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization]:
         wanted = _wanted(context, feed)
-        seen = _finished_before_retry(context)
+        seen = {*_finished_before_retry(context), context.run.tags.get(OPEN_BRICK_TAG)}
         try:
             for report in _move(context, feed, wanted):
                 if report.name not in seen:
-                    yield _event(context.asset_key, table_key(feed), report)
+                    yield brick_event(feed, report)
         except UcsError as error:
             # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
             context.log.error(str(error))
@@ -104,17 +107,18 @@ def _finished_before_retry(context: dg.AssetExecutionContext) -> set[str | None]
     return {record.partition_key for record in records}
 
 
-def _event(key: dg.AssetKey, table: dg.AssetKey, report: BrickReport) -> dg.AssetMaterialization:
-    upstream = table.to_user_string()
+def brick_event(feed: BrickFeed, report: BrickReport) -> dg.AssetMaterialization:
+    """The event that records a brick as done."""
+    upstream = table_key(feed).to_user_string()
     return dg.AssetMaterialization(
-        key,
+        dg.AssetKey(feed.name),
         partition=report.name,
         metadata=metadata(report),
         # Dagster adds these to outputs only; a hand-made event has to bring them. Without what it read (a table nobody
         # materialises here, so neither has an event) the brick would show as out of sync.
         tags={
             "dagster/code_version": CODE_VERSION,
-            "dagster/data_version": f"{report.rows}-{report.last_entry}",
+            DATA_VERSION_TAG: data_version(report),
             f"dagster/input_data_version/{upstream}": "INITIAL",
             f"dagster/input_event_pointer/{upstream}": "NULL",
         },

@@ -5,20 +5,23 @@ from collections import Counter
 import dagster as dg
 
 from ucs_pipeline.assets import FEED_METADATA, brick_asset, table_key
+from ucs_pipeline.checks import check_defs, checks_name
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.triggers import trigger_defs
 
 
 def build_feed(feed: BrickFeed) -> dg.Definitions:
     """Definitions of one feed, without what feeds share; `assemble` adds that."""
-    return dg.Definitions(assets=[brick_asset(feed)])
+    asset = brick_asset(feed)
+    return dg.Definitions.merge(dg.Definitions(assets=[asset]), check_defs(feed), trigger_defs(feed, asset))
 
 
 def build_defs(*feeds: BrickFeed) -> dg.Definitions:
     """Definitions of one or more feeds, ready for a code location.
 
     Raises:
-        FeedError: two feeds have one name, or write to one stream.
+        FeedError: two feeds have one name, or write to one stream, or one has the name of the other's job.
     """
     return assemble(dg.Definitions.merge(*map(build_feed, _distinct(list(feeds)))))
 
@@ -27,7 +30,7 @@ def assemble(defs: dg.Definitions) -> dg.Definitions:
     """Adds what feeds share: their tables as external assets, and the executor.
 
     Raises:
-        FeedError: two feeds write to one stream.
+        FeedError: two feeds write to one stream, or one has the name of the other's job.
     """
     feeds = _distinct(feeds_of(defs))
     tables = {
@@ -59,5 +62,12 @@ def _distinct(feeds: list[BrickFeed]) -> list[BrickFeed]:
             raise FeedError(
                 f"{times} feeds are {what} {name!r} ({culprits}): an ordered feed needs a name and a stream of its "
                 "own; rename one"
+            )
+    taken = {feed.name for feed in feeds}
+    for feed in feeds:
+        if checks_name(feed) in taken:
+            raise FeedError(
+                f"feed {checks_name(feed)!r} has the name of the job that runs the checks of feed {feed.name!r}: "
+                "rename one"
             )
     return feeds

@@ -74,6 +74,7 @@ class Entries:
         self._payload = batch.column("payload")
         self._arguments = batch.column("arguments")
         self._keys = batch.column("key")
+        self._hashes: npt.NDArray[np.uint64] = batch.column("hash").to_numpy()
         self.segments = _segments(ordinals, first_row)
         lengths = [segment.stop - segment.start for segment in self.segments]
         firsts = np.array([segment.first.row - segment.start for segment in self.segments], dtype=np.int64)
@@ -89,6 +90,18 @@ class Entries:
     def key(self, index: int) -> int:
         """Key of a row."""
         return int(self._keys[index].as_py())
+
+    def content_hash(self, start: int, stop: int) -> int:
+        """Sum modulo 2^64 of the content hashes of the rows from `start` up to `stop`."""
+        return int(self._hashes[start:stop].sum(dtype=np.uint64))
+
+    def up_to(self, last: EntryId) -> int:
+        """Index after the last row whose id is not above `last`."""
+        for segment in self.segments:
+            if segment.last > last:
+                below = last.row - segment.first.row + 1 if segment.first.ordinal == last.ordinal else 0
+                return segment.start + max(0, below)
+        return self.count
 
     def size(self, start: int, stop: int) -> int:
         """Bytes of the requests of the rows from `start` up to `stop`."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 import dagster as dg
+from dagster._utils.schedules import is_valid_cron_string
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, create_model, model_validator
 
 from ucs_pipeline.bricks import BRICK, get_brick_name, ordinal_of_name
@@ -78,10 +79,30 @@ class Stream(_Described):
         description="strict: every entry id is <brick>-<row>, so the stream is always a prefix of the table in brick "
         "order.",
     )
+    max_len: int = Field(
+        default=10_000_000,
+        ge=1,
+        description="Entries the stream may hold. A full stream is handled as `when_full` says.",
+    )
+    max_bytes: int | None = Field(
+        default=None, ge=1, description="Bytes of Redis memory the stream may take, beside `max_len`."
+    )
+    when_full: Literal["wait", "trim_acknowledged", "trim"] = Field(
+        default="wait",
+        description="wait: until consumers have trimmed. trim_acknowledged: remove what every consumer group has "
+        "acknowledged, then wait. trim: drop the oldest entries, read or not.",
+    )
     timeout_s: float = Field(
         default=180.0,
         gt=0,
-        description="Seconds without progress after which a publisher that waits for Redis or ClickHouse gives up.",
+        description="Seconds without progress after which a publisher that waits for Redis, for room or for ClickHouse "
+        "gives up.",
+    )
+    max_rows_per_second: float | None = Field(
+        default=None, gt=0, description="Most rows to publish per second, spread evenly; for replays and back-tests."
+    )
+    min_replicas: int = Field(
+        default=0, ge=0, description="Replicas that must have a brick's entries before it counts as done."
     )
 
 
@@ -127,6 +148,27 @@ class BrickFeed(dg.Component, _Described):
     max_bricks_per_run: int = Field(
         default=1000, ge=1, description="A backfill is cut into runs of at most this many bricks, in brick order."
     )
+    tail: Literal["hold", "follow"] = Field(
+        default="hold",
+        description="What a sensor or schedule does with the brick that the table still fills. hold: nothing until a "
+        "later id seals it. follow: publish its rows as they come; it is done once it is sealed.",
+    )
+    sensor: bool = Field(
+        default=True,
+        description="Whether the feed has a sensor that publishes bricks as they are sealed; it is switched on in the "
+        "UI.",
+    )
+    sensor_interval_s: int = Field(default=30, ge=1, description="Seconds between two looks of the sensor, at least.")
+    schedule: str | None = Field(
+        default=None,
+        description="Cron schedule (UTC) that publishes the next bricks at each tick, such as '*/5 * * * *'; it is "
+        "switched on in the UI.",
+    )
+    schedule_bricks: int = Field(default=1, ge=1, description="Bricks that the schedule publishes at each tick.")
+    check_schedule: str | None = Field(
+        default=None,
+        description="Cron schedule (UTC) for the feed's checks, such as '30 5 * * *'; it is switched on in the UI.",
+    )
     group: str | None = Field(default=None, description="Asset group in the UI.")
     owners: list[str] = Field(default=[], description="Owners in the UI: e-mail addresses, or team:name.")
     description: str | None = Field(default=None, description="What the feed is for, shown on the asset page.")
@@ -170,6 +212,12 @@ class BrickFeed(dg.Component, _Described):
         twice = sorted(set(self.columns or ()) & set(self.constants))
         if twice:
             raise ValueError(f"field {twice[0]!r} is both in columns and in constants: name it once")
+        for setting, cron in (("schedule", self.schedule), ("check_schedule", self.check_schedule)):
+            if cron is not None and not is_valid_cron_string(cron):
+                raise ValueError(
+                    f"{setting} {cron!r} is not a cron schedule: give minute, hour, day of the month, month and day of "
+                    "the week, such as '30 5 * * *'"
+                )
         for setting in self.settings:
             if not _SETTING.fullmatch(setting):
                 raise ValueError(f"settings: {setting!r} is not the name of a ClickHouse setting")

@@ -21,6 +21,8 @@ class BrickReport:
     last_key: int | None
     first_entry: EntryId | None
     last_entry: EntryId | None
+    content_hash: int | None = None
+    """Sum modulo 2^64 of the xxHash64 of every row's payload; None in a record made before there was one."""
     published: int = 0
     """Rows added by this run; the others were in the stream before it."""
     bytes: int = 0
@@ -30,6 +32,8 @@ class BrickReport:
     length_before: int | None = None
     """Entries in the stream before the brick's first row was added; None if none was added."""
     length_after: int | None = None
+    adopted: bool = False
+    """Whether another program published it before the feed's stream began, so that the stream never had its rows."""
 
     @property
     def name(self) -> str:
@@ -62,6 +66,19 @@ def known(wanted: range, state: State, records: Mapping[int, BrickReport]) -> li
             break
         done.append(record)
     return done
+
+
+def loss(feed: BrickFeed, wanted: range, state: State, records: Mapping[int, BrickReport]) -> str | None:
+    """What to say when Redis has less than is recorded for a request; None if it has not."""
+    above = [ordinal for ordinal, record in records.items() if (record.last_entry or START) > state.top]
+    lost = [ordinal for ordinal in above if ordinal in wanted]
+    if not lost:
+        return None
+    first, last = name_of_ordinal(min(lost)), name_of_ordinal(max(lost))
+    return (
+        f"feed {feed.name!r}: stream {feed.stream_name!r} ends at {state.top}, but bricks {first} to {last} are "
+        "recorded as done: Redis lost entries, or the stream was deleted; publishing what is missing again"
+    )
 
 
 def plan(feed: BrickFeed, wanted: range, state: State, top_record: BrickReport | None) -> Plan:

@@ -1,5 +1,6 @@
 """Dagster's run storage as the record of progress: bricks that are done, and what was written down about them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,13 +10,22 @@ from ucs_pipeline.bricks import name_of_ordinal, ordinal_of_name
 from ucs_pipeline.entries import EntryId
 from ucs_pipeline.plan import BrickReport
 
+DATA_VERSION_TAG = "dagster/data_version"
+"""Tag of an event that holds the version of a brick's content. Dagster keeps an index of it."""
+
+ADOPTED = "adopted"
+"""Note on a brick that was recorded without being published."""
+
 _PAGE = 1000
+_VERSION = re.compile(r"(\d+)-([0-9a-f]{16})", re.ASCII)
 _EXACT_IN_A_BROWSER = 2**53
 
 
 def metadata(report: BrickReport) -> dict[str, Any]:
     """What is written down about a finished brick. Keys are stable: the UI plots the numeric ones."""
     written: dict[str, Any] = {"rows": report.rows, "published": report.published}
+    if report.content_hash is not None:
+        written["content_hash"] = hash_text(report.content_hash)
     if report.first_entry and report.last_entry and report.first_key is not None and report.last_key is not None:
         written |= {
             "first_id": _number(report.first_key),
@@ -23,7 +33,11 @@ def metadata(report: BrickReport) -> dict[str, Any]:
             "first_entry_id": str(report.first_entry),
             "last_entry_id": str(report.last_entry),
         }
-    if report.published:
+    if report.adopted:
+        written["note"] = ADOPTED
+        if report.last_entry:
+            written["last_entry_id"] = str(report.last_entry)
+    elif report.published:
         written |= {
             "bytes": report.bytes,
             "seconds": round(report.seconds, 6),
@@ -41,10 +55,11 @@ def metadata(report: BrickReport) -> dict[str, Any]:
 def recorded(instance: dg.DagsterInstance, feed: str, ordinals: Sequence[int]) -> Mapping[int, BrickReport]:
     """What is recorded about those of the bricks that are marked as done, by ordinal."""
     key = dg.AssetKey(feed)
-    names = [name_of_ordinal(ordinal) for ordinal in ordinals]
-    ids = list(
-        instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, set(names)).values()
-    )
+    names = {name_of_ordinal(ordinal) for ordinal in ordinals}
+    # A database takes a limited number of names in one query.
+    asked = names if len(names) <= _PAGE else None
+    latest = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, asked)
+    ids = [storage_id for name, storage_id in latest.items() if name in names]
     reports: dict[int, BrickReport] = {}
     for start in range(0, len(ids), _PAGE):
         page = ids[start : start + _PAGE]
@@ -57,12 +72,43 @@ def recorded(instance: dg.DagsterInstance, feed: str, ordinals: Sequence[int]) -
     return reports
 
 
+def contents(instance: dg.DagsterInstance, feed: str, ordinals: Sequence[int]) -> Mapping[int, BrickReport]:
+    """As `recorded`, for a whole feed: reads the data versions only, and leaves the first and last key out."""
+    key, kind = dg.AssetKey(feed), dg.DagsterEventType.ASSET_MATERIALIZATION
+    done = instance.get_latest_storage_id_by_partition(key, kind)
+    versions = instance.event_log_storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION_TAG])
+    reports: dict[int, BrickReport] = {}
+    others: list[int] = []
+    for ordinal in ordinals:
+        name = name_of_ordinal(ordinal)
+        if name in done:
+            match = _VERSION.fullmatch(versions.get(name, {}).get(DATA_VERSION_TAG, ""))
+            if match:
+                reports[ordinal] = _content(ordinal, int(match[1]), int(match[2], 16))
+            else:
+                others.append(ordinal)
+    return {**reports, **recorded(instance, feed, others)} if others else reports
+
+
+def rows_by_brick(instance: dg.DagsterInstance, feed: str) -> Mapping[str, int]:
+    """Rows recorded for every finished brick of a feed, by name; reads nothing but the data versions."""
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    found = instance.event_log_storage.get_latest_tags_by_partition(dg.AssetKey(feed), kind, [DATA_VERSION_TAG])
+    return {name: int(tags[DATA_VERSION_TAG].partition("-")[0]) for name, tags in found.items()}
+
+
+def _content(ordinal: int, rows: int, content_hash: int) -> BrickReport:
+    first, last = (EntryId(ordinal, 1), EntryId(ordinal, rows)) if rows else (None, None)
+    return BrickReport(ordinal, rows, None, None, first, last, content_hash)
+
+
 def _report(ordinal: int, event: dg.AssetMaterialization) -> BrickReport:
     def value(key: str) -> Any:
         found = event.metadata.get(key)
         return None if found is None else found.value
 
     first, last, first_id, last_id = map(value, ("first_entry_id", "last_entry_id", "first_id", "last_id"))
+    content = value("content_hash")
     return BrickReport(
         ordinal,
         value("rows") or 0,
@@ -70,7 +116,20 @@ def _report(ordinal: int, event: dg.AssetMaterialization) -> BrickReport:
         None if last_id is None else int(last_id),
         EntryId.parse(first) if first else None,
         EntryId.parse(last) if last else None,
+        None if content is None else int(content, 16),
+        adopted=value("note") == ADOPTED,
     )
+
+
+def data_version(report: BrickReport) -> str:
+    """Dagster's version of a brick's content: the same rows with the same values have the same one."""
+    content = report.last_entry if report.content_hash is None else hash_text(report.content_hash)
+    return f"{report.rows}-{content}"
+
+
+def hash_text(content_hash: int) -> str:
+    """A content hash as it is written down: 16 hex digits."""
+    return f"{content_hash:016x}"
 
 
 def _number(key: int) -> int | str:

@@ -1,10 +1,15 @@
 """What the command line prints."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.findings import Finding
 from ucs_pipeline.verify import Verdict
+
+_SHOWN = 10
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -22,13 +27,31 @@ def print_verdict(feed: BrickFeed, verdict: Verdict, *more: tuple[str, str]) -> 
         ("equal in the stream", f"{verdict.equal:,}"),
         ("different", f"{verdict.different:,}"),
         ("missing", f"{verdict.missing:,}"),
+        ("not published yet", f"{verdict.unpublished:,}"),
         ("trimmed since", f"{verdict.trimmed:,}"),
-        ("entries of something else", f"{verdict.extra:,}"),
+        ("entries of something else", "unknown: the stream moved" if verdict.extra is None else f"{verdict.extra:,}"),
     ]
     for name, value in figures:
         table.add_row(name, value)
     verdict_text = "[green]table and stream agree[/]" if verdict.agrees else "[red]table and stream DO NOT agree[/]"
     table.add_row("verdict", verdict_text)
     console.print(table)
-    for example in verdict.examples:
-        console.print(f"  {example}", markup=False)
+    for difference in verdict.differences[:_SHOWN]:
+        console.print(f"  {difference}", markup=False)
+
+
+def print_findings(found: Sequence[Finding]) -> None:
+    """Prints what each check says, and the first few of what should not be so."""
+    for finding in found:
+        console.print(
+            f"[green]pass[/] {finding.check.name}" if finding.passed else f"[red]FAIL[/] {finding.check.name}"
+        )
+        console.print(f"  {finding.sentence}", markup=False)
+        for offender in finding.offenders[:_SHOWN]:
+            parts = zip(finding.columns, offender, strict=True)
+            console.print("    " + ", ".join(f"{column}: {part}" for column, part in parts), markup=False)
+        more = len(finding.offenders[_SHOWN:]) + finding.more
+        if more:
+            console.print(f"    and {more:,} more")
+        if finding.warning:
+            console.print(f"  {finding.warning}", markup=False)

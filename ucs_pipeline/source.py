@@ -1,8 +1,9 @@
 """One feed's table as ordered Arrow batches, wherever the table is."""
 
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+import re
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +13,7 @@ from ucs_pipeline.bricks import name_of_ordinal
 from ucs_pipeline.engine import URL_VARIABLE as URL_VARIABLE
 from ucs_pipeline.engine import EmbeddedEngine as EmbeddedEngine
 from ucs_pipeline.engine import Engine, HttpEngine
-from ucs_pipeline.errors import SourceError
+from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.payload import TEXT_SETTINGS, Column
 
@@ -21,10 +22,35 @@ _SCAN_SETTINGS: Mapping[str, str | int] = {
     # Small blocks keep memory flat and let reading, encoding and sending overlap.
     "max_block_size": 16384,
 }
+_CENSUS_SETTINGS: Mapping[str, str | int] = {
+    # Of a row in no brick nothing but its key is looked at: an expression that fails on it is not the feed's concern.
+    "short_circuit_function_evaluation": "force_enable",
+}
+_MOST_PORTIONS = 20
 _ARROW_SETTINGS: Mapping[str, str | int] = {
     # Strings are bytes: ClickHouse does not promise UTF-8 in them.
     "output_format_arrow_string_as_string": 0,
 }
+_REPLACING = re.compile(
+    r"(Replicated|Shared)?(Replacing|(Versioned)?Collapsing|Summing|Aggregating|Coalescing|Graphite)MergeTree"
+)
+
+
+class Content(NamedTuple):
+    """What a brick holds in the table."""
+
+    rows: int
+    hash: int
+    """Sum modulo 2^64 of the xxHash64 of every row's payload; 0 without rows."""
+
+
+class Census(NamedTuple):
+    """What the whole table holds."""
+
+    bricks: Mapping[int, Content]
+    """By ordinal; bricks without rows are left out."""
+    unassigned: Mapping[str, int]
+    """Rows that are in no brick of the feed, by `ucs_pipeline.sql.OUTSIDE`."""
 
 
 class Source:
@@ -35,22 +61,37 @@ class Source:
         self._engine = engine
         self._shape: sql.Shape | None = None
 
-    def scan(self, first: int, last: int) -> Iterator[pa.RecordBatch]:
+    def scan(self, first: int, last: int) -> Generator[pa.RecordBatch, None, None]:
         """Rows of the bricks with ordinals `first` to `last`, in order; columns as in `ucs_pipeline.sql.scan`.
 
         Raises:
             SourceError: the query is refused or fails half-way, or a row cannot become an entry.
         """
+        chosen = {**_SCAN_SETTINGS, **self._engine.scan_settings, **self.feed.settings}
+        settings = sql.settings_clause({**chosen, **_ARROW_SETTINGS, **sql.COMPLETE_SETTINGS})
         shape = self.shape()
-        if keys := _keys(shape, first, last):
-            chosen = {**_SCAN_SETTINGS, **self._engine.scan_settings, **self.feed.settings}
-            settings = {**chosen, **_ARROW_SETTINGS, **sql.COMPLETE_SETTINGS}
-            try:
-                for batch in self._engine.batches(sql.scan(shape) + sql.settings_clause(settings), keys):
-                    self._check(batch, first, last)
-                    yield batch
-            except SourceError as error:
-                raise self._named(error) from error
+        for low, high in self._portions(first, last):
+            if keys := _keys(shape, low, high):
+                try:
+                    for batch in self._engine.batches(sql.scan(shape) + settings, keys):
+                        self._check(batch, low, high)
+                        yield batch
+                except SourceError as error:
+                    raise self._named(error) from error
+
+    def _portions(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Ranges of bricks, in order, each with about as many rows as the engine sorts in memory, or of one brick."""
+        start, total = first, 0
+        if self._engine.sorted_rows is not None and last > first:
+            counts = self.count(first, last)
+            # Where rows are in no order at all, each portion reads the whole table.
+            most = max(self._engine.sorted_rows, sum(counts.values()) // _MOST_PORTIONS)
+            for ordinal, rows in counts.items():
+                if total and total + rows > most:
+                    yield start, ordinal - 1
+                    start, total = ordinal, 0
+                total += rows
+        yield start, last
 
     def count(self, first: int, last: int) -> dict[int, int]:
         """Rows per brick of the bricks with ordinals `first` to `last`; bricks without rows are left out.
@@ -62,6 +103,64 @@ class Source:
         keys = _keys(shape, first, last)
         rows = self._rows(sql.count(shape), keys, sql.COMPLETE_SETTINGS) if keys else []
         return {row["ordinal"]: row["rows"] for row in rows}
+
+    def newest_key(self, first: int) -> int | None:
+        """The largest key of the table from the brick with ordinal `first` on; None if there is none.
+
+        Raises:
+            SourceError: the query is refused.
+        """
+        shape = self.shape()
+        keys = _keys(shape, first, first)
+        rows = self._rows(sql.newest_key(shape), {"first": keys["first"]}, sql.COMPLETE_SETTINGS) if keys else []
+        return int(rows[0]["key"]) if rows else None
+
+    def census(self) -> Census:
+        """Rows and content of every brick of the feed, and the rows outside, by one aggregate query.
+
+        Raises:
+            SourceError: the query is refused.
+        """
+        ordinals = self.feed.ordinals
+        query = sql.census(self.shape(), ordinals[0], ordinals[-1])
+        settings = {**TEXT_SETTINGS, **_CENSUS_SETTINGS, **self.feed.settings, **sql.COMPLETE_SETTINGS}
+        bricks, unassigned = {}, dict.fromkeys(sql.OUTSIDE, 0)
+        for row in self._run(query + sql.settings_clause(settings), {}):
+            if row["place"]:
+                unassigned[sql.OUTSIDE[row["place"] - 1]] = row["rows"]
+            else:
+                bricks[row["ordinal"]] = Content(row["rows"], row["hash"])
+        return Census(bricks, unassigned)
+
+    def engine(self) -> str | None:
+        """The table's engine, such as `MergeTree`; None if it is no plain table, or the user may not look.
+
+        Raises:
+            SourceUnavailableError: ClickHouse cannot answer now.
+        """
+        query = sql.engine(self.feed.table)
+        try:
+            found = self._run(query, {}) if query else []
+        except SourceUnavailableError:
+            raise
+        except SourceError:
+            return None
+        return str(found[0]["engine"]) if found else None
+
+    def warning(self) -> str | None:
+        """What the feed's user should know about the table's engine, in one sentence; None if nothing.
+
+        Raises:
+            SourceUnavailableError: ClickHouse cannot answer now.
+        """
+        engine = None if self.feed.final else self.engine()
+        if engine is None or not _REPLACING.fullmatch(engine):
+            return None
+        return (
+            f"feed {self.feed.name!r}: table {self.feed.table!r} is a {engine} read without FINAL: its rows may be "
+            "merged or replaced after they were published; set `final: true`, or publish bricks only when they no "
+            "longer change"
+        )
 
     def shape(self) -> sql.Shape:
         """What the feed selects, with the types the table has now.
@@ -116,8 +215,11 @@ class Source:
             )
 
     def _rows(self, query: str, parameters: Mapping[str, int], fixed: Mapping[str, str | int]) -> list[dict[str, Any]]:
+        return self._run(query + sql.settings_clause({**self.feed.settings, **fixed}), parameters)
+
+    def _run(self, query: str, parameters: Mapping[str, int]) -> list[dict[str, Any]]:
         try:
-            return self._engine.rows(query + sql.settings_clause({**self.feed.settings, **fixed}), parameters)
+            return self._engine.rows(query, parameters)
         except SourceError as error:
             raise self._named(error) from error
 

@@ -19,8 +19,13 @@ COMPLETE_SETTINGS: Mapping[str, str | int] = {
 """ClickHouse settings that keep every row in a result. A feed cannot change them."""
 
 _INTEGER = re.compile(r"(U?)Int(8|16|32|64|128|256)")
+_HASH = "xxHash64(payload) AS hash"
 _IN_ARROW = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
 _QUOTED_TABLE = re.compile(r"`(?:[^`\\]|\\.|``)+`(?:\.`(?:[^`\\]|\\.|``)+`)?", re.DOTALL)
+
+
+OUTSIDE = ("null", "negative", "before", "beyond")
+"""Where a row may be that is in no brick of a feed's list: its key is NULL, negative, before the list or beyond it."""
 
 
 class Shape(NamedTuple):
@@ -87,21 +92,22 @@ def scan(shape: Shape) -> str:
     """The ordered scan over the keys `{first}` to `{last}`, both included, both bound as parameters.
 
     Columns: `key` (an integer of up to 64 bits, wider ones as text), `ordinal` of its brick (UInt64), `arguments`
-    (UInt32: how many fields and values the payload holds) and `payload` (those fields and values as protocol bytes).
+    (UInt32: how many fields and values the payload holds), `payload` (those fields and values as protocol bytes) and
+    `hash` (UInt64: xxHash64 of the payload).
     Rows come in key order, ties broken by every other column, so the order is total: rows that still compare equal
     have the same bytes.
     """
     alias = _alias(shape)
-    key, names = f"{alias}key", [f"{alias}{i}" for i in range(len(shape.columns))]
+    key, names = f"{alias}key", _names(shape, alias)
     pairs = list(zip(shape.columns, names, strict=True))
-    inner = ", ".join([f"{_key(shape)} AS {key}", *(f"{selected(column)} AS {name}" for column, name in pairs)])
+    inner = ", ".join([f"{_key(shape)} AS {key}", *_values(shape, names)])
     ties = [tie(name, column.type) for column, name in pairs if column.expression != shape.key]
     # Wider keys have no Arrow integer, and only the first and last of a brick are ever looked at.
     shown = key if unwrap(shape.key_type)[0] in _IN_ARROW else f"toString({key})"
     return (
         f"SELECT {shown} AS key, {_ordinal(key)} AS ordinal, "
         f"{arguments(shape.columns, names, shape.constants)} AS arguments, "
-        f"{payload(shape.columns, names, shape.constants)} AS payload "
+        f"{payload(shape.columns, names, shape.constants)} AS payload, {_HASH} "
         f"FROM (SELECT {inner} FROM {_from(shape)} WHERE {_where(shape)}) "
         f"ORDER BY {', '.join([key, *ties])}"
     )
@@ -117,6 +123,51 @@ def count(shape: Shape) -> str:
     )
 
 
+def newest_key(shape: Shape) -> str:
+    """The largest key of the table from `{first}` on, as text, whether the feed's filter takes its row or not: `key`.
+
+    No row if there is none. A key beyond a brick seals it, whatever row it belongs to.
+    """
+    key_type, _ = unwrap(shape.key_type)
+    bound = f"{shape.key} >= {{first:{key_type}}}"
+    return f"SELECT toString(max({shape.key})) AS key FROM {table_expression(shape.table)} WHERE {bound} HAVING count()"
+
+
+def census(shape: Shape, first: int, last: int) -> str:
+    """What the whole table holds, in one pass: the bricks with ordinals `first` to `last`, and rows in none of them.
+
+    Columns: `place` (UInt8: 0 for a brick of the list, else one more than the place's index in `OUTSIDE`), `ordinal`
+    (UInt64; 0 outside), `rows` (UInt64) and `hash` (UInt64: sum modulo 2^64 of the `hash` that `scan` gives each row; 0
+    outside).
+    """
+    alias = _alias(shape)
+    key, names = f"{alias}key", _names(shape, alias)
+    inner = ", ".join([f"{selected(Column('', shape.key, shape.key_type))} AS {key}", *_values(shape, names)])
+    where = f" WHERE {_enclosed(shape.where)}" if shape.where else ""
+    places = [
+        f"isNull({key})",
+        f"{key} < 0",
+        _compared(shape, key, "<", first_key(first)),
+        _compared(shape, key, ">", last_key(last)),
+    ]
+    tests = ", ".join(f"{test}, {number}" for number, test in enumerate(places, 1))
+    return (
+        f"SELECT toUInt8(multiIf({tests}, 0)) AS place, "
+        f"if(place = 0, {_ordinal(f'assumeNotNull({key})')}, 0) AS ordinal, count() AS rows, "
+        f"sumWithOverflow(if(place = 0, xxHash64({payload(shape.columns, names, shape.constants)}), 0)) AS hash "
+        f"FROM (SELECT {inner} FROM {_from(shape)}{where}) GROUP BY place, ordinal"
+    )
+
+
+def engine(table: str) -> str | None:
+    """Query for the engine of a table: `engine`. None if the table is not given by its plain name."""
+    *database, name = table.split(".")
+    if "(" in table or "`" in table or len(database) > 1:
+        return None
+    where = literal(database[0]) if database else "currentDatabase()"
+    return f"SELECT engine FROM system.tables WHERE database = {where} AND name = {literal(name)}"
+
+
 def settings_clause(settings: Mapping[str, str | int | float | bool]) -> str:
     """The trailing SETTINGS clause; empty if there are none."""
     if not settings:
@@ -126,6 +177,22 @@ def settings_clause(settings: Mapping[str, str | int | float | bool]) -> str:
 
 def _alias(shape: Shape) -> str:
     return _unused([shape.key, shape.where or "", *(column.expression for column in shape.columns)])
+
+
+def _names(shape: Shape, alias: str) -> list[str]:
+    return [f"{alias}{i}" for i in range(len(shape.columns))]
+
+
+def _values(shape: Shape, names: Sequence[str]) -> list[str]:
+    return [f"{selected(column)} AS {name}" for column, name in zip(shape.columns, names, strict=True)]
+
+
+def _compared(shape: Shape, key: str, operator: str, bound: int) -> str:
+    """SQL that compares the key with a number that its type may be too small to hold."""
+    largest = (key_limits(shape.key_type) or (0, 0))[1]
+    if bound > largest:
+        return str(int(operator == "<"))
+    return f"{key} {operator} CAST('{bound}', '{unwrap(shape.key_type)[0]}')"
 
 
 def _unused(texts: Sequence[str]) -> str:

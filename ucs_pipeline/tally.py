@@ -41,9 +41,10 @@ class Tally:
     def _add(self, span: Span, segment: Segment, low: int, high: int) -> None:
         entries, stop = span.transaction.entries, span.transaction.stop
         rows = high - low
-        brick = self._open or BrickReport(segment.first.ordinal, 0, entries.key(low), None, entries.id(low), None)
+        brick = self._open or BrickReport(segment.first.ordinal, 0, entries.key(low), None, entries.id(low), None, 0)
         change: dict[str, object] = {
             "rows": brick.rows + rows,
+            "content_hash": ((brick.content_hash or 0) + entries.content_hash(low, high)) % 2**64,
             "last_key": entries.key(high - 1),
             "last_entry": entries.id(high - 1),
         }
@@ -63,7 +64,7 @@ class Tally:
         while self._next < before:
             now = time.monotonic()
             open_brick = self._open if self._open and self._open.ordinal == self._next else None
-            report = open_brick or BrickReport(self._next, 0, None, None, None, None)
+            report = open_brick or BrickReport(self._next, 0, None, None, None, None, 0)
             if open_brick:
                 self._open = None
             yield replace(report, seconds=now - self._since)

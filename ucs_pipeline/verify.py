@@ -1,92 +1,134 @@
-"""Reads a stream back and holds it against the table, row by row, as bytes."""
+"""Reads a stream back and holds it against the table, row by row, as bytes.
+
+The stream may be written and trimmed meanwhile: rows above the top it had at the beginning are not looked for, and an
+entry that has fallen below the stream's first one counts as trimmed.
+"""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ucs_pipeline.compare import table_fields
 from ucs_pipeline.entries import EntryId, encode
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.source import Source
-from ucs_pipeline.stream import Comparer, OrderedStream, Transaction, cut
+from ucs_pipeline.stream import Comparer, OrderedStream, State, Transaction, cut
 
-_SHOWN = 10
+SHOWN = 100
+"""Differences that are kept to be shown."""
+
+
+class Difference(NamedTuple):
+    """A row whose entry does not say the same."""
+
+    entry: EntryId
+    expected: dict[bytes, bytes]
+    found: dict[bytes, bytes] | None
+    """None if the entry is missing."""
+
+    def __str__(self) -> str:
+        there = "not in the stream" if self.found is None else str(self.found)
+        return f"entry {self.entry} is {there}, expected {self.expected}"
 
 
 @dataclass
 class Verdict:
     """What a comparison of table and stream found, in rows."""
 
+    begin: State
+    """The stream when the comparison began."""
+    end: State
+    """The stream when the comparison was over."""
     rows: int = 0
-    """Rows of the feed in the table."""
+    """Rows of the compared bricks in the table."""
     equal: int = 0
     """Rows whose entry is in the stream and says the same."""
     different: int = 0
     """Rows whose entry says something else."""
     missing: int = 0
-    """Rows without an entry, trimmed ones aside."""
+    """Rows up to the stream's top without an entry, trimmed ones aside."""
     trimmed: int = 0
     """Rows before the stream's first entry: published, and trimmed away since."""
-    extra: int = 0
-    """Entries in the stream that are no row of the feed."""
-    examples: list[str] = field(default_factory=list)
-    """The first few rows that do not agree, a sentence each."""
+    unpublished: int = 0
+    """Rows above the stream's top."""
+    differences: list[Difference] = field(default_factory=list)
+    """The first rows that are different or missing."""
+
+    @property
+    def extra(self) -> int | None:
+        """Entries in the stream that are no row of the feed; None if the stream was written or trimmed meanwhile."""
+        return self.begin.length - self.equal - self.different if self.begin == self.end else None
 
     @property
     def agrees(self) -> bool:
-        """Whether every row is in the stream, once, or was trimmed away, and nothing else is."""
-        return not (self.different or self.missing or self.extra)
+        """Whether every row is in the stream, once, or was trimmed away, and nothing else is known to be."""
+        return not (self.different or self.missing or self.unpublished or self.extra)
 
 
 def verify(
-    feed: BrickFeed, source: Source, stream: OrderedStream, progress: Callable[[int], None] = lambda _: None
+    feed: BrickFeed,
+    source: Source,
+    stream: OrderedStream,
+    progress: Callable[[int], None] = lambda _: None,
+    *,
+    held_only: bool = False,
 ) -> Verdict:
-    """Compares every row of the feed with its entry.
+    """Compares the rows of the feed with their entries.
 
     Args:
         feed: the feed.
         source: its table.
         stream: its stream.
         progress: takes the number of rows compared so far, from time to time.
+        held_only: read only the bricks the stream still holds, instead of all bricks of the feed.
 
     Raises:
         SourceError: the table cannot be read.
         StreamError: the stream cannot be read.
     """
-    verdict = Verdict()
-    state, first = stream.state(), stream.first()
-    # Below its first entry a stream has been trimmed; an empty one has been up to its top.
-    trimmed = EntryId(first.ordinal, first.row - 1) if first else state.top
-    with Comparer(stream) as comparer:
-        for entries in encode(stream.name.encode(), source.scan(feed.ordinals[0], feed.ordinals[-1])):
-            for transaction in cut(entries, 0, entries.count):
-                verdict.rows += transaction.rows
-                if comparer.holds(transaction.entries, transaction.start, transaction.stop):
-                    verdict.equal += transaction.rows
-                else:
-                    _compare_each(stream, transaction, trimmed, verdict)
-            progress(verdict.rows)
-    verdict.extra = state.length - verdict.equal - verdict.different
-    if verdict.extra > 0:
-        verdict.examples.append(f"the stream holds {verdict.extra:,} entries that are no row of the feed")
+    begin = stream.state()
+    verdict = Verdict(begin, begin)
+    ordinals = held(feed, begin) if held_only else feed.ordinals
+    if ordinals:
+        with Comparer(stream) as comparer, closing(source.scan(ordinals[0], ordinals[-1])) as scan:
+            for entries in encode(stream.name.encode(), scan):
+                trimmed, published = entries.up_to(begin.trimmed), entries.up_to(begin.top)
+                verdict.rows += entries.count
+                verdict.trimmed += trimmed
+                verdict.unpublished += entries.count - published
+                for transaction in cut(entries, trimmed, published):
+                    if comparer.holds(transaction.entries, transaction.start, transaction.stop):
+                        verdict.equal += transaction.rows
+                    else:
+                        _compare_each(stream, transaction, verdict)
+                progress(verdict.rows)
+    verdict.end = stream.state()
     return verdict
 
 
-def _compare_each(stream: OrderedStream, transaction: Transaction, trimmed: EntryId, verdict: Verdict) -> None:
+def held(feed: BrickFeed, state: State) -> range:
+    """Ordinals of the feed's bricks between the stream's first entry and its top."""
+    if state.first is None:
+        return range(0)
+    return range(max(state.first.ordinal, feed.ordinals[0]), min(state.top.ordinal, feed.ordinals[-1]) + 1)
+
+
+def _compare_each(stream: OrderedStream, transaction: Transaction, verdict: Verdict) -> None:
     there = dict(stream.entries(*transaction.ids))
+    # Looked up after the entries: what was missing because of a trim is below the first entry by now.
+    trimmed = stream.state().trimmed
     for entry_id, expected in table_fields(transaction).items():
         found = there.get(entry_id)
         if found == expected:
             verdict.equal += 1
-        elif found is not None:
-            verdict.different += 1
-            _example(verdict, f"entry {entry_id} is {found}, expected {expected}")
-        elif entry_id <= trimmed:
+            continue
+        if found is None and entry_id <= trimmed:
             verdict.trimmed += 1
-        else:
+            continue
+        if found is None:
             verdict.missing += 1
-            _example(verdict, f"entry {entry_id} is not in the stream, expected {expected}")
-
-
-def _example(verdict: Verdict, text: str) -> None:
-    if len(verdict.examples) < _SHOWN:
-        verdict.examples.append(text)
+        else:
+            verdict.different += 1
+        if len(verdict.differences) < SHOWN:
+            verdict.differences.append(Difference(entry_id, expected, found))

@@ -150,7 +150,7 @@ def test_the_asset_graph_is_the_one_on_record() -> None:
     from ucs_pipeline.definitions import defs
 
     graph = defs.resolve_asset_graph()
-    seen = {
+    assets = {
         node.key.to_user_string(): {
             "group": node.group_name,
             "kinds": sorted(node.kinds),
@@ -162,6 +162,12 @@ def test_the_asset_graph_is_the_one_on_record() -> None:
             "code version": node.code_version,
         }
         for node in graph.asset_nodes
+    }
+    seen = {
+        "assets": assets,
+        "checks": sorted(f"{key.asset_key.to_user_string()}: {key.name}" for key in graph.asset_check_keys),
+        "jobs": sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")),
+        "schedules": sorted(schedule.name for schedule in defs.schedules or ()),
     }
     assert seen == json.loads((Path(__file__).parent / "asset_graph.json").read_text())
 

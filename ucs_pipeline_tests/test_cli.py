@@ -4,9 +4,11 @@ import signal
 import time
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from ucs_pipeline.demo_data import ROWS
+from ucs_pipeline.findings import CHECKS
 from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.home import make_home, ucs
 from ucs_pipeline_tests.redis_server import RedisServer
@@ -49,6 +51,32 @@ def test_the_demo_fails_when_the_stream_was_tampered_with(home: Path, redis_serv
         assert code == 1, output
         assert "DO NOT agree" in output
         assert "entry 7-7 is not in the stream" in output
+    assert "FAIL all_rows_arrived\n  feed 'flights': of 34 finished bricks with 336,776 rows, expected" in output
+    assert "brick: 0.0.0.7, compared: entry 7-7 against table" in output
+    assert "pass no_gaps" in output
+
+
+def test_a_failed_check_alone_makes_verify_fail(
+    home: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _run("demo", home=home, UCS_REDIS_URL=redis_server.url)[0] == 0
+    redis_server.client().xtrim("flights", minid="20-1", approximate=False)
+    code, output = _run("verify", "flights", home=home, UCS_REDIS_URL=redis_server.url)
+    assert code == 0, output
+    assert "table and stream agree" in output
+    assert [line for line in output.splitlines() if line.startswith(("pass", "FAIL"))] == [
+        f"pass {check.name}" for check in CHECKS
+    ]
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with dg.DagsterInstance.get() as instance:
+        # Brick 0 was not recorded with what the table holds.
+        wrong = dg.AssetMaterialization("flights", partition="0.0.0.0", tags={"dagster/data_version": f"9-{7:016x}"})
+        instance.report_runless_asset_event(wrong)
+    code, output = _run("verify", "flights", home=home, UCS_REDIS_URL=redis_server.url)
+    assert code == 1, output
+    assert "table and stream agree" in output
+    assert "FAIL no_late_rows" in output
+    assert "brick: 0.0.0.0, rows recorded: 9, rows in the table: 10000, content recorded: 0000000000000007" in output
 
 
 def test_the_demo_stopped_by_ctrl_c_resumes(home: Path, redis_server: RedisServer) -> None:

@@ -261,6 +261,80 @@ def test_columns_that_cannot_be_read_are_not_among_every_column(place: Place) ->
     assert place.read(table) == [{b"id": b"1", b"a": b"2", b"m": b"3"}]
 
 
+def test_the_census_is_the_sum_of_the_scan(place: Place) -> None:
+    columns = "id Int64, s Nullable(String), f Float64, t DateTime('Asia/Tokyo'), b Bool, a Array(Float32)"
+    rows = "SELECT number * 7, if(number % 5 = 0, NULL, toString(number)), number / 7, number, number % 2, [number / 3]"
+    source = place.source(place.table(columns, f"{rows} FROM numbers(5000)"), where="id % 3 != 0")
+    found = source.census()
+    assert sum(content.rows for content in found.bricks.values()) == len(_keys(source)) == 3333
+    assert {ordinal: content.rows for ordinal, content in found.bricks.items()} == source.count(0, 99)
+    assert {ordinal: content.hash for ordinal, content in found.bricks.items()} == _hashes(source)
+    assert set(found.unassigned.values()) == {0}
+
+
+def _hashes(source: Source) -> dict[int, int]:
+    sums: dict[int, int] = {}
+    for entries in _encoded(source):
+        for segment in entries.segments:
+            ordinal = segment.first.ordinal
+            sums[ordinal] = (sums.get(ordinal, 0) + entries.content_hash(segment.start, segment.stop)) % 2**64
+    return sums
+
+
+def test_the_census_is_the_same_from_a_server_and_from_the_embedded_engine(server: Place, embedded: Place) -> None:
+    columns, rows = (
+        "id UInt32, f Float32, t DateTime",
+        "SELECT number * 100, number / 3, number * 1000 FROM numbers(999)",
+    )
+    one, other = (place.source(place.table(columns, rows)).census() for place in (server, embedded))
+    assert one == other
+    assert len(one.bricks) == 10
+
+
+def test_the_census_counts_rows_outside_the_list_by_place_and_looks_at_their_keys_only(place: Place) -> None:
+    table = place.table(
+        "id Nullable(Int64), v String",
+        "VALUES (10000, '1'), (29999, '2')",
+        "VALUES (NULL, 'x'), (NULL, 'x'), (-1, 'x'), (9999, 'x'), (30000, 'x'), (40000, 'x')",
+    )
+    # Of a row outside, the value could not be read as a number.
+    source = place.source(
+        table, columns={"v": "toUInt8(v)"}, bricks={"class": "number", "first": 10_000, "last": 29_999}
+    )
+    found = source.census()
+    assert {ordinal: content.rows for ordinal, content in found.bricks.items()} == {1: 1, 2: 1}
+    assert found.unassigned == {"null": 2, "negative": 1, "before": 1, "beyond": 2}
+    assert {ordinal: content.hash for ordinal, content in found.bricks.items()} == _hashes(source)
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "place", "ordinal", "rows", "hash", "payload"])
+def test_the_census_takes_a_column_of_any_name_as_that_column(name: str, place: Place) -> None:
+    table = place.table(f"{sql.quote(name)} Int32, place2 String", "SELECT (number - 1) * 5000, 'v' FROM numbers(4)")
+    source = place.source(table, key=name, where=f"{sql.quote(name)} < 7000")
+    found = source.census()
+    assert {ordinal: content.rows for ordinal, content in found.bricks.items()} == {0: 2}
+    assert found.unassigned["negative"] == 1
+    assert found.bricks[0].hash == _hashes(source)[0]
+
+
+def test_the_census_merges_what_a_replacing_table_still_holds_twice(place: Place) -> None:
+    rows = ("VALUES (1, 'old')", "VALUES (1, 'new')")
+    table = place.table("id UInt32, v String", *rows, engine="ReplacingMergeTree ORDER BY id")
+    assert place.source(table).census().bricks[0].rows == 2
+    merged = place.source(table, final=True)
+    assert merged.census().bricks[0] == (1, _hashes(merged)[0])
+
+
+def test_the_engine_of_a_table_is_known_unless_it_is_none(place: Place) -> None:
+    table = place.table("id UInt32", "VALUES (1)", engine="ReplacingMergeTree ORDER BY id")
+    source = place.source(table)
+    assert source.engine() == "ReplacingMergeTree"
+    assert "is a ReplacingMergeTree read without FINAL" in (source.warning() or "")
+    assert place.source(table, final=True).warning() is None
+    assert place.source(f"default.{table}").engine() == "ReplacingMergeTree"
+    assert place.source("numbers(3)").engine() is None
+
+
 INTEGERS = [f"{sign}Int{bits}" for bits in (8, 16, 32, 64, 128, 256) for sign in ("", "U")]
 
 
@@ -285,6 +359,13 @@ def test_a_key_of_any_integer_type_numbers_the_rows(name: str, wrapper: str, emb
     [entries] = _encoded(far)
     assert entries.segments[-1].first.ordinal == ordinal
     assert far.count(ordinal, ordinal) == {ordinal: sum(key // 10_000 == ordinal for key in keys)}
+    assert {number: content.hash for number, content in far.census().bricks.items()} == _hashes(far)
+    assert far.census().unassigned == {
+        "null": int(wrapper.startswith("Null")),
+        "negative": sum(key < 0 for key in keys),
+        "before": sum(0 <= key < ordinal * 10_000 for key in keys),
+        "beyond": sum(key >= ordinal * 10_000 + 10_000 for key in keys),
+    }
 
 
 def test_bricks_beyond_the_type_of_the_key_are_empty(place: Place) -> None:
@@ -292,6 +373,9 @@ def test_bricks_beyond_the_type_of_the_key_are_empty(place: Place) -> None:
     assert list(source.scan(1, 5)) == []
     assert source.count(1, 5) == {}
     assert source.count(0, 5) == {0: 2}
+    far = place.source(source.feed.table, bricks={"class": "number", "first": 10_000, "last": 20_000}).census()
+    assert far.bricks == {}
+    assert far.unassigned == {"null": 0, "negative": 0, "before": 2, "beyond": 0}
 
 
 def test_an_expression_may_be_the_key(place: Place) -> None:
@@ -495,10 +579,10 @@ def test_a_busy_server_is_worth_another_try(long_source: Source, clickhouse_http
 def test_a_scan_may_be_left_and_others_run_beside_it(place: Place) -> None:
     table = place.table("id UInt32", "SELECT number FROM numbers(200000)", engine="MergeTree ORDER BY id")
     source = place.source(table)
-    scan = iter(source.scan(0, 99))
+    scan = source.scan(0, 99)
     next(scan)
     assert source.count(0, 0) == {0: 10_000}
-    scan.close()  # type: ignore[attr-defined]
+    scan.close()
     assert len(_keys(source)) == 200_000
 
 

@@ -1,0 +1,91 @@
+"""A feed's checks in Dagster: on its asset, unpartitioned, run by a job of their own."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from ucs_pipeline.errors import UcsError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.findings import CHECKS, Finding, findings
+
+SHOWN = 100
+"""Offenders shown in a check's table, at most."""
+
+
+def checks_name(feed: BrickFeed) -> str:
+    """Name of the job that runs a feed's checks."""
+    return f"{feed.name}_checks"
+
+
+def check_defs(feed: BrickFeed) -> dg.Definitions:
+    """The checks of a feed, the job that runs them and nothing else, and its schedule if the feed asks for one.
+
+    Building them connects to nothing.
+    """
+    job = dg.define_asset_job(
+        checks_name(feed),
+        selection=dg.AssetSelection.checks_for_assets(dg.AssetKey(feed.name)),
+        description=f"Compares what is recorded of `{feed.name}` with its table and its stream.",
+    )
+    schedules = []
+    if feed.check_schedule is not None:
+        about = f"Runs the checks of `{feed.name}`, when its feed says."
+        schedules.append(dg.ScheduleDefinition(job=job, cron_schedule=feed.check_schedule, description=about))
+    return dg.Definitions(asset_checks=[_checks(feed)], jobs=[job], schedules=schedules)
+
+
+def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
+    @dg.multi_asset_check(
+        # No feed's name begins like this, and a step may have no other step's name.
+        name=f"_{checks_name(feed)}",
+        description=f"Compares what is recorded of `{feed.name}` with table `{feed.table}` and stream "
+        f"`{feed.stream_name}`.",
+        specs=[
+            dg.AssetCheckSpec(check.name, asset=dg.AssetKey(feed.name), description=check.description)
+            for check in CHECKS
+        ],
+    )
+    def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+        # Heavy imports wait for a run: definitions load in every process.
+        from ucs_pipeline.facts import collect
+        from ucs_pipeline.redis_link import connect_redis
+        from ucs_pipeline.source import open_source
+        from ucs_pipeline.stream import OrderedStream
+
+        try:
+            source = open_source(feed)
+            stream = OrderedStream(feed.stream_name, connect_redis())
+            warning = source.warning()
+            facts = collect(feed, source, stream, context.instance, held_only=True)
+        except UcsError as error:
+            # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
+            context.log.error(str(error))
+            raise dg.Failure(str(error)) from error
+        for finding in findings(facts, warning):
+            yield _result(dg.AssetKey(feed.name), finding)
+
+    return checks
+
+
+def _result(asset: dg.AssetKey, finding: Finding) -> dg.AssetCheckResult:
+    metadata: dict[str, dg.MetadataValue | int | str] = {
+        **finding.figures,
+        "offenders_total": len(finding.offenders) + finding.more,
+    }
+    if finding.offenders:
+        records = [
+            dg.TableRecord(dict(zip(finding.columns, offender, strict=True))) for offender in finding.offenders[:SHOWN]
+        ]
+        kinds = ["int" if isinstance(part, int) else "string" for part in finding.offenders[0]]
+        columns = [dg.TableColumn(*column) for column in zip(finding.columns, kinds, strict=True)]
+        metadata["offenders"] = dg.MetadataValue.table(records, dg.TableSchema(columns))
+    if finding.warning:
+        metadata["warning"] = finding.warning
+    return dg.AssetCheckResult(
+        passed=finding.passed,
+        asset_key=asset,
+        check_name=finding.check.name,
+        severity=dg.AssetCheckSeverity.ERROR if finding.check.serious else dg.AssetCheckSeverity.WARN,
+        description=finding.sentence,
+        metadata=metadata,
+    )

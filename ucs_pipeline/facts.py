@@ -1,0 +1,84 @@
+"""What the checks of a feed are worked out from: its record, its stream and its table, each looked at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import dagster as dg
+
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.record import contents
+from ucs_pipeline.source import Census, Content, Source
+from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.verify import Verdict, verify
+
+_NOTHING = Content(0, 0)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a feed, collected from top to bottom."""
+
+    feed: BrickFeed
+    records: Mapping[int, BrickReport]
+    """Finished bricks by ordinal."""
+    verdict: Verdict
+    """The comparison of at least the bricks that the stream still holds."""
+    census: Census
+
+    @cached_property
+    def changed(self) -> list[tuple[BrickReport, Content]]:
+        """Finished bricks whose rows or content differ in the table, with what the table holds, in order."""
+        pairs = ((self.records[ordinal], self.table(ordinal)) for ordinal in sorted(self.records))
+        return [
+            (record, table)
+            for record, table in pairs
+            if record.rows != table.rows or record.content_hash not in (None, table.hash)
+        ]
+
+    @cached_property
+    def expected_length(self) -> int | None:
+        """Entries the stream should hold from its first one to its top.
+
+        None if it holds none, or was written during the comparison. Bricks without a record count as the table has
+        them: a run may be about to record them, or the record was deleted.
+        """
+        begin, end = self.verdict.begin, self.verdict.end
+        if begin.top != end.top or end.first is None:
+            return None
+        first, top, total = end.first, end.top, 0
+        for ordinal in self.records.keys() | self.census.bricks.keys():
+            if first.ordinal <= ordinal <= top.ordinal:
+                rows = self.records[ordinal].rows if ordinal in self.records else self.table(ordinal).rows
+                total += min(rows, top.row) if ordinal == top.ordinal else rows
+                total -= min(rows, first.row - 1) if ordinal == first.ordinal else 0
+        return total
+
+    def table(self, ordinal: int) -> Content:
+        """What the table holds of a brick."""
+        return self.census.bricks.get(ordinal, _NOTHING)
+
+
+def collect(
+    feed: BrickFeed, source: Source, stream: OrderedStream, instance: dg.DagsterInstance, *, held_only: bool
+) -> Facts:
+    """The facts of a feed, by one comparison with the stream and one aggregate query.
+
+    In this order a feed at work raises no alarm: what is recorded is in the stream by then, and what is in the stream
+    is in the table by then.
+
+    Args:
+        feed: the feed.
+        source: its table.
+        stream: its stream.
+        instance: where its finished bricks are recorded.
+        held_only: compare only the bricks the stream still holds, instead of all bricks of the feed.
+
+    Raises:
+        SourceError: the table cannot be read.
+        StreamError: the stream cannot be read.
+    """
+    records = contents(instance, feed.name, feed.ordinals)
+    verdict = verify(feed, source, stream, held_only=held_only)
+    return Facts(feed, records, verdict, source.census())

@@ -1,0 +1,218 @@
+"""The checks of a feed: what each says about the facts. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.entries import EntryId
+from ucs_pipeline.facts import Facts
+from ucs_pipeline.record import hash_text
+from ucs_pipeline.stream import START
+from ucs_pipeline.wording import content_shown, fields_shown, hash_shown, ranges
+
+_AGAIN = "publish to another stream name, or delete the stream and launch all bricks"
+_PLACES = {
+    "null": "that is NULL",
+    "negative": "that is negative",
+    "before": "before the list",
+    "beyond": "beyond the list",
+}
+
+
+class Check(NamedTuple):
+    """One of the checks of a feed."""
+
+    name: str
+    description: str
+    serious: bool
+    """Whether a failure breaks what the feed promises, rather than something to know about its table."""
+
+
+ALL_ROWS_ARRIVED = Check(
+    "all_rows_arrived",
+    "Every finished brick has the rows and the content in the table that were recorded when it was published, and what "
+    "is still in the stream says the same as the table, byte for byte.",
+    True,
+)
+NO_GAPS = Check("no_gaps", "Every brick below the newest finished one is finished.", True)
+NO_LATE_ROWS = Check("no_late_rows", "No finished brick has grown or changed in the table since.", False)
+NO_UNASSIGNED_ROWS = Check(
+    "no_unassigned_rows", "Every row's key lies in a brick of the feed: none is NULL, negative or off the list.", False
+)
+STREAM_NOT_BEHIND = Check(
+    "stream_not_behind", "The stream reaches to the last entry that was recorded: Redis has lost nothing.", True
+)
+CHECKS = (ALL_ROWS_ARRIVED, NO_GAPS, NO_LATE_ROWS, NO_UNASSIGNED_ROWS, STREAM_NOT_BEHIND)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check."""
+
+    check: Check
+    sentence: str
+    """What was found, what was expected and, if that is not the same, what to do."""
+    figures: Mapping[str, int | str]
+    columns: Sequence[str]
+    """Names of an offender's parts."""
+    offenders: Sequence[Sequence[int | str]]
+    """What should not be so, in order; the first ones if they are many."""
+    more: int = 0
+    """Offenders beyond those."""
+    warning: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found."""
+        return not self.offenders
+
+
+def findings(facts: Facts, warning: str | None = None) -> list[Finding]:
+    """The outcome of every check, in the order of `CHECKS`. `warning` is what the table's engine makes likely."""
+    return [
+        all_rows_arrived(facts),
+        no_gaps(facts),
+        replace(no_late_rows(facts), warning=warning),
+        no_unassigned_rows(facts),
+        stream_not_behind(facts),
+    ]
+
+
+def all_rows_arrived(facts: Facts) -> Finding:
+    """Compares the record with the table, and the table with what the stream still holds."""
+    feed, verdict = facts.feed, facts.verdict
+    offenders: list[tuple[str, str, str, str]] = [
+        (record.name, "table against record", content_shown(record.rows, record.content_hash), content_shown(*table))
+        for record, table in facts.changed
+    ]
+    offenders += [
+        (
+            name_of_ordinal(difference.entry.ordinal),
+            f"entry {difference.entry} against table",
+            fields_shown(difference.expected),
+            "not in the stream" if difference.found is None else fields_shown(difference.found),
+        )
+        for difference in verdict.differences
+    ]
+    expected = facts.expected_length
+    if expected is not None and expected != verdict.end.length:
+        offenders.append(("", "stream against record", f"{expected:,} entries", f"{verdict.end.length:,} entries"))
+    if verdict.extra:
+        matched, there = verdict.equal + verdict.different, verdict.end.length
+        offenders.append(("", "stream against table", f"{matched:,} entries", f"{there:,} entries"))
+    rows = sum(record.rows for record in facts.records.values())
+    figures = {
+        "bricks_recorded": len(facts.records),
+        "rows_recorded": rows,
+        "rows_in_table": sum(facts.table(ordinal).rows for ordinal in facts.records),
+        "bricks_changed": len(facts.changed),
+        "entries_in_stream": verdict.end.length,
+        "entries_equal": verdict.equal,
+        "entries_different": verdict.different,
+        "entries_missing": verdict.missing,
+    }
+    sides = f"table {feed.table!r} and stream {feed.stream_name!r}"
+    if not offenders:
+        text = (
+            f"{_finished(facts)} with {rows:,} rows, all have the same rows in {sides}, and {verdict.equal:,} entries "
+            "that are still there were read back"
+        )
+    else:
+        text = (
+            f"{_finished(facts)} with {rows:,} rows, expected the same rows in {sides}; found {len(facts.changed):,} "
+            f"bricks with other rows in the table than recorded, and in the stream {verdict.different:,} entries that "
+            f"differ from the table, {verdict.missing:,} missing and {verdict.extra or 0:,} of something else: restore "
+            f"the table if it is wrong; if the stream is, {_AGAIN}"
+        )
+    more = verdict.different + verdict.missing - len(verdict.differences)
+    return Finding(ALL_ROWS_ARRIVED, text, figures, ("brick", "compared", "expected", "found"), offenders, more)
+
+
+def no_gaps(facts: Facts) -> Finding:
+    """Looks for bricks that were skipped."""
+    newest = max(facts.records, default=-1)
+    gaps = [ordinal for ordinal in facts.feed.ordinals if ordinal < newest and ordinal not in facts.records]
+    figures: dict[str, int | str] = {"bricks_recorded": len(facts.records), "bricks_missing": len(gaps)}
+    if not facts.records:
+        text = f"feed {facts.feed.name!r}: no brick is finished yet, so there is no gap between bricks"
+    elif not gaps:
+        text = f"{_finished(facts)}, up to {name_of_ordinal(newest)}, none is missing"
+    else:
+        text = (
+            f"{_finished(facts)}, the newest is {name_of_ordinal(newest)}; {len(gaps):,} below it are not finished, "
+            f"expected all to be: launch {ranges(gaps)} (rows that are in the stream already are compared and "
+            "recorded, not published again)"
+        )
+    offenders = [(name_of_ordinal(ordinal), facts.table(ordinal).rows) for ordinal in gaps]
+    return Finding(NO_GAPS, text, figures, ("brick", "rows in the table"), offenders)
+
+
+def no_late_rows(facts: Facts) -> Finding:
+    """Looks for finished bricks that grew or changed in the table."""
+    changed = facts.changed
+    late = sum(max(0, table.rows - record.rows) for record, table in changed)
+    offenders = [
+        (record.name, record.rows, table.rows, hash_shown(record.content_hash), hash_text(table.hash))
+        for record, table in changed
+    ]
+    if not changed:
+        text = f"{_finished(facts)}, none has changed in table {facts.feed.table!r} since it was published"
+    else:
+        text = (
+            f"{_finished(facts)}, {len(changed):,} have changed in table {facts.feed.table!r} since, by {late:,} more "
+            f"rows ({ranges([record.ordinal for record, _ in changed])}); expected none to change, "
+            f"and the stream has what they were before: if consumers need the change, {_AGAIN}"
+        )
+    figures = {"bricks_recorded": len(facts.records), "bricks_changed": len(changed), "rows_late": late}
+    columns = ("brick", "rows recorded", "rows in the table", "content recorded", "content in the table")
+    return Finding(NO_LATE_ROWS, text, figures, columns, offenders)
+
+
+def no_unassigned_rows(facts: Facts) -> Finding:
+    """Looks for rows that are in no brick of the feed."""
+    feed, counts = facts.feed, facts.census.unassigned
+    first, last = name_of_ordinal(feed.ordinals[0]), name_of_ordinal(feed.ordinals[-1])
+    offenders = [(place, rows) for place, rows in counts.items() if rows]
+    inside = sum(content.rows for content in facts.census.bricks.values())
+    where = f"in a brick from {first} to {last}"
+    if not offenders:
+        text = f"feed {feed.name!r}: all {inside:,} rows of table {feed.table!r} are {where}"
+    else:
+        found = ", ".join(f"{rows:,} {_PLACES[place]}" for place, rows in offenders)
+        text = (
+            f"feed {feed.name!r}: table {feed.table!r} has rows with a key {found}; expected every row {where}, and "
+            "these are not published: change the feed's `bricks`, or leave such rows out with `where`"
+        )
+    figures = {"rows_assigned": inside, **{f"rows_{place}": rows for place, rows in counts.items()}}
+    return Finding(NO_UNASSIGNED_ROWS, text, figures, ("key", "rows"), offenders)
+
+
+def stream_not_behind(facts: Facts) -> Finding:
+    """Looks for recorded entries above the stream's top."""
+    feed, top = facts.feed, facts.verdict.begin.top
+    ends = {ordinal: record.last_entry for ordinal, record in facts.records.items() if record.last_entry}
+    last = max(ends.values(), default=START)
+    lost = sorted(ordinal for ordinal, end in ends.items() if end > top)
+    figures: dict[str, int | str] = {"top": str(top), "last_entry_recorded": str(last), "bricks_lost": len(lost)}
+    if not lost:
+        text = f"feed {feed.name!r}: stream {feed.stream_name!r} reaches to {top}, the last entry recorded is {last}"
+    else:
+        # A brick without a record that has rows above the top as well would stand in the way of those after it.
+        unrecorded = (
+            ordinal
+            for ordinal, content in facts.census.bricks.items()
+            if ordinal not in facts.records and ordinal < lost[0] and EntryId(ordinal, content.rows) > top
+        )
+        first, newest = name_of_ordinal(min(unrecorded, default=lost[0])), name_of_ordinal(max(facts.records))
+        text = (
+            f"feed {feed.name!r}: stream {feed.stream_name!r} ends at {top}, expected {last}, the last entry recorded: "
+            f"Redis lost entries of {len(lost):,} bricks, or the stream was deleted; launch {first}...{newest}, which "
+            "adds what is missing"
+        )
+    offenders = [(name_of_ordinal(ordinal), facts.records[ordinal].rows, str(ends[ordinal])) for ordinal in lost]
+    return Finding(STREAM_NOT_BEHIND, text, figures, ("brick", "rows recorded", "last entry recorded"), offenders)
+
+
+def _finished(facts: Facts) -> str:
+    return f"feed {facts.feed.name!r}: of {len(facts.records):,} finished bricks"

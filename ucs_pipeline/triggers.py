@@ -1,0 +1,134 @@
+"""A feed's sensor and schedule: what launches its next bricks by itself."""
+
+import time
+from typing import Any
+
+import dagster as dg
+from dagster import AssetPartitionStatus
+
+from ucs_pipeline.assets import OPEN_BRICK_TAG
+from ucs_pipeline.automation import Request, Situation, Tries, first_to_publish, next_bricks
+from ucs_pipeline.bricks import BRICK, name_of_ordinal
+from ucs_pipeline.entries import EntryId
+from ucs_pipeline.errors import UcsError
+from ucs_pipeline.feed import BrickFeed
+
+_LOOK_BACK = 100
+
+
+def trigger_defs(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.Definitions:
+    """The sensor and the schedule that a feed asks for. Building them connects to nothing."""
+    sensors = [_sensor(feed, asset)] if feed.sensor else []
+    schedules = [_schedule(feed, asset)] if feed.schedule else []
+    return dg.Definitions(sensors=sensors, schedules=schedules)
+
+
+def _sensor(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=f"{feed.name}_sensor",
+        target=_target(feed),
+        minimum_interval_seconds=feed.sensor_interval_s,
+        description=f"Publishes the next bricks of `{feed.name}` as the table seals them"
+        + (", and follows its open last brick." if feed.tail == "follow" else "."),
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        found, seen = _next(feed, asset, context.instance, context.log, feed.max_bricks_per_run)
+        if isinstance(found, str):
+            return dg.SensorResult(skip_reason=found)
+        assert seen
+        tries, now = Tries.parse(context.cursor), time.time()
+        if objection := tries.objection(feed, found, seen.state.top, now):
+            return dg.SensorResult(skip_reason=objection)
+        return dg.SensorResult(
+            run_requests=[_run_request(feed, found)], cursor=str(tries.launched(found, seen.state.top, now))
+        )
+
+    return sensor
+
+
+def _schedule(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"{feed.name}_schedule",
+        cron_schedule=str(feed.schedule),
+        target=_target(feed),
+        description=f"Publishes the next {feed.schedule_bricks} bricks of `{feed.name}` at each tick.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        found, _ = _next(feed, asset, context.instance, context.log, feed.schedule_bricks)
+        return dg.SkipReason(found) if isinstance(found, str) else _run_request(feed, found)
+
+    return schedule
+
+
+def _target(feed: BrickFeed) -> dg.AssetSelection:
+    # The checks have a job of their own; in a run that publishes they would be skipped.
+    return dg.AssetSelection.assets(dg.AssetKey(feed.name)).without_checks()
+
+
+def _run_request(feed: BrickFeed, request: Request) -> dg.RunRequest:
+    tags = {
+        "dagster/asset_partition_range_start": name_of_ordinal(request.first),
+        "dagster/asset_partition_range_end": name_of_ordinal(request.last),
+        "ucs/feed": feed.name,
+        "ucs/bricks": request.bricks,
+    }
+    if request.open:
+        tags[OPEN_BRICK_TAG] = name_of_ordinal(request.last)
+    # No run key: it would block these bricks for ever, also after a failure.
+    return dg.RunRequest(tags=tags, asset_selection=[dg.AssetKey(feed.name)])
+
+
+def _next(
+    feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance, log: Any, most: int
+) -> tuple[Request | str, Situation | None]:
+    try:
+        seen = _situation(feed, asset, instance)
+    except UcsError as error:
+        log.error(str(error))
+        return str(error), None
+    return next_bricks(feed, seen, most), seen
+
+
+def _situation(feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> Situation:
+    from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.source import open_source
+    from ucs_pipeline.stream import OrderedStream
+
+    missing, busy, recorded = _progress(feed, asset, instance)
+    state = OrderedStream(feed.stream_name, connect_redis()).state()
+    start = first_to_publish(feed, missing, recorded, state)
+    if busy is not None or start is None:
+        return Situation(missing, busy, recorded, state, None)
+    source = open_source(feed)
+    newest = source.newest_key(start)
+    follows = feed.tail == "follow" and newest is not None and newest // BRICK == start
+    return Situation(missing, busy, recorded, state, newest, source.count(start, start).get(start, 0) if follows else 0)
+
+
+def _progress(
+    feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance
+) -> tuple[int | None, int | None, EntryId]:
+    """The first brick that is not done, a brick in progress, and the highest recorded entry."""
+    from ucs_pipeline.record import recorded
+    from ucs_pipeline.stream import START
+
+    assert asset.partitions_def
+    names = asset.partitions_def.get_partition_keys()
+    statuses = instance.get_status_by_partition(asset.key, names, asset.partitions_def) or {}
+    missing = busy = None
+    done: list[int] = []
+    for ordinal, name in zip(feed.ordinals, names, strict=True):
+        status = statuses.get(name)
+        if status is AssetPartitionStatus.MATERIALIZED:
+            done.append(ordinal)
+            continue
+        if status is AssetPartitionStatus.IN_PROGRESS and busy is None:
+            busy = ordinal
+        if missing is None:
+            missing = ordinal
+    # Bricks without rows have no entries; more than a hundred of them in a row are not looked through.
+    for newest in (done[-1:], done[-_LOOK_BACK:]):
+        entries = [report.last_entry for report in recorded(instance, feed.name, newest).values() if report.last_entry]
+        if entries:
+            return missing, busy, max(entries)
+    return missing, busy, START

@@ -1,0 +1,42 @@
+"""Bricks, contents and entries in sentences and tables."""
+
+from collections.abc import Iterable, Mapping
+
+from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.record import hash_text
+
+_CHARACTERS = 200
+_RANGES = 3
+
+
+def ranges(ordinals: Iterable[int]) -> str:
+    """Rising ordinals as brick names and `first...last` ranges, the first few of them."""
+    found: list[list[int]] = []
+    for ordinal in ordinals:
+        if found and ordinal == found[-1][1] + 1:
+            found[-1][1] = ordinal
+        else:
+            found.append([ordinal, ordinal])
+    names = [
+        name_of_ordinal(first) if first == last else f"{name_of_ordinal(first)}...{name_of_ordinal(last)}"
+        for first, last in found[:_RANGES]
+    ]
+    more = len(found) - len(names)
+    return ", ".join(names) + (f" and {more:,} more" if more else "")
+
+
+def content_shown(rows: int, content_hash: int | None) -> str:
+    """Rows and content hash of a brick."""
+    return f"{rows:,} rows, content {hash_shown(content_hash)}"
+
+
+def hash_shown(content_hash: int | None) -> str:
+    """A content hash that may not have been recorded."""
+    return "not recorded" if content_hash is None else hash_text(content_hash)
+
+
+def fields_shown(fields: Mapping[bytes, bytes]) -> str:
+    """An entry's fields, cut off where they get long."""
+    pairs = ((name.decode(errors="replace"), value.decode(errors="replace")) for name, value in fields.items())
+    text = ", ".join(f"{name}={value}" for name, value in pairs)
+    return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "…"

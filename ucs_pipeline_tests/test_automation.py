@@ -1,0 +1,310 @@
+"""Which bricks go next by themselves, and what is said when none does."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from ucs_pipeline.automation import MOST_TRIES, Request, Situation, Tries, next_bricks
+from ucs_pipeline.build import build_defs
+from ucs_pipeline.entries import EntryId
+from ucs_pipeline.errors import FeedError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.stream import START, State
+from ucs_pipeline_tests.home import write_table
+from ucs_pipeline_tests.redis_server import RedisServer
+
+
+def _feed(**more: Any) -> BrickFeed:
+    settings: dict[str, Any] = {
+        "name": "numbers",
+        "table": "numbers",
+        "key": "n",
+        "bricks": {"class": "number", "last": 99_999},
+    }
+    return BrickFeed(**{**settings, **more})
+
+
+def _state(top: EntryId = START, length: int = 0) -> State:
+    return State(True, top, length)
+
+
+# Decisions
+
+
+def _seen(**more: Any) -> Situation:
+    known: dict[str, Any] = {
+        "missing": 3,
+        "busy": None,
+        "recorded": EntryId(2, 10_000),
+        "state": _state(EntryId(2, 10_000), 30_000),
+        "newest_key": 65_000,
+    }
+    return Situation(**{**known, **more})
+
+
+@pytest.mark.parametrize(
+    ("feed", "seen", "most", "expected"),
+    [
+        ({}, {}, 100, Request(3, 5)),
+        ({}, {}, 2, Request(3, 4)),
+        ({}, {"newest_key": 39_999}, 100, "brick 0.0.0.3 is open: newest id 39,999, needs 40,000"),
+        ({}, {"newest_key": 40_000}, 100, Request(3, 3)),
+        ({}, {"newest_key": 10**30}, 100, Request(3, 9)),
+        ({}, {"newest_key": None}, 100, "brick 0.0.0.3 is next, and the table has no ids from 30,000 on"),
+        ({}, {"busy": 3}, 100, "a run is publishing already (brick 0.0.0.3)"),
+        ({}, {"missing": None}, 100, "all 10 bricks are done"),
+        ({}, {"missing": 8, "state": _state(EntryId(2, 500)), "recorded": EntryId(7, 10_000)}, 100, Request(2, 5)),
+        ({}, {"missing": None, "state": _state(), "recorded": EntryId(9, 1), "newest_key": 10**6}, 100, Request(0, 9)),
+        ({"stream": {"max_len": 30_000}}, {}, 100, "stream 'numbers' is full: it holds 30,000 entries"),
+        ({"stream": {"max_len": 30_000, "when_full": "trim"}}, {}, 100, Request(3, 5)),
+        ({"tail": "follow"}, {}, 100, Request(3, 6, open=True)),
+        ({"tail": "follow"}, {}, 3, Request(3, 5)),
+        ({"tail": "follow"}, {"newest_key": 10**6}, 100, Request(3, 9)),
+        ({"tail": "follow"}, {"newest_key": 38_000}, 100, Request(3, 3, open=True)),
+        (
+            {"tail": "follow"},
+            {"newest_key": 38_000, "state": _state(EntryId(3, 8_001)), "open_rows": 8_001},
+            100,
+            "brick 0.0.0.3 is open, and all its 8,001 rows are in the stream",
+        ),
+        (
+            {"tail": "follow"},
+            {"newest_key": 38_000, "state": _state(EntryId(3, 8_000)), "open_rows": 8_001},
+            100,
+            Request(3, 3, open=True),
+        ),
+    ],
+)
+def test_the_next_bricks(feed: dict[str, Any], seen: dict[str, Any], most: int, expected: Request | str) -> None:
+    found = next_bricks(_feed(**feed), _seen(**seen), most)
+    if isinstance(expected, str):
+        assert isinstance(found, str)
+        assert expected in found
+        assert found.startswith("feed 'numbers': ")
+    else:
+        assert found == expected
+
+
+def test_what_fails_is_tried_again_with_growing_pauses_and_then_named() -> None:
+    feed, request, top = _feed(), Request(3, 5), EntryId(2, 10_000)
+    tries, now, pauses = Tries(), 1_000_000.0, list[float]()
+    for _ in range(MOST_TRIES):
+        assert tries.objection(feed, request, top, now) is None
+        tries = Tries.parse(str(tries.launched(request, top, now)))
+        waited = 0
+        while waited < 10_000 and tries.objection(feed, request, top, now):
+            now, waited = now + 60, waited + 60
+        pauses.append(waited / 60)
+    assert pauses[:-1] == [1, 2, 4, 8, 16]
+    stuck = tries.objection(feed, request, top, now + 10**6)
+    assert stuck
+    assert "brick 0.0.0.3 was launched 6 times, and nothing moved: see why its last run failed" in stuck
+    # Any progress begins a new count.
+    assert tries.objection(feed, request, EntryId(3, 17), now) is None
+    assert tries.objection(feed, Request(4, 5), top, now) is None
+    assert tries.launched(Request(4, 5), top, now).tries == 1
+
+
+@pytest.mark.parametrize("cursor", [None, "", "{}", "[1]", "nonsense", '["a", 1, 2, 3]'])
+def test_a_cursor_of_something_else_is_no_memory(cursor: str | None) -> None:
+    assert Tries.parse(cursor) == Tries()
+
+
+@pytest.mark.parametrize("setting", ["schedule", "check_schedule"])
+def test_a_schedule_that_is_none_is_refused(setting: str) -> None:
+    with pytest.raises(FeedError, match=rf"{setting} 'every day' is not a cron schedule"):
+        _feed(**{setting: "every day"})
+
+
+# In Dagster
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer) -> Path:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)
+    monkeypatch.delenv("UCS_CLICKHOUSE_URL", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test(temp_dir=str(home)) as found:
+        yield found
+
+
+class Cockpit:
+    """A feed's sensor or schedule, ticked by hand; what it asks for is run at once."""
+
+    def __init__(self, feed: BrickFeed, instance: dg.DagsterInstance, home: Path) -> None:
+        self.feed, self.instance, self.home = feed, instance, home
+        self.repository = build_defs(feed).get_repository_def()
+        self.cursor: str | None = None
+
+    def table(self, rows: int) -> None:
+        """The table now has so many ids, from 0 on."""
+        write_table(self.home, "numbers", {"n": pa.array(range(rows), pa.int64())})
+
+    def tick(self, *, run: bool = True) -> str:
+        """One tick of the sensor: the range it asked for, or why it did not."""
+        sensor = self.repository.get_sensor_def(f"{self.feed.name}_sensor")
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, repository_def=self.repository, sensor_name=sensor.name
+        )
+        data = sensor.evaluate_tick(context)
+        self.cursor = data.cursor
+        return self._outcome(data, run)
+
+    def scheduled(self) -> str:
+        """One tick of the schedule."""
+        schedule = self.repository.get_schedule_def(f"{self.feed.name}_schedule")
+        context = dg.build_schedule_context(
+            instance=self.instance,
+            repository_def=self.repository,
+            scheduled_execution_time=datetime.now(tz=UTC),
+        )
+        return self._outcome(schedule.evaluate_tick(context), True)
+
+    def _outcome(self, data: Any, run: bool) -> str:
+        if not data.run_requests:
+            return str(data.skip_message)
+        [request] = data.run_requests
+        if run:
+            job = self.repository.get_implicit_global_asset_job_def()
+            result = job.execute_in_process(
+                instance=self.instance,
+                asset_selection=request.asset_selection,
+                tags=dict(request.tags),
+                raise_on_error=False,
+            )
+            failed = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+            assert result.success, failed
+        return str(request.tags["ucs/bricks"])
+
+    @property
+    def done(self) -> int:
+        """How many bricks are green."""
+        return len(self.instance.get_materialized_partitions(dg.AssetKey(self.feed.name)))
+
+
+def test_a_growing_table_is_published_brick_by_brick_as_it_is_sealed(
+    instance: dg.DagsterInstance, home: Path, redis_server: RedisServer
+) -> None:
+    cockpit, client = Cockpit(_feed(max_bricks_per_run=2), instance, home), redis_server.client()
+    cockpit.table(9_999)
+    assert cockpit.tick() == "feed 'numbers': brick 0.0.0.0 is open: newest id 9,998, needs 10,000"
+    cockpit.table(35_000)
+    assert cockpit.tick() == "0.0.0.0...0.0.0.1"
+    assert cockpit.tick() == "0.0.0.2...0.0.0.2"
+    assert cockpit.tick() == "feed 'numbers': brick 0.0.0.3 is open: newest id 34,999, needs 40,000"
+    assert (cockpit.done, client.xlen("numbers")) == (3, 30_000)
+    cockpit.table(100_001)
+    assert [cockpit.tick() for _ in range(3)] == ["0.0.0.3...0.0.0.4", "0.0.0.5...0.0.0.6", "0.0.0.7...0.0.0.8"]
+    assert cockpit.tick() == "0.0.0.9...0.0.0.9"
+    assert cockpit.tick() == "feed 'numbers': all 10 bricks are done"
+    assert client.xlen("numbers") == 100_000
+
+
+def test_a_feed_that_follows_its_tail_keeps_the_open_brick_topped_up(
+    instance: dg.DagsterInstance, home: Path, redis_server: RedisServer
+) -> None:
+    cockpit, client = Cockpit(_feed(tail="follow"), instance, home), redis_server.client()
+    cockpit.table(14_000)
+    assert cockpit.tick() == "0.0.0.0...0.0.0.1"
+    assert (cockpit.done, client.xlen("numbers")) == (1, 14_000)
+    assert cockpit.tick() == "feed 'numbers': brick 0.0.0.1 is open, and all its 4,000 rows are in the stream"
+    for rows, done in ((14_001, 1), (19_990, 1), (20_003, 2), (41_000, 4)):
+        cockpit.table(rows)
+        cockpit.tick()
+        assert (cockpit.done, client.xlen("numbers")) == (done, rows)
+    assert client.xinfo_stream("numbers")["last-generated-id"] == b"4-1000"
+
+
+def test_the_schedule_moves_one_brick_a_tick(
+    instance: dg.DagsterInstance, home: Path, redis_server: RedisServer
+) -> None:
+    cockpit = Cockpit(_feed(schedule="*/5 * * * *"), instance, home)
+    cockpit.table(25_000)
+    assert [cockpit.scheduled() for _ in range(3)] == [
+        "0.0.0.0...0.0.0.0",
+        "0.0.0.1...0.0.0.1",
+        "feed 'numbers': brick 0.0.0.2 is open: newest id 24,999, needs 30,000",
+    ]
+    assert redis_server.client().xlen("numbers") == 20_000
+
+
+def test_what_redis_lost_is_published_again(
+    instance: dg.DagsterInstance, home: Path, redis_server: RedisServer
+) -> None:
+    cockpit, client = Cockpit(_feed(), instance, home), redis_server.client()
+    cockpit.table(45_000)
+    assert cockpit.tick() == "0.0.0.0...0.0.0.3"
+    kept = client.xrange("numbers", "-", "1-5000")
+    client.delete("numbers")
+    for entry_id, fields in kept:
+        client.xadd("numbers", fields, id=entry_id)
+    assert cockpit.tick() == "0.0.0.1...0.0.0.3"
+    assert client.xlen("numbers") == 40_000
+    client.delete("numbers")
+    assert cockpit.tick() == "0.0.0.0...0.0.0.3"
+    assert client.xlen("numbers") == 40_000
+    assert "is open" in cockpit.tick()
+
+
+def test_bricks_that_a_run_has_taken_are_not_asked_for_twice(instance: dg.DagsterInstance, home: Path) -> None:
+    cockpit = Cockpit(_feed(), instance, home)
+    cockpit.table(25_000)
+    assert cockpit.tick(run=False) == "0.0.0.0...0.0.0.1"
+    job = cockpit.repository.get_implicit_global_asset_job_def()
+    run = instance.create_run_for_job(
+        job,
+        asset_selection=frozenset([dg.AssetKey("numbers")]),
+        tags={"dagster/asset_partition_range_start": "0.0.0.0", "dagster/asset_partition_range_end": "0.0.0.1"},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    assert cockpit.tick() == "feed 'numbers': a run is publishing already (brick 0.0.0.0)"
+    instance.report_run_failed(run)
+    assert "was launched 1 times, and nothing moved; trying again in " in cockpit.tick()
+
+
+def test_a_full_stream_is_not_launched_into(
+    instance: dg.DagsterInstance, home: Path, redis_server: RedisServer
+) -> None:
+    cockpit, client = Cockpit(_feed(stream={"max_len": 20_000}), instance, home), redis_server.client()
+    cockpit.table(25_000)
+    assert cockpit.tick() == "0.0.0.0...0.0.0.1"
+    cockpit.table(45_000)
+    assert "stream 'numbers' is full: it holds 20,000 entries (max_len 20,000)" in cockpit.tick()
+    client.xtrim("numbers", maxlen=0, approximate=False)
+    assert cockpit.tick() == "0.0.0.2...0.0.0.3"
+
+
+def test_a_server_that_is_away_is_a_reason_to_skip(
+    instance: dg.DagsterInstance, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cockpit = Cockpit(_feed(), instance, home)
+    cockpit.table(25_000)
+    monkeypatch.setenv("UCS_REDIS_URL", "redis://127.0.0.1:1/0")
+    assert "Redis cannot be reached" in cockpit.tick()
+    monkeypatch.undo()
+
+
+def test_a_feed_without_automation_has_none() -> None:
+    defs = build_defs(_feed(sensor=False)).get_repository_def()
+    assert [sensor.name for sensor in defs.sensor_defs if not sensor.name.startswith("default_")] == []
+    assert defs.schedule_defs == []
+
+
+def test_a_tick_is_quick_where_there_are_many_bricks(instance: dg.DagsterInstance, home: Path) -> None:
+    cockpit = Cockpit(_feed(bricks={"class": "number", "last": 999_999_999}), instance, home)
+    cockpit.table(25_000)
+    started = time.process_time()
+    assert cockpit.tick(run=False) == "0.0.0.0...0.0.0.1"
+    # Three times what it takes, in processor time: it does not depend on what else the machine does.
+    assert time.process_time() - started < 15

@@ -1,0 +1,193 @@
+"""What the checks say about given facts, for any feed, any accident and any moment of a stream's life."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.entries import EntryId
+from ucs_pipeline.facts import Facts
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.findings import CHECKS, Finding, findings
+from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.source import Census, Content
+from ucs_pipeline.sql import OUTSIDE
+from ucs_pipeline.stream import START, State
+from ucs_pipeline.verify import Difference, Verdict
+from ucs_pipeline.wording import fields_shown, ranges
+
+NOTHING_OUTSIDE = dict.fromkeys(OUTSIDE, 0)
+
+
+def _report(ordinal: int, rows: int) -> BrickReport:
+    last = EntryId(ordinal, rows) if rows else None
+    return BrickReport(ordinal, rows, None, None, EntryId(ordinal, 1) if rows else None, last, _hash(ordinal, rows))
+
+
+def _hash(ordinal: int, rows: int) -> int:
+    return (ordinal * 2**50 + rows) % 2**64 if rows else 0
+
+
+def _facts(rows: list[int], published: int, trimmed: int, done: set[int]) -> Facts:
+    """A feed whose bricks have so many rows, of which so many in front are published and so many trimmed."""
+    feed = BrickFeed(name="f", table="t", key="id", bricks={"class": "number", "last": len(rows) * 10_000 - 1})
+    ids = [EntryId(ordinal, row) for ordinal, count in enumerate(rows) for row in range(1, count + 1)]
+    held = ids[trimmed:published]
+    state = State(True, ids[published - 1] if published else START, len(held), held[0] if held else None)
+    contents = {ordinal: Content(count, _hash(ordinal, count)) for ordinal, count in enumerate(rows) if count}
+    verdict = Verdict(state, state, rows=len(held), equal=len(held))
+    records = {ordinal: _report(ordinal, rows[ordinal]) for ordinal in done}
+    return Facts(feed, records, verdict, Census(contents, NOTHING_OUTSIDE))
+
+
+def _by_name(facts: Facts) -> dict[str, Finding]:
+    found = findings(facts)
+    assert [finding.check for finding in found] == list(CHECKS)
+    return {finding.check.name: finding for finding in found}
+
+
+def _failed(facts: Facts) -> set[str]:
+    return {name for name, finding in _by_name(facts).items() if not finding.passed}
+
+
+@st.composite
+def _healthy(draw: st.DrawFn) -> tuple[list[int], int, int, int]:
+    """Rows per brick, rows published, rows trimmed, bricks finished."""
+    rows = draw(st.lists(st.integers(0, 4), min_size=1, max_size=12))
+    published = draw(st.integers(0, sum(rows)))
+    trimmed = draw(st.integers(0, published))
+    whole = [ordinal for ordinal in range(len(rows)) if sum(rows[: ordinal + 1]) <= published]
+    return rows, published, trimmed, draw(st.integers(0, len(whole)))
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(_healthy(), st.data())
+def test_whatever_is_published_trimmed_and_recorded_in_order_passes(
+    healthy: tuple[list[int], int, int, int], data: st.DataObject
+) -> None:
+    rows, published, trimmed, finished = healthy
+    facts = _facts(rows, published, trimmed, set(range(finished)))
+    assert _failed(facts) == set()
+    # A record lost on the way is a gap unless nothing after it is recorded, and nothing else.
+    if finished > 1:
+        lost = data.draw(st.integers(0, finished - 2))
+        holed = replace(facts, records={o: r for o, r in facts.records.items() if o != lost})
+        assert _failed(holed) == {"no_gaps"}
+        assert _by_name(holed)["no_gaps"].offenders == [(name_of_ordinal(lost), rows[lost])]
+        assert f"launch {name_of_ordinal(lost)} (" in _by_name(holed)["no_gaps"].sentence
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(_healthy(), st.data())
+def test_a_stream_that_lost_its_end_is_told_exactly_which_bricks_to_launch(
+    healthy: tuple[list[int], int, int, int], data: st.DataObject
+) -> None:
+    rows, published, _, finished = healthy
+    recorded = sum(rows[:finished])
+    if not recorded:
+        return
+    kept = data.draw(st.integers(0, recorded - 1))
+    facts = _facts(rows, kept, 0, set(range(finished)))
+    finding = _by_name(facts)["stream_not_behind"]
+    lost = [o for o in range(finished) if rows[o] and sum(rows[: o + 1]) > kept]
+    assert [offender[0] for offender in finding.offenders] == [name_of_ordinal(o) for o in lost]
+    assert f"launch {name_of_ordinal(lost[0])}...{name_of_ordinal(finished - 1)}," in finding.sentence
+    assert _failed(facts) == {"stream_not_behind"}
+    assert published >= recorded
+
+
+def test_a_brick_without_a_record_that_was_lost_too_is_among_those_to_launch() -> None:
+    facts = _facts([3, 3, 3, 3], 4, 0, {0, 3})
+    assert "launch 0.0.0.1...0.0.0.3," in _by_name(facts)["stream_not_behind"].sentence
+
+
+@settings(max_examples=300, deadline=None, database=None)
+@given(_healthy(), st.data())
+def test_a_brick_that_changed_after_it_was_finished_is_named_with_both_sides(
+    healthy: tuple[list[int], int, int, int], data: st.DataObject
+) -> None:
+    rows, published, trimmed, finished = healthy
+    if not finished:
+        return
+    facts = _facts(rows, published, trimmed, set(range(finished)))
+    ordinal = data.draw(st.integers(0, finished - 1))
+    content = data.draw(
+        st.builds(Content, st.integers(0, 9), st.integers(0, 2**64 - 1)).filter(lambda c: c != facts.table(ordinal))
+    )
+    changed = replace(facts, census=Census({**facts.census.bricks, ordinal: content}, NOTHING_OUTSIDE))
+    found = _by_name(changed)
+    assert {name for name, finding in found.items() if not finding.passed} == {"all_rows_arrived", "no_late_rows"}
+    name = name_of_ordinal(ordinal)
+    [offender] = found["no_late_rows"].offenders
+    before = _hash(ordinal, rows[ordinal])
+    assert offender == (name, rows[ordinal], content.rows, f"{before:016x}", f"{content.hash:016x}")
+    assert found["no_late_rows"].figures["rows_late"] == max(0, content.rows - rows[ordinal])
+    assert found["all_rows_arrived"].offenders[0][0] == name
+    # A record from before there were content hashes has only its rows compared.
+    old = {**facts.records, ordinal: replace(facts.records[ordinal], content_hash=None)}
+    same = "no_late_rows" not in _failed(replace(changed, records=old))
+    assert same == (content.rows == rows[ordinal])
+
+
+def test_a_length_that_does_not_fit_the_record_is_found_unless_the_stream_moved() -> None:
+    facts = _facts([5, 5, 5], 15, 2, {0, 1, 2})
+    short = facts.verdict.begin._replace(length=12)
+    verdict = replace(facts.verdict, begin=short, end=short, equal=12)
+    assert facts.expected_length == 13
+    assert _by_name(replace(facts, verdict=verdict))["all_rows_arrived"].offenders == [
+        ("", "stream against record", "13 entries", "12 entries")
+    ]
+    moved = replace(verdict, end=short._replace(top=EntryId(2, 6)))
+    assert _failed(replace(facts, verdict=moved)) == set()
+
+
+def test_entries_of_something_else_are_found() -> None:
+    facts = _facts([5, 5], 10, 0, {0, 1})
+    state = State(True, EntryId(1, 900), 11, EntryId(0, 1))
+    verdict = replace(facts.verdict, begin=state, end=state)
+    assert [offender[1:] for offender in _by_name(replace(facts, verdict=verdict))["all_rows_arrived"].offenders] == [
+        ("stream against record", "10 entries", "11 entries"),
+        ("stream against table", "10 entries", "11 entries"),
+    ]
+
+
+def test_entries_that_differ_or_are_missing_are_shown_and_all_of_them_counted() -> None:
+    facts = _facts([5, 5], 10, 0, {0, 1})
+    differences = [Difference(EntryId(1, 2), {b"a": b"1"}, {b"a": b"2"}), Difference(EntryId(1, 3), {b"a": b"1"}, None)]
+    verdict = replace(facts.verdict, equal=3, different=4, missing=3, differences=differences)
+    finding = _by_name(replace(facts, verdict=verdict))["all_rows_arrived"]
+    assert finding.offenders[:2] == [
+        ("0.0.0.1", "entry 1-2 against table", "a=1", "a=2"),
+        ("0.0.0.1", "entry 1-3 against table", "a=1", "not in the stream"),
+    ]
+    assert finding.more == 5
+    assert "4 entries that differ from the table, 3 missing" in finding.sentence
+
+
+@pytest.mark.parametrize("place", OUTSIDE)
+def test_rows_outside_the_list_are_counted_by_place(place: str) -> None:
+    facts = _facts([5], 5, 0, {0})
+    finding = _by_name(replace(facts, census=Census(facts.census.bricks, {**NOTHING_OUTSIDE, place: 3})))[
+        "no_unassigned_rows"
+    ]
+    assert finding.offenders == [(place, 3)]
+    assert finding.figures[f"rows_{place}"] == 3
+    assert "expected every row in a brick from 0.0.0.0 to 0.0.0.0" in finding.sentence
+
+
+def test_a_feed_that_has_not_begun_passes() -> None:
+    facts = _facts([5], 0, 0, set())
+    assert _failed(facts) == set()
+
+
+def test_bricks_in_sentences_are_ranges_and_few() -> None:
+    assert ranges([3]) == "0.0.0.3"
+    assert ranges([3, 4, 5, 9]) == "0.0.0.3...0.0.0.5, 0.0.0.9"
+    assert ranges(range(0, 20, 2)) == "0.0.0.0, 0.0.0.2, 0.0.0.4 and 7 more"
+
+
+def test_a_long_entry_is_cut_off() -> None:
+    assert fields_shown({b"a": b"1", b"b": b"\xff"}) == "a=1, b=\ufffd"
+    assert len(fields_shown({b"a": b"x" * 1000})) == 200
