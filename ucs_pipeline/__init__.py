@@ -5,11 +5,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ucs_pipeline.build import build_defs
     from ucs_pipeline.feed import BrickFeed
+    from ucs_pipeline.read import read_brick
 
-__all__ = ["BrickFeed", "__version__", "build_defs"]
+__all__ = ["BrickFeed", "__version__", "build_defs", "read_brick"]
 __version__ = "0.1.0"
 
-_HOME = {"BrickFeed": "ucs_pipeline.feed", "build_defs": "ucs_pipeline.build"}
+_HOME = {
+    "BrickFeed": "ucs_pipeline.feed",
+    "build_defs": "ucs_pipeline.build",
+    "read_brick": "ucs_pipeline.read",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """A feed as a partitioned asset: one partition per brick, one materialisation as each brick completes."""
 
 import re
+import time
 from collections.abc import Iterator
 
 import dagster as dg
@@ -16,6 +17,8 @@ FEED_METADATA = "ucs/feed"
 
 OPEN_BRICK_TAG = "ucs/open_brick"
 """Run tag that names a brick whose rows are published, and which is not done: the table may still add to it."""
+
+_PROGRESS_SECONDS = 20
 
 CODE_VERSION = "1"
 """Version of what a row looks like in the stream; raised when the encoding changes."""
@@ -54,7 +57,7 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
         wanted = _wanted(context, feed)
         seen = {*_finished_before_retry(context), context.run.tags.get(OPEN_BRICK_TAG)}
         try:
-            for report in _move(context, feed, wanted):
+            for report in _with_progress(context, _move(context, feed, wanted), wanted):
                 if report.name not in seen:
                     yield brick_event(feed, report)
         except UcsError as error:
@@ -82,6 +85,25 @@ def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: range) -> 
         lambda ordinals: recorded(context.instance, feed.name, ordinals),
         context.log.warning,
     )
+
+
+def _with_progress(
+    context: dg.AssetExecutionContext, reports: Iterator[BrickReport], wanted: range
+) -> Iterator[BrickReport]:
+    """The same reports; says now and then in the run's log how far it is. A line per brick would cost as much as it."""
+    started = said = time.monotonic()
+    published = 0
+    for report in reports:
+        published += report.published
+        done, now = report.ordinal - wanted[0] + 1, time.monotonic()
+        if now - said > _PROGRESS_SECONDS:
+            said = now
+            left = (now - started) / done * (len(wanted) - done)
+            context.log.info(
+                f"brick {done:,} of {len(wanted):,} ({report.name}), {published / (now - started):,.0f} rows/s, about "
+                f"{left:,.0f} s left"
+            )
+        yield report
 
 
 def _wanted(context: dg.AssetExecutionContext, feed: BrickFeed) -> range:

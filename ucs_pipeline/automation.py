@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ucs_pipeline.bricks import BRICK, name_of_ordinal
+from ucs_pipeline.bricks import BRICK, name_of_ordinal, ordinal_of_name
 from ucs_pipeline.entries import EntryId
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.stream import State
@@ -94,13 +94,13 @@ class Tries(NamedTuple):
     def parse(cls, cursor: str | None) -> "Tries":
         """From a sensor's cursor; nothing is known if it is not one of these."""
         try:
-            first, top, tries, at = json.loads(cursor or "")
-            return cls(int(first), str(top), int(tries), float(at))
-        except (ValueError, TypeError):
+            found = json.loads(cursor or "")
+            return cls(ordinal_of_name(found["brick"]), found["top"], found["tries"], found["at"])
+        except (ValueError, TypeError, KeyError):
             return cls()
 
     def __str__(self) -> str:
-        return json.dumps(list(self))
+        return json.dumps({"brick": name_of_ordinal(self.first), "top": self.top, "tries": self.tries, "at": self.at})
 
     def launched(self, request: Request, top: EntryId, now: float) -> "Tries":
         """The memory after a launch."""

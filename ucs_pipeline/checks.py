@@ -1,12 +1,12 @@
 """A feed's checks in Dagster: on its asset, unpartitioned, run by a job of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.findings import CHECKS, Finding, findings
+from ucs_pipeline.findings import CHECKS, STREAM_NOT_BEHIND, Finding, findings
 
 SHOWN = 100
 """Offenders shown in a check's table, at most."""
@@ -44,12 +44,16 @@ def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
             dg.AssetCheckSpec(check.name, asset=dg.AssetKey(feed.name), description=check.description)
             for check in CHECKS
         ],
+        # All are worked out together; the UI offers its buttons only for checks that can run by themselves.
+        can_subset=True,
     )
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         # Heavy imports wait for a run: definitions load in every process.
         from ucs_pipeline.facts import collect
+        from ucs_pipeline.overview import overview
         from ucs_pipeline.redis_link import connect_redis
         from ucs_pipeline.source import open_source
+        from ucs_pipeline.status import feed_statuses
         from ucs_pipeline.stream import OrderedStream
 
         try:
@@ -57,18 +61,29 @@ def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
             stream = OrderedStream(feed.stream_name, connect_redis())
             warning = source.warning()
             facts = collect(feed, source, stream, context.instance, held_only=True)
+            [status] = feed_statuses([feed], context.instance)
         except UcsError as error:
             # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
             context.log.error(str(error))
             raise dg.Failure(str(error)) from error
+        glance = overview(status, sum(content.rows for content in facts.census.bricks.values()))
+        wanted = {key.name for key in context.op_execution_context.selected_asset_check_keys}
         for finding in findings(facts, warning):
-            yield _result(dg.AssetKey(feed.name), finding)
+            if finding.check.name not in wanted:
+                continue
+            more = {"overview": _table(glance)} if finding.check is STREAM_NOT_BEHIND else {}
+            yield _result(dg.AssetKey(feed.name), finding, more)
 
     return checks
 
 
-def _result(asset: dg.AssetKey, finding: Finding) -> dg.AssetCheckResult:
+def _table(glance: Mapping[str, str]) -> dg.TableMetadataValue:
+    return dg.MetadataValue.table([dg.TableRecord({"of the feed": name, "now": text}) for name, text in glance.items()])
+
+
+def _result(asset: dg.AssetKey, finding: Finding, more: Mapping[str, dg.MetadataValue]) -> dg.AssetCheckResult:
     metadata: dict[str, dg.MetadataValue | int | str] = {
+        **more,
         **finding.figures,
         "offenders_total": len(finding.offenders) + finding.more,
     }

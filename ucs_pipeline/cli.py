@@ -30,18 +30,112 @@ def demo() -> None:
 @ucs.command()
 @click.argument("feed")
 def verify(feed: str) -> None:
-    """Compare every row of FEED with its entry in the stream. Exits with 0 only if they agree."""
-    from ucs_pipeline.feeds import feed_named
+    """Compare every row of FEED with its entry in the stream, and run its checks. Exits with 0 only if all is well."""
+    import dagster as dg
+
+    from ucs_pipeline.facts import collect
+    from ucs_pipeline.feeds import feed_named, use_project_home
+    from ucs_pipeline.findings import findings
     from ucs_pipeline.redis_link import connect_redis
-    from ucs_pipeline.report import print_verdict
+    from ucs_pipeline.report import print_findings, print_verdict
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import OrderedStream
-    from ucs_pipeline.verify import verify as compare
 
+    use_project_home()
     chosen = feed_named(feed)
-    verdict = compare(chosen, open_source(chosen), OrderedStream(chosen.stream_name, connect_redis()))
-    print_verdict(chosen, verdict)
-    sys.exit(0 if verdict.agrees else 1)
+    source, stream = open_source(chosen), OrderedStream(chosen.stream_name, connect_redis())
+    warning = source.warning()
+    with dg.DagsterInstance.get() as instance:
+        facts = collect(chosen, source, stream, instance, held_only=False)
+    found = findings(facts, warning)
+    print_verdict(chosen, facts.verdict)
+    print_findings(found)
+    sys.exit(0 if facts.verdict.agrees and all(finding.passed for finding in found) else 1)
+
+
+@ucs.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list instead of a table.")
+def status(as_json: bool) -> None:
+    """Show where every feed is: bricks done, what its stream holds, what its consumers have yet to read."""
+    import dataclasses
+    import json
+
+    import dagster as dg
+
+    from ucs_pipeline.feeds import all_feeds, use_project_home
+    from ucs_pipeline.status import feed_statuses, print_statuses
+
+    use_project_home()
+    with dg.DagsterInstance.get() as instance:
+        found = feed_statuses(all_feeds(), instance)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(feed) for feed in found], indent=2))
+    else:
+        print_statuses(found)
+
+
+@ucs.command()
+@click.argument("feed")
+@click.argument("brick")
+@click.option("--rows", default=20, show_default=True, type=click.IntRange(min=0), help="Rows to show, at most.")
+@click.option("--csv", "as_csv", is_flag=True, help="Write all rows to stdout as CSV instead; NULL is \\N.")
+def read(feed: str, brick: str, rows: int, as_csv: bool) -> None:
+    """Show the entries of BRICK in the stream of FEED."""
+    from ucs_pipeline.feeds import feed_named, use_project_home
+    from ucs_pipeline.read import print_brick, read_brick, write_csv
+
+    use_project_home()
+    chosen = feed_named(feed)
+    frame = read_brick(chosen, brick)
+    if as_csv:
+        write_csv(frame, sys.stdout.buffer)
+    else:
+        print_brick(frame, brick, chosen.stream_name, rows)
+
+
+@ucs.command()
+@click.argument("feed")
+@click.argument("last_brick")
+def adopt(feed: str, last_brick: str) -> None:
+    """Take over from another program: record the bricks of FEED up to LAST_BRICK as done without publishing them.
+
+    The stream of FEED, which must be new, begins after them. Broken off, or after the stream was lost, run it again.
+    """
+    import dagster as dg
+    from rich.progress import Progress
+
+    from ucs_pipeline.adopt import adopt as adopt_bricks
+    from ucs_pipeline.feeds import feed_named, ordinal_in, use_project_home
+    from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.report import console
+    from ucs_pipeline.source import open_source
+    from ucs_pipeline.stream import OrderedStream
+
+    use_project_home()
+    chosen = feed_named(feed)
+    bricks = ordinal_in(chosen, last_brick) - chosen.ordinals[0] + 1
+    if sys.stdin.isatty():
+        click.confirm(
+            f"Record {bricks:,} bricks of feed {chosen.name!r} as done, without publishing them, and begin stream "
+            f"{chosen.stream_name!r} after {last_brick}?",
+            abort=True,
+        )
+    stream = OrderedStream(chosen.stream_name, connect_redis())
+    with dg.DagsterInstance.get() as instance, Progress(console=console) as bar:
+        task = bar.add_task("recording bricks", total=bricks)
+        found = adopt_bricks(
+            chosen,
+            last_brick,
+            open_source(chosen),
+            stream,
+            instance,
+            lambda recorded: bar.update(task, completed=recorded),
+        )
+    console.print(
+        f"recorded {found.bricks:,} bricks with {found.rows:,} rows ({found.before:,} were recorded before); stream "
+        f"{chosen.stream_name!r} goes on after {found.top}",
+        markup=False,
+    )
 
 
 @ucs.command()

@@ -1,7 +1,5 @@
 """Holds the table against what the stream has already: nothing is published on top of rows that do not match."""
 
-import hiredis
-
 from ucs_pipeline.entries import EntryId
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import Plan, changed, differs
@@ -52,17 +50,7 @@ class Comparison:
             raise changed(self._feed, last.ordinal, last.row, there)
 
     def _compare_each(self, transaction: Transaction) -> None:
-        table = table_fields(transaction)
+        table = transaction.entries.fields(transaction.start, transaction.stop)
         for entry_id, fields in self._stream.entries(*transaction.ids):
             if table[entry_id] != fields:
                 raise differs(self._feed, entry_id, fields, table[entry_id])
-
-
-def table_fields(transaction: Transaction) -> dict[EntryId, dict[bytes, bytes]]:
-    """What each row's entry should be, by id. Makes Python objects: for showing differences, not for the row path."""
-    reader = hiredis.Reader()
-    reader.feed(bytes(transaction.entries.views.rows(transaction.start, transaction.stop)))
-    return {
-        EntryId.parse(entry_id): dict(zip(flat[::2], flat[1::2], strict=True))
-        for entry_id, flat in iter(reader.gets, False)
-    }

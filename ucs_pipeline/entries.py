@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import hiredis
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -19,6 +20,7 @@ from ucs_pipeline.errors import SourceError
 
 _CRLF = b"\r\n"
 _MAX_BYTES = 1 << 26
+_MEMORY = pa.system_memory_pool()
 
 
 class EntryId(NamedTuple):
@@ -79,8 +81,8 @@ class Entries:
         lengths = [segment.stop - segment.start for segment in self.segments]
         firsts = np.array([segment.first.row - segment.start for segment in self.segments], dtype=np.int64)
         rows = np.arange(self.count, dtype=np.int64) + np.repeat(firsts, lengths)
-        ids = pc.binary_join_element_wise(_digits(batch.column("ordinal")), _digits(pa.array(rows)), b"-")
-        self._id = pc.binary_join_element_wise(b"$", _digits(pc.binary_length(ids)), _CRLF, ids, _CRLF, b"")
+        ids = _join(_digits(batch.column("ordinal")), _digits(pa.array(rows)), b"-")
+        self._id = _join(b"$", _digits(pc.binary_length(ids)), _CRLF, ids, _CRLF, b"")
 
     def id(self, index: int) -> EntryId:
         """Id of a row."""
@@ -108,6 +110,15 @@ class Entries:
         offsets = self.requests.offsets
         return int(offsets[stop]) - int(offsets[start])
 
+    def fields(self, start: int, stop: int) -> dict[EntryId, dict[bytes, bytes]]:
+        """Fields of the rows from `start` up to `stop`, by id. Objects for people to look at: not for the row path."""
+        reader = hiredis.Reader()
+        reader.feed(bytes(self.requests.rows(start, stop)))
+        return {
+            EntryId.parse(arguments[3]): dict(zip(arguments[4::2], arguments[5::2], strict=True))
+            for arguments in iter(reader.gets, False)
+        }
+
     @cached_property
     def requests(self) -> Packed:
         """One `XADD <stream> NOMKSTREAM <id> <field> <value>...` per row.
@@ -115,7 +126,7 @@ class Entries:
         NOMKSTREAM: a stream deleted while it is being written must not start again in the middle.
         """
         head = b"\r\n$4\r\nXADD\r\n" + bulk(self._stream) + b"$10\r\nNOMKSTREAM\r\n"
-        return _packed(pc.binary_join_element_wise(self._per_count(b"*", 4, head), self._id, self._payload, b""))
+        return _packed(_join(self._per_count(b"*", 4, head), self._id, self._payload, b""))
 
     @cached_property
     def replies(self) -> Packed:
@@ -126,7 +137,7 @@ class Entries:
     def views(self) -> Packed:
         """How each row looks inside the reply to XRANGE."""
         head = self._per_count(b"*", 0, _CRLF)
-        return _packed(pc.binary_join_element_wise(b"*2\r\n", self._id, head, self._payload, b""))
+        return _packed(_join(b"*2\r\n", self._id, head, self._payload, b""))
 
     def _per_count(self, lead: bytes, plus: int, tail: bytes) -> "pa.Array | bytes":
         # The count of arguments differs from row to row only where NULLs leave fields out.
@@ -186,6 +197,11 @@ def _segments(ordinals: npt.NDArray[np.uint64], first_row: int) -> list[Segment]
         Segment(start, stop, EntryId(int(ordinals[start]), first_row if start == 0 else 1))
         for start, stop in zip(starts, stops, strict=True)
     ]
+
+
+def _join(*parts: "pa.Array | bytes") -> pa.Array:
+    # The system's allocator gives large buffers back when they are done with; Arrow's own keeps them.
+    return pc.binary_join_element_wise(*parts, memory_pool=_MEMORY)
 
 
 def _digits(numbers: pa.Array) -> pa.Array:

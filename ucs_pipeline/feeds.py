@@ -3,6 +3,7 @@
 import os
 import warnings
 
+from ucs_pipeline.bricks import name_of_ordinal, ordinal_of_name
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.home import project_home
@@ -26,6 +27,20 @@ def feed_named(name: str) -> BrickFeed:
     if name not in feeds:
         raise UcsError(f"there is no feed {name!r}; the project has {', '.join(map(repr, feeds)) or 'none'}")
     return feeds[name]
+
+
+def ordinal_in(feed: BrickFeed, brick: str) -> int:
+    """Ordinal of a brick of the feed.
+
+    Raises:
+        BrickError: the name is no brick name.
+        UcsError: the feed has no such brick.
+    """
+    ordinal = ordinal_of_name(brick)
+    if ordinal not in feed.ordinals:
+        first, last = name_of_ordinal(feed.ordinals[0]), name_of_ordinal(feed.ordinals[-1])
+        raise UcsError(f"feed {feed.name!r} has no brick {brick}: its bricks are {first} to {last}")
+    return ordinal
 
 
 def use_project_home() -> None:

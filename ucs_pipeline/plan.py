@@ -1,7 +1,7 @@
 """Which bricks of a request are there already, and where publishing starts. Pure decisions on known facts."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ucs_pipeline.bricks import name_of_ordinal
@@ -9,6 +9,9 @@ from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.stream import START, State
+
+Fields = Mapping[bytes, bytes]
+"""Fields of an entry."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class BrickReport:
     length_before: int | None = None
     """Entries in the stream before the brick's first row was added; None if none was added."""
     length_after: int | None = None
+    preview: Mapping[EntryId, Fields] = field(default_factory=dict, compare=False)
+    """Its first entries, to be shown."""
     adopted: bool = False
     """Whether another program published it before the feed's stream began, so that the stream never had its rows."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from ucs_pipeline.bricks import name_of_ordinal, ordinal_of_name
+from ucs_pipeline.bricks import get_brick_bounds, name_of_ordinal, ordinal_of_name
 from ucs_pipeline.entries import EntryId
 from ucs_pipeline.plan import BrickReport
 
@@ -17,13 +17,19 @@ ADOPTED = "adopted"
 """Note on a brick that was recorded without being published."""
 
 _PAGE = 1000
+_SHOWN = 100
 _VERSION = re.compile(r"(\d+)-([0-9a-f]{16})", re.ASCII)
 _EXACT_IN_A_BROWSER = 2**53
 
 
 def metadata(report: BrickReport) -> dict[str, Any]:
     """What is written down about a finished brick. Keys are stable: the UI plots the numeric ones."""
-    written: dict[str, Any] = {"rows": report.rows, "published": report.published}
+    bounds = get_brick_bounds(report.name)
+    written: dict[str, Any] = {
+        "rows": report.rows,
+        "published": report.published,
+        "bounds": f"{bounds.first} <= id < {bounds.end}",
+    }
     if report.content_hash is not None:
         written["content_hash"] = hash_text(report.content_hash)
     if report.first_entry and report.last_entry and report.first_key is not None and report.last_key is not None:
@@ -49,6 +55,8 @@ def metadata(report: BrickReport) -> dict[str, Any]:
         written["note"] = "already in the stream"
     else:
         written["note"] = "the brick has no rows"
+    if report.preview:
+        written["first_entries"] = _table(report.preview)
     return written
 
 
@@ -95,6 +103,20 @@ def rows_by_brick(instance: dg.DagsterInstance, feed: str) -> Mapping[str, int]:
     kind = dg.DagsterEventType.ASSET_MATERIALIZATION
     found = instance.event_log_storage.get_latest_tags_by_partition(dg.AssetKey(feed), kind, [DATA_VERSION_TAG])
     return {name: int(tags[DATA_VERSION_TAG].partition("-")[0]) for name, tags in found.items()}
+
+
+def _table(entries: Mapping[EntryId, Mapping[bytes, bytes]]) -> dg.TableMetadataValue:
+    names = dict.fromkeys(name for fields in entries.values() for name in fields)
+    records = [
+        dg.TableRecord({"entry id": str(entry_id)} | {_shown(name): _shown(fields.get(name, b"")) for name in names})
+        for entry_id, fields in entries.items()
+    ]
+    return dg.MetadataValue.table(records)
+
+
+def _shown(text: bytes) -> str:
+    shown = text[: 4 * _SHOWN].decode(errors="replace")
+    return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
 
 
 def _content(ordinal: int, rows: int, content_hash: int) -> BrickReport:

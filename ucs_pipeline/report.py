@@ -10,6 +10,7 @@ from ucs_pipeline.findings import Finding
 from ucs_pipeline.verify import Verdict
 
 _SHOWN = 10
+_WIDEST = 10_000
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -38,6 +39,18 @@ def print_verdict(feed: BrickFeed, verdict: Verdict, *more: tuple[str, str]) -> 
     console.print(table)
     for difference in verdict.differences[:_SHOWN]:
         console.print(f"  {difference}", markup=False)
+
+
+def print_table(table: Table) -> None:
+    """Prints a table: no wider than the terminal, or as wide as it has to be where the output is none."""
+    if not console.is_terminal:
+        table.width = full_width(table)
+    console.print(table)
+
+
+def full_width(table: Table) -> int:
+    """Characters a line of the table takes if nothing is wrapped or cut."""
+    return console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
 
 
 def print_findings(found: Sequence[Finding]) -> None:

@@ -9,6 +9,8 @@ from ucs_pipeline.entries import Segment
 from ucs_pipeline.plan import BrickReport, Plan
 from ucs_pipeline.stream import Transaction
 
+_PREVIEW_ROWS = 3
+
 
 class Span(NamedTuple):
     """Rows known to be in the stream: just added, or found there."""
@@ -41,7 +43,10 @@ class Tally:
     def _add(self, span: Span, segment: Segment, low: int, high: int) -> None:
         entries, stop = span.transaction.entries, span.transaction.stop
         rows = high - low
-        brick = self._open or BrickReport(segment.first.ordinal, 0, entries.key(low), None, entries.id(low), None, 0)
+        brick = self._open or BrickReport(
+            *(segment.first.ordinal, 0, entries.key(low), None, entries.id(low), None, 0),
+            preview=entries.fields(low, min(low + _PREVIEW_ROWS, high)),
+        )
         change: dict[str, object] = {
             "rows": brick.rows + rows,
             "content_hash": ((brick.content_hash or 0) + entries.content_hash(low, high)) % 2**64,

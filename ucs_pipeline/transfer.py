@@ -4,6 +4,7 @@ the stream's top."""
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 from ucs_pipeline.background import Background
 from ucs_pipeline.compare import Comparison
@@ -73,7 +74,7 @@ def transfer(
             if len(finished) == len(wanted):
                 return
             for report in _publish(feed, source, stream, wanted[len(finished) :], records, patience.progress, log):
-                done[report.ordinal] = report
+                done[report.ordinal] = replace(report, preview={})
                 # Published twice, because Redis lost it in between, is worth a second report; an empty brick is not.
                 if report.published or report.ordinal not in reported:
                     reported.add(report.ordinal)

@@ -28,7 +28,7 @@ def _sensor(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
         name=f"{feed.name}_sensor",
         target=_target(feed),
         minimum_interval_seconds=feed.sensor_interval_s,
-        description=f"Publishes the next bricks of `{feed.name}` as the table seals them"
+        description=f"Publishes the next bricks of {feed.name} as the table seals them"
         + (", and follows its open last brick." if feed.tail == "follow" else "."),
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
@@ -40,7 +40,7 @@ def _sensor(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
         if objection := tries.objection(feed, found, seen.state.top, now):
             return dg.SensorResult(skip_reason=objection)
         return dg.SensorResult(
-            run_requests=[_run_request(feed, found)], cursor=str(tries.launched(found, seen.state.top, now))
+            run_requests=[_run_request(feed, found)], cursor=str(tries.launched(found, seen.state.top, round(now)))
         )
 
     return sensor
@@ -51,7 +51,7 @@ def _schedule(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinit
         name=f"{feed.name}_schedule",
         cron_schedule=str(feed.schedule),
         target=_target(feed),
-        description=f"Publishes the next {feed.schedule_bricks} bricks of `{feed.name}` at each tick.",
+        description=f"Publishes the next {feed.schedule_bricks} bricks of {feed.name} at each tick.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         found, _ = _next(feed, asset, context.instance, context.log, feed.schedule_bricks)

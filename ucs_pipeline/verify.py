@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ucs_pipeline.compare import table_fields
 from ucs_pipeline.entries import EntryId, encode
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.source import Source
@@ -118,7 +117,7 @@ def _compare_each(stream: OrderedStream, transaction: Transaction, verdict: Verd
     there = dict(stream.entries(*transaction.ids))
     # Looked up after the entries: what was missing because of a trim is below the first entry by now.
     trimmed = stream.state().trimmed
-    for entry_id, expected in table_fields(transaction).items():
+    for entry_id, expected in transaction.entries.fields(transaction.start, transaction.stop).items():
         found = there.get(entry_id)
         if found == expected:
             verdict.equal += 1

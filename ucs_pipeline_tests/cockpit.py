@@ -140,3 +140,19 @@ def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+def screenshot(page: Page, name: str, height: float = 900) -> None:
+    """Takes a picture of the page for the documentation, if `UCS_SCREENSHOTS` names a directory."""
+    directory = os.environ.get("UCS_SCREENSHOTS")
+    if not directory:
+        return
+    # Away from everything that opens when pointed at; then until fades and plots have come to rest.
+    page.mouse.move(120, 500)
+    page.wait_for_timeout(2_000)
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    page.screenshot(
+        path=Path(directory) / f"{name}.png",
+        clip={"x": 0, "y": 0, "width": 1400, "height": height},
+        animations="disabled",
+    )

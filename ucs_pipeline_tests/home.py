@@ -52,6 +52,14 @@ def ucs(*arguments: str, home: Path, **environment: str) -> "subprocess.Popen[by
     return _start([sys.executable, "-m", "ucs_pipeline.cli", *arguments], home, environment)
 
 
+def run_ucs(*arguments: str, home: Path, **environment: str) -> tuple[int, str]:
+    """The command `ucs` in that home, run to its end: exit code and output."""
+    log = home / "process.log"
+    log.unlink(missing_ok=True)
+    code = ucs(*arguments, home=home, **environment).wait()
+    return code, log.read_text(errors="surrogateescape")
+
+
 def _start(command: list[str], home: Path, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     with (home / "process.log").open("ab") as log:
         return subprocess.Popen(

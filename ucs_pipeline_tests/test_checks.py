@@ -107,6 +107,20 @@ def test_a_finished_feed_passes_every_check_with_figures(published: dg.DagsterIn
     assert all(_figure(evaluation, "offenders_total") == 0 for evaluation in found.values())
 
 
+def test_a_check_shows_the_feed_at_a_glance(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
+    assert run_bricks(build_defs(_feed()), "numbers", instance, 0, 1).success
+    client = redis_server.client()
+    client.xgroup_create("numbers", "workers", id="0")
+    client.xreadgroup("workers", "one", {"numbers": ">"}, count=300)
+    table: Any = _check(instance)["stream_not_behind"].metadata["overview"].value
+    assert [tuple(record.data.values()) for record in table.records] == [
+        ("bricks", "2 of 6 done; next: 0.0.0.2"),
+        ("rows", "20,000 recorded of 25,003 in the table: 5,003 behind"),
+        ("stream", "numbers: 20,000 of 10,000,000 entries (0.2%), top 1-10000"),
+        ("consumer groups", "workers: 300 pending, 19,700 to come"),
+    ]
+
+
 def test_a_feed_that_has_not_begun_or_is_half_way_passes(instance: dg.DagsterInstance) -> None:
     assert _failed(_check(instance)) == set()
     assert run_bricks(build_defs(_feed()), "numbers", instance, 0, 1).success

@@ -30,7 +30,12 @@ with dg.DagsterInstance.get() as instance:
 @dg.asset(partitions_def=dg.StaticPartitionsDefinition(NAMES), output_required=False)
 def bricks(context: dg.AssetExecutionContext) -> Any:
     for name in context.partition_keys:
-        yield dg.AssetMaterialization(context.asset_key, partition=name, metadata={"rows": 7, "note": "x"})
+        yield dg.AssetMaterialization(
+            context.asset_key,
+            partition=name,
+            metadata={"rows": 7, "note": "x"},
+            tags={"dagster/data_version": f"7-{name}"},
+        )
 
 
 @pytest.fixture
@@ -143,3 +148,25 @@ def test_a_killed_writer_leaves_every_event_it_had_written_and_others_go_on(pool
             time.sleep(0.05)
         writers[1].kill()
         writers[1].wait()
+
+
+def test_a_batch_is_stored_as_if_each_event_came_alone(pooled: Path, stock: Path) -> None:
+    run_id = _run(pooled)
+    with dg.DagsterInstance.from_config(str(pooled)) as instance:
+        written = list(instance.all_logs(run_id))
+    events = [entry for entry in written if entry.dagster_event_type is dg.DagsterEventType.ASSET_MATERIALIZATION]
+    seen = []
+    for home in (pooled, stock):
+        shutil.rmtree(home / "history", ignore_errors=True)
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            storage = instance.event_log_storage
+            for batch in (events[:20], events[20:], [events[0], written[0]], []):
+                storage.store_event_batch(batch)
+            [asset] = instance.get_asset_records([KEY])
+            kind, tag = dg.DagsterEventType.ASSET_MATERIALIZATION, "dagster/data_version"
+            tags = storage.get_latest_tags_by_partition(KEY, kind, [tag])
+        assert len(tags) == 30
+        shown = _seen(home, run_id)
+        del shown["class"]
+        seen.append((asset.asset_entry.last_materialization, tags, shown))
+    assert seen[0] == seen[1]

@@ -75,14 +75,7 @@ def _bytes(source: Source) -> bytes:
 
 
 def _entries(source: Source) -> list[dict[bytes, bytes]]:
-    from ucs_pipeline.compare import table_fields
-    from ucs_pipeline.stream import Transaction
-
-    return [
-        fields
-        for entries in _encoded(source)
-        for fields in table_fields(Transaction(entries, 0, entries.count)).values()
-    ]
+    return [fields for entries in _encoded(source) for fields in entries.fields(0, entries.count).values()]
 
 
 def _keys(source: Source) -> list[int]:

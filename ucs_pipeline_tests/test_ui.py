@@ -1,14 +1,12 @@
 """Dagster's UI, driven by a browser: what a person clicks, and what the pages say afterwards."""
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from ucs_pipeline.demo_data import ROWS
-from ucs_pipeline_tests.cockpit import Cockpit, chromium, chromium_page
+from ucs_pipeline_tests.cockpit import Cockpit, chromium, chromium_page, screenshot
 from ucs_pipeline_tests.redis_server import RedisServer
 
 # The servers take 10 to 25 seconds to start; Dagster looks for new backfills, and for finished ones, every 30 seconds.
@@ -52,7 +50,7 @@ def test_a_range_that_would_leave_a_hole_is_refused_in_words(page: Page, redis_s
     page.goto(f"{run}?logs=type:STEP_FAILURE")
     sentence = page.get_by_text("publishing 0.0.0.5 now would leave a hole: stream 'flights' is empty")
     expect(sentence.first).to_contain_text("launch 0.0.0.0...0.0.0.5 instead")
-    _screenshot(page, "refused", height=page.evaluate(_TOP_OF_STACK_TRACE))
+    screenshot(page, "refused", height=page.evaluate(_TOP_OF_STACK_TRACE))
 
     _open(page, "partitions&partition=0.0.0.5")
     expect(page.get_by_text("and did not materialize this asset")).to_be_visible()
@@ -80,25 +78,25 @@ def test_a_backfill_publishes_every_brick_and_a_brick_launched_again_adds_nothin
     page.goto(backfill)
     expect(page.get_by_text("100% completed")).to_be_visible(timeout=_RUN_ENDS_MS)
     expect(page.get_by_text("Succeeded", exact=True).first).to_be_visible(timeout=_RUN_ENDS_MS)
-    _screenshot(page, "backfill")
+    screenshot(page, "backfill")
 
 
 def _show_what_was_published(page: Page) -> None:
-    _screenshot(page, "partitions")
+    screenshot(page, "partitions")
     _open(page, "partitions&partition=0.0.0.5")
     expect(page.get_by_role("row", name="first_entry_id")).to_have_text("first_entry_id5-1")
     expect(page.get_by_role("row", name="stream_length_after")).to_have_text("stream_length_after60000")
     expect(page.get_by_text("Unsynced")).to_have_count(0)
-    _screenshot(page, "brick")
+    screenshot(page, "brick")
     _open(page, "overview")
     expect(page.get_by_role("cell", name="33-6776")).to_be_visible()
-    _screenshot(page, "asset")
+    screenshot(page, "asset")
     page.get_by_role("button", name="Plots").click()
     for figure in ("bytes", "rows", "rows_per_second", "seconds", "stream_length_after"):
         expect(page.get_by_text(figure, exact=True)).to_be_visible()
     expect(page.locator("canvas")).to_have_count(9)
     page.get_by_text("last_id", exact=True).evaluate("title => title.scrollIntoView()")
-    _screenshot(page, "plots", height=850)
+    screenshot(page, "plots", height=850)
 
 
 def _open(page: Page, view: str) -> None:
@@ -120,18 +118,3 @@ def _launch(page: Page, brick: str | None = None) -> None:
         page.get_by_role("button", name="Launch 1 run").click()
     page.get_by_role("link", name="View", exact=True).click()
     page.wait_for_url("**/runs/**")
-
-
-def _screenshot(page: Page, name: str, height: float = 900) -> None:
-    directory = os.environ.get("UCS_SCREENSHOTS")
-    if not directory:
-        return
-    # Away from everything that opens when pointed at; then until fades and plots have come to rest.
-    page.mouse.move(120, 500)
-    page.wait_for_timeout(2_000)
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    page.screenshot(
-        path=Path(directory) / f"{name}.png",
-        clip={"x": 0, "y": 0, "width": 1400, "height": height},
-        animations="disabled",
-    )

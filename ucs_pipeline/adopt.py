@@ -1,0 +1,148 @@
+"""Takes over from another program: the bricks it handled are recorded as done, and a new stream begins after them."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import dagster as dg
+import redis
+from dagster._core.events import StepMaterializationData
+from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
+
+from ucs_pipeline.assets import brick_event
+from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.entries import EntryId
+from ucs_pipeline.errors import StreamError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feeds import ordinal_in
+from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.record import recorded
+from ucs_pipeline.redis_link import translate
+from ucs_pipeline.source import Content, Source
+from ucs_pipeline.stream import START, OrderedStream
+
+_BATCH = 500
+_LAST_ROW = 2**64 - 1
+
+
+class Adoption(NamedTuple):
+    """What adopting a brick and those before it did."""
+
+    bricks: int
+    """Bricks that are recorded now."""
+    rows: int
+    """Rows of theirs in the table."""
+    before: int
+    """Bricks that were recorded before."""
+    top: EntryId
+    """Top of the stream: the end of the last adopted brick."""
+
+
+def adopt(
+    feed: BrickFeed,
+    last_brick: str,
+    source: Source,
+    stream: OrderedStream,
+    instance: dg.DagsterInstance,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Adoption:
+    """Records the feed's bricks up to `last_brick` as done without publishing them, and begins its stream after them.
+
+    The stream is created last, when everything is recorded: broken off before that, and called again, it goes on.
+    Called again after the stream was lost, it creates the stream again.
+
+    Args:
+        feed: the feed.
+        last_brick: name of the last brick that was handled elsewhere.
+        source: the feed's table; what it holds now is recorded, so that checks notice rows that come later.
+        stream: the feed's stream, which must not have had an entry yet.
+        instance: where the bricks are recorded.
+        progress: takes the number of bricks recorded so far, those recorded before included, from time to time.
+
+    Raises:
+        UcsError: the feed has no such brick.
+        StreamError: the stream is in use, or Redis refuses or cannot be reached.
+        SourceError: the table cannot be read.
+    """
+    last = ordinal_in(feed, last_brick)
+    top = EntryId(last, _LAST_ROW)
+    _refuse_used(feed, stream, top)
+    ordinals = range(feed.ordinals[0], last + 1)
+    missing = _not_recorded(feed, ordinals, top, instance)
+    rows, before = 0, len(ordinals) - len(missing)
+    progress(before)
+    census = source.census().bricks if missing else {}
+    for start in range(0, len(missing), _BATCH):
+        batch = missing[start : start + _BATCH]
+        reports = [_report(ordinal, census.get(ordinal, Content(0, 0)), top) for ordinal in batch]
+        instance.event_log_storage.store_event_batch([_entry(brick_event(feed, report)) for report in reports])
+        rows += sum(report.rows for report in reports)
+        progress(before + start + len(batch))
+    _begin(feed, stream, top)
+    return Adoption(len(missing), rows, before, top)
+
+
+def _not_recorded(feed: BrickFeed, ordinals: range, top: EntryId, instance: dg.DagsterInstance) -> list[int]:
+    done = instance.get_materialized_partitions(dg.AssetKey(feed.name))
+    missing = [ordinal for ordinal in ordinals if name_of_ordinal(ordinal) not in done]
+    last = ordinals[-1]
+    # Publishing goes on after a top that is recorded as a brick's end: a brick that was published once has another.
+    if last not in missing and recorded(instance, feed.name, [last])[last].last_entry != top:
+        missing.append(last)
+    return missing
+
+
+def _report(ordinal: int, content: Content, top: EntryId) -> BrickReport:
+    end = top if ordinal == top.ordinal else None
+    return BrickReport(ordinal, content.rows, None, None, None, end, content.hash, adopted=True)
+
+
+def _entry(event: dg.AssetMaterialization) -> dg.EventLogEntry:
+    # What `instance.report_runless_asset_event` makes of an event; it would store each one by itself.
+    return dg.EventLogEntry(  # type: ignore[no-untyped-call]
+        error_info=None,
+        level=logging.INFO,
+        user_message="",
+        run_id=RUNLESS_RUN_ID,
+        timestamp=time.time(),
+        job_name=RUNLESS_JOB_NAME,
+        dagster_event=dg.DagsterEvent(
+            dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+            job_name=RUNLESS_JOB_NAME,
+            event_specific_data=StepMaterializationData(event),
+        ),
+    )
+
+
+def _refuse_used(feed: BrickFeed, stream: OrderedStream, top: EntryId) -> None:
+    state = stream.state()
+    if state.top not in (START, top) or state.length:
+        raise StreamError(
+            f"feed {feed.name!r}: stream {stream.name!r} is in use: its top is {state.top} and it holds "
+            f"{state.length:,} entries, expected none that it ever had; choose another stream name (`stream.name`), "
+            f"which then begins after brick {name_of_ordinal(top.ordinal)}"
+        )
+
+
+def _begin(feed: BrickFeed, stream: OrderedStream, top: EntryId) -> None:
+    token = "ucs-adopt"
+    client: Any = stream.client
+    try:
+        with client.pipeline() as pipe:
+            # A publisher may begin the stream at this very moment: then nothing is executed.
+            pipe.watch(stream.name)
+            _refuse_used(feed, stream, top)
+            pipe.multi()
+            # A group that comes and goes is the only way to create a stream without an entry.
+            pipe.xgroup_create(stream.name, token, "0", mkstream=True)
+            pipe.xgroup_destroy(stream.name, token)
+            pipe.execute_command("XSETID", stream.name, str(top))
+            pipe.execute()
+    except redis.WatchError:
+        raise StreamError(
+            f"feed {feed.name!r}: something wrote to stream {stream.name!r} while its bricks were adopted: stop what "
+            "writes to it, and adopt again"
+        ) from None
+    except redis.RedisError as error:
+        raise stream.named(translate(error)) from error

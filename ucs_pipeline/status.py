@@ -1,0 +1,158 @@
+"""Where every feed is: its record in Dagster, its stream, and the backlog of whoever reads it."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+import redis
+from dagster import AssetPartitionStatus
+from rich.table import Table
+from rich.text import Text
+
+from ucs_pipeline.assets import brick_asset
+from ucs_pipeline.entries import EntryId
+from ucs_pipeline.errors import StreamError, UcsError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.record import rows_by_brick
+from ucs_pipeline.redis_link import connect_redis, translate
+from ucs_pipeline.report import print_table
+from ucs_pipeline.stream import OrderedStream, State
+
+
+@dataclass(frozen=True)
+class Group:
+    """A consumer group of a stream."""
+
+    name: str
+    pending: int
+    """Entries delivered to its consumers, and not acknowledged."""
+    undelivered: int | None
+    """Entries in the stream that it has not been given yet; None if Redis cannot tell."""
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """What a stream holds."""
+
+    length: int
+    top: str | None
+    """The highest entry id the stream ever had; None if there is no stream."""
+    groups: list[Group] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class FeedStatus:
+    """Where a feed is."""
+
+    feed: str
+    stream: str
+    bricks: int
+    """Bricks of the feed."""
+    done: int
+    """Of those, recorded as done."""
+    failed: int
+    """Of those, tried and failed since they were last done."""
+    next_brick: str | None
+    """The first one that is not done; None if all are."""
+    rows: int
+    """Rows of the bricks that are done."""
+    max_len: int
+    redis: StreamStatus | None
+    """The stream in Redis; None if it cannot be read."""
+    problem: str | None
+    """Why it cannot be read."""
+
+
+def feed_statuses(feeds: Sequence[BrickFeed], instance: dg.DagsterInstance) -> list[FeedStatus]:
+    """Where the feeds are. A Redis that does not answer is waited for once."""
+    streams: list[StreamStatus | str]
+    try:
+        client = connect_redis()
+        # A user who may not even do this has reached it.
+        with suppress(redis.exceptions.NoPermissionError):
+            client.ping()
+    except UcsError as error:
+        streams = [str(error)] * len(feeds)
+    except redis.RedisError as error:
+        streams = [str(translate(error))] * len(feeds)
+    else:
+        streams = [_stream(OrderedStream(feed.stream_name, client)) for feed in feeds]
+    return [_status(feed, instance, stream) for feed, stream in zip(feeds, streams, strict=True)]
+
+
+def print_statuses(statuses: Sequence[FeedStatus]) -> None:
+    """Prints one row per feed."""
+    # Few columns with several lines each fit into 80 characters.
+    table = Table(show_lines=True)
+    for name in ("feed", "bricks", "rows recorded", "stream", "consumer groups"):
+        table.add_column(name)
+    for status in statuses:
+        bricks = [f"{status.done:,} of {status.bricks:,} done", f"next: {status.next_brick or 'none'}"]
+        if status.failed:
+            bricks.append(f"{status.failed:,} failed")
+        stream = [status.stream, *_stream_lines(status)]
+        groups = [_backlog(group) for group in status.redis.groups] if status.redis else []
+        cells = (status.feed, "\n".join(bricks), f"{status.rows:,}", "\n".join(stream), "\n".join(groups))
+        table.add_row(*map(Text, cells))
+    print_table(table)
+
+
+def _stream_lines(status: FeedStatus) -> list[str]:
+    if status.redis is None:
+        return [str(status.problem)]
+    if status.redis.top is None:
+        return ["not there yet"]
+    return [f"{status.redis.length:,} of {status.max_len:,} entries", f"top: {status.redis.top}"]
+
+
+def _status(feed: BrickFeed, instance: dg.DagsterInstance, stream: StreamStatus | str) -> FeedStatus:
+    partitions = brick_asset(feed).partitions_def
+    assert partitions
+    names, key = partitions.get_partition_keys(), dg.AssetKey(feed.name)
+    # A brick that is being published again counts as done, which its status alone would not say.
+    done = instance.get_materialized_partitions(key)
+    statuses = instance.get_status_by_partition(key, names, partitions) or {}
+    rows = rows_by_brick(instance, feed.name)
+    return FeedStatus(
+        feed.name,
+        feed.stream_name,
+        len(names),
+        sum(name in done for name in names),
+        sum(status is AssetPartitionStatus.FAILED for status in statuses.values()),
+        next((name for name in names if name not in done), None),
+        sum(rows.get(name, 0) for name in names),
+        feed.stream.max_len,
+        stream if isinstance(stream, StreamStatus) else None,
+        stream if isinstance(stream, str) else None,
+    )
+
+
+def _stream(stream: OrderedStream) -> StreamStatus | str:
+    try:
+        state = stream.state()
+        if not state.exists:
+            return StreamStatus(0, None)
+        found: list[dict[str, Any]] = stream.client.xinfo_groups(stream.name)
+        return StreamStatus(state.length, str(state.top), [_group(group, state) for group in found])
+    except StreamError as error:
+        return str(error)
+    except redis.RedisError as error:
+        return str(stream.named(translate(error)))
+
+
+def _group(group: dict[str, Any], state: State) -> Group:
+    delivered = EntryId.parse(group["last-delivered-id"])
+    # Redis counts this since version 7, and gives up where entries were deleted from the middle.
+    undelivered: int | None = group.get("lag")
+    if delivered >= state.top or state.first is None:
+        undelivered = 0
+    elif delivered < state.first:
+        undelivered = state.length
+    return Group(group["name"].decode(errors="backslashreplace"), group["pending"], undelivered)
+
+
+def _backlog(group: Group) -> str:
+    undelivered = "?" if group.undelivered is None else f"{group.undelivered:,}"
+    return f"{group.name}:\n  {group.pending:,} pending\n  {undelivered} to come"

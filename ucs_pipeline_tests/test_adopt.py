@@ -1,0 +1,322 @@
+"""Bricks that another program has published are taken over, and publishing goes on after them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from ucs_pipeline import adopt as adopt_module
+from ucs_pipeline.adopt import adopt
+from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.build import build_defs
+from ucs_pipeline.demo_data import ROWS
+from ucs_pipeline.errors import StreamError, UcsError
+from ucs_pipeline.facts import collect
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.findings import findings
+from ucs_pipeline.source import Census, Source, open_source
+from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline_tests.home import make_home, run_bricks, run_ucs, write_table
+from ucs_pipeline_tests.redis_server import RedisServer
+
+FEED = BrickFeed(name="numbers", table="numbers", key="n", bricks={"class": "number", "last": 59_999})
+# Bricks 0, 1, 2 and 4 have rows; 3 and 5 have none.
+IDS = [*range(25_000), 40_000, 40_001, 40_001]
+END = 2**64 - 1
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer) -> Path:
+    _write(tmp_path, IDS)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)
+    monkeypatch.delenv("UCS_CLICKHOUSE_URL", raising=False)
+    return tmp_path
+
+
+@pytest.fixture(params=["PooledSqliteEventLogStorage", None], ids=["pooled", "stock"])
+def instance(home: Path, request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
+    storage = {"module": "ucs_pipeline.event_log", "class": request.param, "config": {"base_dir": "history/runs"}}
+    overrides = {"event_log_storage": storage} if request.param else None
+    with dg.instance_for_test(temp_dir=str(home), overrides=overrides) as found:
+        yield found
+
+
+def _write(home: Path, ids: list[int]) -> None:
+    write_table(home, "numbers", {"n": pa.array(ids), "word": pa.array([f"w{n}" for n in ids])})
+
+
+def _stream(redis_server: RedisServer) -> OrderedStream:
+    return OrderedStream("numbers", redis_server.client())
+
+
+def _adopt(last: int, redis_server: RedisServer, instance: dg.DagsterInstance, **more: Any) -> adopt_module.Adoption:
+    stream = _stream(redis_server)
+    return adopt(FEED, name_of_ordinal(last), more.pop("source", open_source(FEED)), stream, instance, **more)
+
+
+def _publish(first: int, last: int, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    return run_bricks(build_defs(FEED), "numbers", instance, first, last)
+
+
+def _events(instance: dg.DagsterInstance) -> dict[str | None, dict[str, Any]]:
+    """Metadata of the latest event of every brick, by name."""
+    records = instance.fetch_materializations(dg.AssetKey("numbers"), limit=1000, ascending=True).records
+    events = [record.asset_materialization for record in records if record.asset_materialization]
+    return {event.partition: {name: value.value for name, value in event.metadata.items()} for event in events}
+
+
+def _failed_checks(redis_server: RedisServer, instance: dg.DagsterInstance) -> list[str]:
+    facts = collect(FEED, open_source(FEED), _stream(redis_server), instance, held_only=False)
+    return [finding.check.name for finding in findings(facts) if not finding.passed]
+
+
+def _ids(redis_server: RedisServer) -> list[str]:
+    return [entry_id.decode() for entry_id, _ in redis_server.client().xrange("numbers")]
+
+
+class _Counting(Source):
+    """A source that counts how often the whole table is asked for."""
+
+    asked = 0
+
+    def census(self) -> Census:
+        self.asked += 1
+        return super().census()
+
+
+def _counting() -> _Counting:
+    return _Counting(FEED, open_source(FEED)._engine)
+
+
+def test_adopted_bricks_are_done_with_what_the_table_holds(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    seen: list[int] = []
+    found = _adopt(3, redis_server, instance, progress=seen.append)
+    assert found == (4, 25_000, 0, (3, END))
+    assert seen == [0, 4]
+    assert instance.get_materialized_partitions(dg.AssetKey("numbers")) == {f"0.0.0.{n}" for n in range(4)}
+    events = _events(instance)
+    assert [event["rows"] for event in events.values()] == [10_000, 10_000, 5_000, 0]
+    assert all((event["note"], event["published"]) == ("adopted", 0) for event in events.values())
+    assert not any("first_entry_id" in event for event in events.values())
+    assert [event.get("last_entry_id") for event in events.values()] == [None, None, None, f"3-{END}"]
+    state = _stream(redis_server).state()
+    assert (state.exists, state.top, state.length) == (True, (3, END), 0)
+    assert redis_server.client().xinfo_groups("numbers") == []
+
+
+def test_the_record_is_what_publishing_would_have_written(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    _adopt(1, redis_server, instance)
+    [adopted] = instance.fetch_materializations(
+        dg.AssetRecordsFilter(dg.AssetKey("numbers"), asset_partitions=["0.0.0.1"]), limit=1
+    ).records
+    redis_server.client().delete("numbers")
+    assert _publish(0, 1, instance).success
+    [published] = instance.fetch_materializations(
+        dg.AssetRecordsFilter(dg.AssetKey("numbers"), asset_partitions=["0.0.0.1"]), limit=1
+    ).records
+    assert adopted.asset_materialization
+    assert published.asset_materialization
+    assert adopted.asset_materialization.tags == published.asset_materialization.tags
+    assert (adopted.run_id, adopted.storage_id < published.storage_id) == ("", True)
+
+
+@pytest.mark.parametrize("last", [0, 2, 3], ids=["first", "with rows", "empty"])
+def test_publishing_goes_on_after_the_adopted_brick(
+    instance: dg.DagsterInstance, redis_server: RedisServer, last: int
+) -> None:
+    _adopt(last, redis_server, instance)
+    assert _publish(last + 1, 5, instance).success
+    rows = {1: 10_000, 2: 5_000, 4: 3}
+    expected = [f"{brick}-{row + 1}" for brick in rows if brick > last for row in range(rows[brick])]
+    assert _ids(redis_server) == expected
+    assert _failed_checks(redis_server, instance) == []
+    verdict = collect(FEED, open_source(FEED), _stream(redis_server), instance, held_only=False).verdict
+    assert verdict.agrees
+    assert (verdict.equal, verdict.trimmed) == (len(expected), 25_003 - len(expected))
+    assert _events(instance)["0.0.0.4"]["published"] == 3
+
+
+def test_checks_pass_before_anything_is_published(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
+    _adopt(2, redis_server, instance)
+    assert _failed_checks(redis_server, instance) == []
+
+
+def test_launching_adopted_bricks_changes_nothing(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
+    _adopt(2, redis_server, instance)
+    before = _events(instance)
+    for first, last in ((0, 2), (2, 2), (1, 1)):
+        assert _publish(first, last, instance).success
+        assert _events(instance) == before
+        assert _stream(redis_server).state().top == (2, END)
+    # A range that begins with adopted bricks goes on to the others.
+    assert _publish(0, 5, instance).success
+    assert _ids(redis_server) == ["4-1", "4-2", "4-3"]
+    assert _failed_checks(redis_server, instance) == []
+
+
+def test_a_brick_beyond_the_next_one_is_refused(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
+    _adopt(1, redis_server, instance)
+    assert not _publish(4, 4, instance).success
+    assert _ids(redis_server) == []
+
+
+def test_every_brick_of_a_feed_may_be_adopted(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
+    _adopt(5, redis_server, instance)
+    assert _publish(0, 5, instance).success
+    assert _ids(redis_server) == []
+    assert _failed_checks(redis_server, instance) == []
+
+
+def test_rows_that_come_to_an_adopted_brick_are_noticed(
+    home: Path, instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    _adopt(2, redis_server, instance)
+    _write(home, [*IDS, 24_999])
+    assert "no_late_rows" in _failed_checks(redis_server, instance)
+
+
+def test_an_interrupted_adoption_goes_on(
+    instance: dg.DagsterInstance, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adopt_module, "_BATCH", 2)
+
+    def interrupt(recorded: int) -> None:
+        if recorded == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _adopt(4, redis_server, instance, progress=interrupt)
+    assert not redis_server.client().exists("numbers")
+    assert _adopt(4, redis_server, instance) == (3, 3 + 5_000, 2, (4, END))
+    assert len(instance.fetch_materializations(dg.AssetKey("numbers"), limit=100).records) == 5
+    assert _failed_checks(redis_server, instance) == []
+
+
+def test_adopting_again_restores_a_lost_stream_without_reading_the_table(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    _adopt(2, redis_server, instance)
+    assert _publish(3, 5, instance).success
+    redis_server.client().flushall()
+    source = _counting()
+    assert _adopt(2, redis_server, instance, source=source) == (0, 0, 3, (2, END))
+    assert source.asked == 0
+    assert _adopt(2, redis_server, instance, source=source) == (0, 0, 3, (2, END))
+    # What had been published is published again; what was adopted is not.
+    assert _publish(3, 5, instance).success
+    assert _ids(redis_server) == ["4-1", "4-2", "4-3"]
+    assert _failed_checks(redis_server, instance) == []
+
+
+def test_a_brick_that_was_published_before_its_stream_was_lost_can_be_adopted(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    assert _publish(0, 2, instance).success
+    redis_server.client().flushall()
+    # Only the last one is recorded anew: it is the end of the adopted part now.
+    assert _adopt(2, redis_server, instance) == (1, 5_000, 2, (2, END))
+    assert _publish(0, 5, instance).success
+    assert _ids(redis_server) == ["4-1", "4-2", "4-3"]
+    assert _failed_checks(redis_server, instance) == []
+
+
+def test_a_stream_in_use_is_refused(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    client.xadd("numbers", {"n": 1}, "0-7")
+    with pytest.raises(StreamError, match=r"is in use: its top is 0-7 and it holds 1 entries.* choose another stream"):
+        _adopt(2, redis_server, instance)
+    client.xtrim("numbers", maxlen=0, approximate=False)
+    with pytest.raises(StreamError, match="its top is 0-7"):
+        _adopt(2, redis_server, instance)
+    client.delete("numbers")
+    _adopt(2, redis_server, instance)
+    for other in (1, 3):
+        with pytest.raises(StreamError, match=f"its top is 2-{END}"):
+            _adopt(other, redis_server, instance)
+    assert len(_events(instance)) == 3
+    client.delete("numbers")
+    client.set("numbers", "a string")
+    with pytest.raises(StreamError, match="the key holds another type"):
+        _adopt(2, redis_server, instance)
+
+
+def test_a_stream_that_is_begun_meanwhile_is_left_alone(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    client = redis_server.client()
+    with pytest.raises(StreamError, match="its top is 0-"):
+        _adopt(2, redis_server, instance, progress=lambda _: client.xadd("numbers", {"n": 0}, "0-*"))
+    assert _stream(redis_server).state().top.ordinal == 0
+
+
+def test_a_brick_off_the_list_is_refused(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
+    with pytest.raises(
+        UcsError, match=r"feed 'numbers' has no brick 0\.0\.0\.6: its bricks are 0\.0\.0\.0 to 0\.0\.0\.5"
+    ):
+        _adopt(6, redis_server, instance)
+
+
+def test_the_command_adopts_and_the_demo_publishes_the_rest(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ucs_pipeline.demo_data import write_flights
+
+    monkeypatch.delenv("UCS_CLICKHOUSE_URL", raising=False)
+    home = make_home(tmp_path)
+    write_flights(home / ".ucs" / "tables")
+    urls = {"UCS_REDIS_URL": redis_server.url}
+    code, output = run_ucs("adopt", "flights", "0.0.0.29", home=home, **urls)
+    assert code == 0, output
+    assert (
+        f"recorded 30 bricks with 300,000 rows (0 were recorded before); stream 'flights' goes on after 29-{END}"
+        in output
+    )
+    code, output = run_ucs("demo", home=home, **urls)
+    assert code == 0, output
+    assert "publishing bricks 0.0.0.30 to 0.0.0.33" in output
+    assert "table and stream agree" in output
+    assert redis_server.client().xlen("flights") == ROWS - 300_000
+    code, output = run_ucs("verify", "flights", home=home, **urls)
+    assert code == 0, output
+    code, output = run_ucs("adopt", "flights", "0.0.0.29", home=home, **urls)
+    assert code == 2
+    assert "ucs: feed 'flights': stream 'flights' is in use: its top is 33-6776" in output
+    code, output = run_ucs("adopt", "flights", "0.0.0.34", home=home, **urls)
+    assert (code, output) == (2, "ucs: feed 'flights' has no brick 0.0.0.34: its bricks are 0.0.0.0 to 0.0.0.33\n")
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"n\n", 130), (b"y\n", 0)], ids=["no", "yes"])
+def test_the_command_asks_a_person(tmp_path: Path, redis_server: RedisServer, answer: bytes, code: int) -> None:
+    import pty
+    import subprocess
+    import sys
+
+    from ucs_pipeline.demo_data import write_flights
+    from ucs_pipeline_tests.home import PROJECT
+
+    home = make_home(tmp_path)
+    write_flights(home / ".ucs" / "tables")
+    person, terminal = pty.openpty()
+    os.write(person, answer)
+    result = subprocess.run(
+        [sys.executable, "-m", "ucs_pipeline.cli", "adopt", "flights", "0.0.0.1"],
+        cwd=PROJECT,
+        env={**os.environ, "DAGSTER_HOME": str(home), "UCS_REDIS_URL": redis_server.url},
+        stdin=terminal,
+        capture_output=True,
+        check=False,
+    )
+    os.close(terminal)
+    os.close(person)
+    assert result.returncode == code, result.stderr
+    assert b"Record 2 bricks of feed 'flights' as done" in result.stdout
+    assert redis_server.client().exists("flights") == (code == 0)
