@@ -86,6 +86,21 @@ def loss(feed: BrickFeed, wanted: range, state: State, records: Mapping[int, Bri
     )
 
 
+def refuse_adopted(feed: BrickFeed, ordinal: int, records: Mapping[int, BrickReport]) -> None:
+    """Keeps a brick that another program published from being published again.
+
+    Raises:
+        StreamError: the brick was adopted, and the stream has lost its place.
+    """
+    record = records.get(ordinal)
+    if record and record.adopted:
+        raise StreamError(
+            f"feed {feed.name!r}: brick {name_of_ordinal(ordinal)} was adopted, so that another program has published "
+            f"it, and stream {feed.stream_name!r} no longer begins after it: it was lost or deleted; run `ucs adopt "
+            f"{feed.name} <last adopted brick>` again"
+        )
+
+
 def plan(feed: BrickFeed, wanted: range, state: State, top_record: BrickReport | None) -> Plan:
     """Plans a pass over the bricks `wanted`, none of which is known to be done.
 

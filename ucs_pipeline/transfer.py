@@ -13,7 +13,7 @@ from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamU
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.flow import Flow
 from ucs_pipeline.patience import Patience
-from ucs_pipeline.plan import BrickReport, Plan, hole, known, loss, plan
+from ucs_pipeline.plan import BrickReport, Plan, hole, known, loss, plan, refuse_adopted
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.room import Room
 from ucs_pipeline.source import Source
@@ -73,6 +73,7 @@ def transfer(
                     yield report
             if len(finished) == len(wanted):
                 return
+            refuse_adopted(feed, wanted[len(finished)], done)
             for report in _publish(feed, source, stream, wanted[len(finished) :], records, patience.progress, log):
                 done[report.ordinal] = replace(report, preview={})
                 # Published twice, because Redis lost it in between, is worth a second report; an empty brick is not.

@@ -119,6 +119,7 @@ def test_the_record_is_what_publishing_would_have_written(
         dg.AssetRecordsFilter(dg.AssetKey("numbers"), asset_partitions=["0.0.0.1"]), limit=1
     ).records
     redis_server.client().delete("numbers")
+    instance.wipe_assets([dg.AssetKey("numbers")])
     assert _publish(0, 1, instance).success
     [published] = instance.fetch_materializations(
         dg.AssetRecordsFilter(dg.AssetKey("numbers"), asset_partitions=["0.0.0.1"]), limit=1
@@ -126,7 +127,7 @@ def test_the_record_is_what_publishing_would_have_written(
     assert adopted.asset_materialization
     assert published.asset_materialization
     assert adopted.asset_materialization.tags == published.asset_materialization.tags
-    assert (adopted.run_id, adopted.storage_id < published.storage_id) == ("", True)
+    assert adopted.run_id == ""
 
 
 @pytest.mark.parametrize("last", [0, 2, 3], ids=["first", "with rows", "empty"])
@@ -215,6 +216,20 @@ def test_adopting_again_restores_a_lost_stream_without_reading_the_table(
     assert _publish(3, 5, instance).success
     assert _ids(redis_server) == ["4-1", "4-2", "4-3"]
     assert _failed_checks(redis_server, instance) == []
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 5), (2, 2), (1, 3)])
+def test_adopted_bricks_are_not_published_when_the_stream_was_lost(
+    instance: dg.DagsterInstance, redis_server: RedisServer, first: int, last: int
+) -> None:
+    _adopt(2, redis_server, instance)
+    redis_server.client().delete("numbers")
+    result = _publish(first, last, instance)
+    [failure] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert failure.user_failure_data
+    assert f"brick 0.0.0.{first} was adopted" in str(failure.user_failure_data.description)
+    assert "run `ucs adopt numbers <last adopted brick>` again" in str(failure.user_failure_data.description)
+    assert not redis_server.client().exists("numbers")
 
 
 def test_a_brick_that_was_published_before_its_stream_was_lost_can_be_adopted(
