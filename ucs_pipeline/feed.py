@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationErro
 
 from ucs_pipeline.bricks import BRICK, get_brick_name, ordinal_of_name
 from ucs_pipeline.errors import FeedError
+from ucs_pipeline.scaffold import FeedScaffolder
 from ucs_pipeline.sql import COMPLETE_SETTINGS
 
 MAX_PARTITIONS = 100_000
@@ -106,6 +107,7 @@ class Stream(_Described):
     )
 
 
+@dg.scaffold_with(FeedScaffolder)
 class BrickFeed(dg.Component, _Described):
     """Moves a ClickHouse table into a Redis stream, brick by brick, exactly once and in order.
 

@@ -1,7 +1,9 @@
 """Servers every test file may ask for. Nothing starts before the first test that names it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
@@ -20,6 +22,22 @@ def clickhouse_http() -> Iterator[ClickHouseServer]:
     """One ClickHouse over HTTP per test process, without faults at the start of each test; tables stay."""
     with ClickHouseServer() as server:
         yield server
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer) -> Path:
+    """An empty home for Dagster, on the embedded engine and the test process's Redis."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)
+    monkeypatch.delenv("UCS_CLICKHOUSE_URL", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance in that home, with Dagster's own settings."""
+    with dg.instance_for_test(temp_dir=str(home)) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

@@ -30,12 +30,9 @@ END = 2**64 - 1
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer) -> Path:
-    _write(tmp_path, IDS)
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)
-    monkeypatch.delenv("UCS_CLICKHOUSE_URL", raising=False)
-    return tmp_path
+def home(home: Path) -> Path:
+    _write(home, IDS)
+    return home
 
 
 @pytest.fixture(params=["PooledSqliteEventLogStorage", None], ids=["pooled", "stock"])

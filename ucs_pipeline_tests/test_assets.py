@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +27,11 @@ def _feed(name: str = "numbers", **more: object) -> BrickFeed:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer) -> Path:
+def home(home: Path) -> Path:
     # Bricks 0, 1, 2 and 4 have rows; 3 and 5 have none.
     ids = [*range(25_000), 40_000, 40_001, 40_001]
-    write_table(tmp_path, "numbers", {"n": pa.array(ids), "word": pa.array([f"w{n}" for n in ids])})
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)
-    monkeypatch.delenv("UCS_CLICKHOUSE_URL", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test(temp_dir=str(home)) as found:
-        yield found
+    write_table(home, "numbers", {"n": pa.array(ids), "word": pa.array([f"w{n}" for n in ids])})
+    return home
 
 
 def _events(instance: dg.DagsterInstance, feed: str = "numbers") -> list[dg.AssetMaterialization]:
@@ -168,6 +158,7 @@ def test_the_asset_graph_is_the_one_on_record() -> None:
         "checks": sorted(f"{key.asset_key.to_user_string()}: {key.name}" for key in graph.asset_check_keys),
         "jobs": sorted(job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")),
         "schedules": sorted(schedule.name for schedule in defs.schedules or ()),
+        "sensors": sorted(sensor.name for sensor in defs.sensors or ()),
     }
     assert seen == json.loads((Path(__file__).parent / "asset_graph.json").read_text())
 

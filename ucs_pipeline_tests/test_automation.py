@@ -1,7 +1,6 @@
 """Which bricks go next by themselves, and what is said when none does."""
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -123,20 +122,6 @@ def test_a_schedule_that_is_none_is_refused(setting: str) -> None:
 
 
 # In Dagster
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer) -> Path:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)
-    monkeypatch.delenv("UCS_CLICKHOUSE_URL", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test(temp_dir=str(home)) as found:
-        yield found
 
 
 class Cockpit:

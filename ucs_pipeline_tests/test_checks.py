@@ -45,18 +45,9 @@ def _write(home: Path, ids: list[int | None], changed: Mapping[int, str] | None 
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_server: RedisServer) -> Path:
-    _write(tmp_path, IDS)
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)
-    monkeypatch.delenv("UCS_CLICKHOUSE_URL", raising=False)
-    return tmp_path
-
-
-@pytest.fixture
-def instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test(temp_dir=str(home)) as found:
-        yield found
+def home(home: Path) -> Path:
+    _write(home, IDS)
+    return home
 
 
 @pytest.fixture

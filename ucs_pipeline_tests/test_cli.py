@@ -10,7 +10,7 @@ import pytest
 from ucs_pipeline.demo_data import ROWS
 from ucs_pipeline.findings import CHECKS
 from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
-from ucs_pipeline_tests.home import make_home, ucs
+from ucs_pipeline_tests.home import make_home, run_ucs, ucs
 from ucs_pipeline_tests.redis_server import RedisServer
 
 
@@ -21,15 +21,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_home(tmp_path)
 
 
-def _run(*arguments: str, home: Path, **environment: str) -> tuple[int, str]:
-    log = home / "process.log"
-    log.unlink(missing_ok=True)
-    code = ucs(*arguments, home=home, **environment).wait()
-    return code, log.read_text()
-
-
 def test_the_demo_moves_every_flight_and_a_second_one_has_nothing_to_do(home: Path, redis_server: RedisServer) -> None:
-    code, output = _run("demo", home=home, UCS_REDIS_URL=redis_server.url)
+    code, output = run_ucs("demo", home=home, UCS_REDIS_URL=redis_server.url)
     assert code == 0, output
     assert "table and stream agree" in output
     client = redis_server.client()
@@ -37,17 +30,17 @@ def test_the_demo_moves_every_flight_and_a_second_one_has_nothing_to_do(home: Pa
     [(_, fields)] = client.xrange("flights", "12-346", "12-346")
     assert fields[b"id"] == fields[b"rec_id"] == b"120345"
     assert fields[b"function_type"] == b"ucs_worker"
-    code, output = _run("demo", home=home, UCS_REDIS_URL=redis_server.url)
+    code, output = run_ucs("demo", home=home, UCS_REDIS_URL=redis_server.url)
     assert code == 0, output
     assert "nothing to do" in output
     assert client.xlen("flights") == ROWS
 
 
 def test_the_demo_fails_when_the_stream_was_tampered_with(home: Path, redis_server: RedisServer) -> None:
-    assert _run("demo", home=home, UCS_REDIS_URL=redis_server.url)[0] == 0
+    assert run_ucs("demo", home=home, UCS_REDIS_URL=redis_server.url)[0] == 0
     redis_server.client().xdel("flights", "7-7")
     for command in (["demo"], ["verify", "flights"]):
-        code, output = _run(*command, home=home, UCS_REDIS_URL=redis_server.url)
+        code, output = run_ucs(*command, home=home, UCS_REDIS_URL=redis_server.url)
         assert code == 1, output
         assert "DO NOT agree" in output
         assert "entry 7-7 is not in the stream" in output
@@ -59,9 +52,9 @@ def test_the_demo_fails_when_the_stream_was_tampered_with(home: Path, redis_serv
 def test_a_failed_check_alone_makes_verify_fail(
     home: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert _run("demo", home=home, UCS_REDIS_URL=redis_server.url)[0] == 0
+    assert run_ucs("demo", home=home, UCS_REDIS_URL=redis_server.url)[0] == 0
     redis_server.client().xtrim("flights", minid="20-1", approximate=False)
-    code, output = _run("verify", "flights", home=home, UCS_REDIS_URL=redis_server.url)
+    code, output = run_ucs("verify", "flights", home=home, UCS_REDIS_URL=redis_server.url)
     assert code == 0, output
     assert "table and stream agree" in output
     assert [line for line in output.splitlines() if line.startswith(("pass", "FAIL"))] == [
@@ -72,7 +65,7 @@ def test_a_failed_check_alone_makes_verify_fail(
         # Brick 0 was not recorded with what the table holds.
         wrong = dg.AssetMaterialization("flights", partition="0.0.0.0", tags={"dagster/data_version": f"9-{7:016x}"})
         instance.report_runless_asset_event(wrong)
-    code, output = _run("verify", "flights", home=home, UCS_REDIS_URL=redis_server.url)
+    code, output = run_ucs("verify", "flights", home=home, UCS_REDIS_URL=redis_server.url)
     assert code == 1, output
     assert "table and stream agree" in output
     assert "FAIL no_late_rows" in output
@@ -89,7 +82,7 @@ def test_the_demo_stopped_by_ctrl_c_resumes(home: Path, redis_server: RedisServe
     assert process.wait() == 130, (home / "process.log").read_text()
     assert "Traceback" not in (home / "process.log").read_text()
     assert client.xlen("flights") < ROWS
-    assert _run("demo", home=home, UCS_REDIS_URL=redis_server.url)[0] == 0
+    assert run_ucs("demo", home=home, UCS_REDIS_URL=redis_server.url)[0] == 0
     assert client.xlen("flights") == ROWS
 
 
@@ -97,7 +90,7 @@ def test_the_demo_reads_from_a_server_over_http(
     home: Path, redis_server: RedisServer, clickhouse_http: ClickHouseServer
 ) -> None:
     urls = {"UCS_REDIS_URL": redis_server.url, "UCS_CLICKHOUSE_URL": clickhouse_http.url}
-    code, output = _run("demo", home=home, **urls)
+    code, output = run_ucs("demo", home=home, **urls)
     assert code == 0, output
     assert "created table flights" in output
     assert "table and stream agree" in output
@@ -117,7 +110,7 @@ def test_the_demo_reads_from_a_server_over_http(
 def test_a_mistake_ends_with_one_sentence(
     home: Path, redis_server: RedisServer, command: list[str], environment: dict[str, str], sentence: str
 ) -> None:
-    code, output = _run(*command, home=home, **{"UCS_REDIS_URL": redis_server.url, **environment})
+    code, output = run_ucs(*command, home=home, **{"UCS_REDIS_URL": redis_server.url, **environment})
     assert code == 2, output
     assert sentence in output
     assert "Traceback" not in output

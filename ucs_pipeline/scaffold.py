@@ -1,0 +1,48 @@
+"""`dg scaffold defs ucs_pipeline.BrickFeed NAME`: a feed to fill in, with every setting explained."""
+
+import json
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from pydantic import BaseModel
+
+_WIDTH = 110
+
+
+class FeedScaffolder(dg.Scaffolder[Any]):
+    """Writes a commented `defs.yaml`."""
+
+    def scaffold(self, request: dg.ScaffoldRequest[Any]) -> None:
+        """Writes the file into the folder of the request, whose name is the feed's."""
+        # The class carries this one, so that it is imported when it is used.
+        from ucs_pipeline.feed import BrickFeed
+
+        directory = request.target_path
+        name = directory.name
+        bricks = {"class": "number", "first": 0, "last": 9_999_999}
+        given = {"name": name, "table": name, "key": "id", "bricks": bricks, "stream": {"name": name}}
+        directory.mkdir(parents=True, exist_ok=True)
+        lines = ["# Settings behind a # have their default.", f"type: {request.type_name}", "", "attributes:"]
+        text = "\n".join([*lines, *_settings(BrickFeed, given, "  ")])
+        (directory / "defs.yaml").write_text(f"{text}\n")
+
+
+def _settings(model: type[BaseModel], given: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        mark = f"{indent}# "
+        yield from textwrap.wrap(str(field.description), _WIDTH, initial_indent=mark, subsequent_indent=mark)
+        if isinstance(field.default, BaseModel):
+            yield f"{indent}{name}:"
+            yield from _settings(type(field.default), given[name], f"{indent}  ")
+        elif name in given:
+            yield f"{indent}{name}: {_flow(given[name])}"
+        else:
+            yield f"{mark}{name}: {json.dumps(field.default)}"
+
+
+def _flow(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {part}" for name, part in value.items()) + "}"
+    return str(value)

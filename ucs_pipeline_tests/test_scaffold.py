@@ -1,0 +1,49 @@
+"""A feed written by `dg scaffold defs`."""
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster.components.scaffold.scaffold import NoParams, get_scaffolder
+
+from ucs_pipeline.feed import BrickFeed, Stream
+
+GIVEN: dict[str, Any] = {
+    "name": "orders",
+    "table": "orders",
+    "key": "id",
+    "bricks": {"class": "number", "last": 9_999_999},
+    "stream": {"name": "orders"},
+}
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    scaffolder = get_scaffolder(BrickFeed)
+    assert isinstance(scaffolder, dg.Scaffolder)
+    request = dg.ScaffoldRequest("ucs_pipeline.BrickFeed", tmp_path / "orders", "yaml", tmp_path, NoParams())
+    scaffolder.scaffold(request)
+    return (tmp_path / "orders" / "defs.yaml").read_text()
+
+
+def test_a_scaffolded_feed_loads_as_it_is(text: str) -> None:
+    assert text.startswith("# Settings behind a # have their default.\ntype: ucs_pipeline.BrickFeed\n\nattributes:\n")
+    assert _feed(text) == BrickFeed(**GIVEN)
+
+
+def test_it_names_and_explains_every_setting(text: str) -> None:
+    names = {*BrickFeed.model_fields, *Stream.model_fields}
+    # With the marks of the settings taken away, every setting stands there with its default.
+    whole = re.sub(rf"^( +)# ({'|'.join(names)}): ", r"\1\2: ", text, flags=re.MULTILINE)
+    assert {line.split(":")[0].strip() for line in whole.splitlines() if not line.lstrip().startswith("#")} >= names
+    assert _feed(whole) == BrickFeed(**GIVEN)
+    words = re.sub(r"\s+(# )?", " ", text)
+    for field in [*BrickFeed.model_fields.values(), *Stream.model_fields.values()]:
+        assert str(field.description) in words
+
+
+def _feed(text: str) -> BrickFeed:
+    return BrickFeed.resolve_from_yaml(textwrap.dedent(text.partition("attributes:\n")[2]))
