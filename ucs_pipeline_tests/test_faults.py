@@ -27,6 +27,7 @@ GROUPS = {
     "a Redis that keeps its data": ["redis-killed", "out-of-memory", "no-replicas", "clients-killed"],
     "a Redis that loses data": ["last-second-lost", "stream-lost", "frozen-over-a-loss", "stale-replica"],
     "connections": ["cut-to-redis", "cut-from-redis", "scan-cut", "scan-exception"],
+    "back-pressure": ["stream-full"],
     "Dagster": ["run-killed", "disk-full"],
 }
 

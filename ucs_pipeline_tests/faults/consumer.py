@@ -2,12 +2,15 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 import redis
 
 from ucs_pipeline_tests.faults.links import Link, link
+from ucs_pipeline_tests.faults.shapes import Entry
 
 _GROUP = "consumers"
 _COUNT = 2_000
@@ -20,6 +23,10 @@ class Consumer:
     def __init__(self, port: int, stream: str) -> None:
         self.delivered: list[bytes] = []
         """Ids in the order of their first delivery."""
+        self.entries: list[Entry] = []
+        """The same with their fields."""
+        self._going = threading.Event()
+        self._going.set()
         self._known: set[bytes] = set()
         self._port = port
         self._stream = stream
@@ -32,6 +39,15 @@ class Consumer:
         deadline = time.monotonic() + seconds
         while len(self.delivered) < entries and time.monotonic() < deadline:
             time.sleep(0.02)
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Reads and acknowledges nothing meanwhile."""
+        self._going.clear()
+        try:
+            yield
+        finally:
+            self._going.set()
 
     def close(self) -> None:
         """Ends the thread."""
@@ -64,7 +80,9 @@ class Consumer:
         while self._take(opened, "0"):
             pass
         while not self._over.is_set():
-            self._take(opened, ">")
+            self._going.wait(_BLOCK_MILLISECONDS / 1000)
+            if self._going.is_set():
+                self._take(opened, ">")
 
     def _take(self, opened: Link, after: str) -> int:
         command = ("XREADGROUP", "GROUP", _GROUP, "one", "COUNT", _COUNT, "BLOCK", _BLOCK_MILLISECONDS)
@@ -72,8 +90,9 @@ class Consumer:
         entries = reply[0][1] if reply else []
         if entries:
             ids = [entry_id for entry_id, _ in entries]
-            fresh = [entry_id for entry_id in ids if entry_id not in self._known]
-            self._known.update(fresh)
-            self.delivered += fresh
+            fresh = [entry for entry in entries if entry[0] not in self._known]
+            self.entries += fresh
+            self.delivered += (entry[0] for entry in fresh)
+            self._known.update(ids)
             opened.ask("XACK", self._stream, _GROUP, *ids)
         return len(entries)

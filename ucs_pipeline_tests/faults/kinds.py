@@ -10,6 +10,9 @@ from ucs_pipeline_tests.faults.stage import Stage
 RUNS = "runs in Dagster"
 """Where the faults of Dagster runs are injected; every other place is a rig."""
 
+FULL = "a short stream and a slow group"
+"""Where the stream has a low cap, and the publisher removes what the group has acknowledged."""
+
 EVERYWHERE = (ALWAYS, EVERYSEC, NONE, REPLICA)
 
 
@@ -82,6 +85,7 @@ KINDS: dict[str, Kind] = {
         Kind("out-of-memory", "Redis out of memory for a moment", EVERYWHERE, on_redis.out_of_memory),
         Kind("no-replicas", "Redis short of replicas for a moment", EVERYWHERE, on_redis.lack_of_replicas),
         Kind("clients-killed", "CLIENT KILL of all connections", EVERYWHERE, on_redis.clients_killed),
+        Kind("stream-full", "stream full, its consumer group standing still", (FULL,), on_redis.stream_full),
         Kind("run-killed", "Dagster run killed between rows and event", (RUNS,), on_publishers.run_killed, share=1),
         Kind("disk-full", "Dagster's disk full", (RUNS,), on_publishers.disk_full, share=1),
     )

@@ -70,6 +70,15 @@ def lack_of_replicas(stage: Stage) -> bool:
     return _configured(stage, "min-replicas-to-write", 2)
 
 
+def stream_full(stage: Stage) -> bool:
+    """The consumer group stands still until the stream is full, and a while longer."""
+    assert stage.consumer
+    with stage.consumer.standing_still():
+        full = stage.until(lambda: stage.at(stage.max_len) or not stage.busy(MAIN)) and stage.busy(MAIN)
+        stage.nap(0.3)
+    return full
+
+
 def clients_killed(stage: Stage) -> bool:
     """CLIENT KILL of every connection that is not a replica's."""
     return bool(stage.rig.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from ucs_pipeline_tests.faults.check import Findings, check_deliveries, check_records, check_stream
 from ucs_pipeline_tests.faults.consumer import Consumer
-from ucs_pipeline_tests.faults.kinds import RUNS, Kind
+from ucs_pipeline_tests.faults.kinds import FULL, RUNS, Kind
 from ucs_pipeline_tests.faults.links import entries_of
 from ucs_pipeline_tests.faults.orders import done, read_record
 from ucs_pipeline_tests.faults.rigs import ALWAYS
@@ -26,19 +26,23 @@ def play(stage: Stage, place: str, faults: Sequence[Kind]) -> tuple[Counter[str]
     rng = stage.rng
     shape = rng.choice(stage.shapes)
     over_http = any(kind.needs_http for kind in faults)
-    stage.begin(shape, ALWAYS if place == RUNS else place, embedded=not over_http and rng.random() < _EMBEDDED)
+    stage.begin(shape, ALWAYS if place in (RUNS, FULL) else place, embedded=not over_http and rng.random() < _EMBEDDED)
     injected: Counter[str] = Counter()
     found = Findings()
     records: dict[int, Done] = {}
     with ExitStack() as stack:
         consumer: Consumer | None = None
+        if place == FULL:
+            stage.cap()
         if stage.rig.keeps:
             consumer = stack.enter_context(Consumer(stage.rig.server.port, stage.stream))
+            stage.consumer = consumer
         try:
             if place == RUNS:
                 records = _runs(stage, faults, injected)
             else:
-                _publishing(stage, faults, injected)
+                play_faults = _filling if place == FULL else _publishing
+                play_faults(stage, faults, injected)
                 records = {ordinal: done(report) for ordinal, report in read_record(stage.record).items()}
         except StuckError as error:
             stage.abandon()
@@ -46,7 +50,9 @@ def play(stage: Stage, place: str, faults: Sequence[Kind]) -> tuple[Counter[str]
         if consumer:
             consumer.wait_for(len(shape.entries), _CONSUMER_SECONDS)
             found.add(check_deliveries(consumer.delivered, shape.entries))
-    found.add(check_stream(entries_of(stage.rig.server.port, stage.stream), shape.entries))
+    # Of a stream that was trimmed, its consumer has the whole.
+    entries = [consumer.entries] if consumer and place == FULL else entries_of(stage.rig.server.port, stage.stream)
+    found.add(check_stream(entries, shape.entries))
     found.add(check_records(records, shape.done))
     found.sentences += stage.unexpected
     return injected, found
@@ -72,6 +78,13 @@ def _publishing(stage: Stage, faults: Sequence[Kind], injected: Counter[str]) ->
         # What was there when it finished may have been lost since.
         stage.publish(MAIN)
         stage.settle()
+
+
+def _filling(stage: Stage, faults: Sequence[Kind], injected: Counter[str]) -> None:
+    stage.publish(MAIN)
+    for kind in faults:
+        injected[kind.name] += kind.inject(stage)
+    stage.settle()
 
 
 def _runs(stage: Stage, faults: Sequence[Kind], injected: Counter[str]) -> dict[int, Done]:

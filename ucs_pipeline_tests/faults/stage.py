@@ -12,6 +12,7 @@ import clickhouse_connect
 import pyarrow.parquet as pq
 
 from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.faults.consumer import Consumer
 from ucs_pipeline_tests.faults.orders import Accident, Materialise, Publish, Reply
 from ucs_pipeline_tests.faults.proxy import Proxy
 from ucs_pipeline_tests.faults.rigs import Rig
@@ -40,6 +41,8 @@ class Stage:
         self.shapes = shapes
         self.rng = rng
         self.streams = 0
+        self.consumer: Consumer | None = None
+        """Whoever reads the stream of this round."""
         self.unexpected: list[str] = []
         """What publishers of this round failed with, where they should have gone on."""
         self._directory = directory
@@ -87,6 +90,11 @@ class Stage:
             "bricks": {"class": "number", "last": shape.last},
             "stream": {"timeout_s": _TIMEOUT_SECONDS},
         }
+
+    def cap(self) -> None:
+        """Gives the stream of this round a low cap, at which the publisher removes what is acknowledged."""
+        self.max_len = self.rng.randint(1_000, 10_000)
+        self.settings["stream"] |= {"max_len": self.max_len, "when_full": "trim_acknowledged"}
 
     def point_at_server(self) -> None:
         """Sends publishers to the rig's server; connections to another one are closed."""
