@@ -4,13 +4,13 @@ import json
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ucs_pipeline.bricks import BRICK, name_of_ordinal, ordinal_of_name
+from ucs_pipeline.bricks import BRICK, name_of_ordinal
 from ucs_pipeline.entries import EntryId
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.stream import State
 
-MOST_TRIES = 6
-"""Launches of one brick, at most, while nothing moves."""
+MANY_TRIES = 6
+"""Launches of one brick without any progress after which somebody should look."""
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 60, 3600
 
@@ -76,7 +76,7 @@ def next_bricks(feed: BrickFeed, seen: Situation, most: int) -> Request | str:
     if feed.tail == "hold":
         needed = (start + 1) * BRICK
         return f"feed {feed.name!r}: brick {name} is open: newest id {seen.newest_key:,}, needs {needed:,}"
-    if start == seen.state.top.ordinal and seen.open_rows <= seen.state.top.row:
+    if EntryId(start, seen.open_rows) <= max(seen.state.top, EntryId(start, 0)):
         return f"feed {feed.name!r}: brick {name} is open, and all its {seen.open_rows:,} rows are in the stream"
     return Request(start, start, open=True)
 
@@ -84,7 +84,7 @@ def next_bricks(feed: BrickFeed, seen: Situation, most: int) -> Request | str:
 class Tries(NamedTuple):
     """How often the same bricks were launched without any progress: a sensor's memory."""
 
-    first: int = -1
+    bricks: str = ""
     top: str = ""
     tries: int = 0
     at: float = 0.0
@@ -95,32 +95,33 @@ class Tries(NamedTuple):
         """From a sensor's cursor; nothing is known if it is not one of these."""
         try:
             found = json.loads(cursor or "")
-            return cls(ordinal_of_name(found["brick"]), found["top"], found["tries"], found["at"])
+            return cls(found["bricks"], found["top"], found["tries"], found["at"])
         except (ValueError, TypeError, KeyError):
             return cls()
 
     def __str__(self) -> str:
-        return json.dumps({"brick": name_of_ordinal(self.first), "top": self.top, "tries": self.tries, "at": self.at})
+        return json.dumps(self._asdict())
 
     def launched(self, request: Request, top: EntryId, now: float) -> "Tries":
         """The memory after a launch."""
-        return Tries(request.first, str(top), self.tries + 1 if self._same(request, top) else 1, now)
+        return Tries(request.bricks, str(top), self.tries + 1 if self._same(request, top) else 1, now)
 
     def objection(self, feed: BrickFeed, request: Request, top: EntryId, now: float) -> str | None:
         """Why these bricks should not be launched now, in one sentence; None if they should."""
         if not self._same(request, top):
             return None
-        what = f"feed {feed.name!r}: brick {name_of_ordinal(request.first)} was launched {self.tries} times"
-        if self.tries >= MOST_TRIES:
-            return (
-                f"{what}, and nothing moved: see why its last run failed, put that right, and launch it by hand or "
-                "reset this sensor's cursor"
-            )
-        left = self.at + min(_FIRST_PAUSE_SECONDS * 2 ** (self.tries - 1), _LONGEST_PAUSE_SECONDS) - now
-        return f"{what}, and nothing moved; trying again in {left:.0f} s" if left > 0 else None
+        pause = _FIRST_PAUSE_SECONDS * 2 ** min(self.tries - 1, MANY_TRIES)
+        left = self.at + min(pause, _LONGEST_PAUSE_SECONDS) - now
+        if left <= 0:
+            return None
+        stuck = ": it is stuck, see why its last run failed" if self.tries >= MANY_TRIES else ""
+        return (
+            f"feed {feed.name!r}: brick {name_of_ordinal(request.first)} was launched {self.tries} times, and nothing "
+            f"moved{stuck}; trying again in {left:.0f} s"
+        )
 
     def _same(self, request: Request, top: EntryId) -> bool:
-        return (self.first, self.top) == (request.first, str(top))
+        return (self.bricks, self.top) == (request.bricks, str(top))
 
 
 def _full(feed: BrickFeed, state: State) -> str | None:

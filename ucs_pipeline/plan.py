@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ucs_pipeline.bricks import name_of_ordinal
@@ -86,14 +87,15 @@ def loss(feed: BrickFeed, wanted: range, state: State, records: Mapping[int, Bri
     )
 
 
-def refuse_adopted(feed: BrickFeed, ordinal: int, records: Mapping[int, BrickReport]) -> None:
-    """Keeps a brick that another program published from being published again.
+def refuse_adopted(feed: BrickFeed, wanted: range, state: State, records: Mapping[int, BrickReport]) -> None:
+    """Keeps bricks that another program published from being published again.
 
     Raises:
-        StreamError: the brick was adopted, and the stream has lost its place.
+        StreamError: one of them was adopted, and the stream no longer begins after it.
     """
-    record = records.get(ordinal)
-    if record and record.adopted:
+    adopted = (record.ordinal for record in records.values() if record.adopted and record.ordinal in wanted)
+    ordinal = min((ordinal for ordinal in adopted if EntryId(ordinal, 1) > state.top), default=None)
+    if ordinal is not None:
         raise StreamError(
             f"feed {feed.name!r}: brick {name_of_ordinal(ordinal)} was adopted, so that another program has published "
             f"it, and stream {feed.stream_name!r} no longer begins after it: it was lost or deleted; run `ucs adopt "
@@ -101,7 +103,13 @@ def refuse_adopted(feed: BrickFeed, ordinal: int, records: Mapping[int, BrickRep
         )
 
 
-def plan(feed: BrickFeed, wanted: range, state: State, top_record: BrickReport | None) -> Plan:
+def plan(
+    feed: BrickFeed,
+    wanted: range,
+    state: State,
+    top_record: BrickReport | None,
+    below: Mapping[int, BrickReport] = MappingProxyType({}),
+) -> Plan:
     """Plans a pass over the bricks `wanted`, none of which is known to be done.
 
     Args:
@@ -109,13 +117,15 @@ def plan(feed: BrickFeed, wanted: range, state: State, top_record: BrickReport |
         wanted: ordinals to publish.
         state: the stream now.
         top_record: what is recorded for the brick that holds the stream's top, if anything.
+        below: what is recorded for bricks between the top and `wanted`. One that was done without rows is not looked
+            at again: rows it has now are late ones.
 
     Raises:
         StreamError: the stream's top is no position of this feed.
     """
     top = state.top
     if top == START:
-        return Plan(top, min(wanted[0], feed.ordinals[0]), wanted[0], wanted[-1])
+        return Plan(top, _first_open(min(wanted[0], feed.ordinals[0]), wanted, below), wanted[0], wanted[-1])
     if top.ordinal not in feed.ordinals:
         side = "beyond" if top.ordinal > feed.ordinals[-1] else "before"
         raise StreamError(
@@ -124,7 +134,15 @@ def plan(feed: BrickFeed, wanted: range, state: State, top_record: BrickReport |
             "to it, or the feed's list was cut; an ordered feed needs a stream of its own: choose another stream name"
         )
     complete = top_record is not None and top_record.last_entry == top
-    return Plan(top, min(wanted[0], top.ordinal + complete), wanted[0], wanted[-1], not complete)
+    start = min(wanted[0], top.ordinal + complete)
+    return Plan(top, _first_open(start, wanted, below) if complete else start, wanted[0], wanted[-1], not complete)
+
+
+def _first_open(start: int, wanted: range, below: Mapping[int, BrickReport]) -> int:
+    """The first brick from `start` on that is not recorded as done without rows."""
+    while start < wanted[0] and start in below and not below[start].rows:
+        start += 1
+    return start
 
 
 def hole(feed: BrickFeed, found: EntryId, plan_: Plan) -> StreamError:

@@ -145,7 +145,13 @@ def trim_acknowledged(stream: OrderedStream) -> int:
     Raises:
         redis.RedisError: Redis refuses or cannot be reached.
     """
-    keep = _first_unacknowledged(stream)
+    try:
+        keep = _first_unacknowledged(stream)
+    except redis.ResponseError as error:
+        if "NOGROUP" not in str(error):
+            raise
+        # A group went away between the two looks; the next time it is not there.
+        return 0
     if keep is None:
         return 0
     # In steps, so that other clients get their turn; Redis limits only trims of whole nodes, so the rest comes last.
@@ -164,7 +170,7 @@ def _first_unacknowledged(stream: OrderedStream) -> EntryId | None:
     for group in stream.client.xinfo_groups(stream.name):
         lowest = stream.client.xpending(stream.name, group["name"])["min"]
         delivered = EntryId.parse(group["last-delivered-id"])
-        # With nothing pending, the group needs the entry after the last one that was delivered to it.
+        # It comes first where the group was set back to read again (XGROUP SETID).
         after = EntryId(delivered.ordinal, min(delivered.row + 1, _MAX_SEQUENCE))
-        needed.append(EntryId.parse(lowest) if lowest else after)
+        needed.append(min(EntryId.parse(lowest), after) if lowest else after)
     return min(needed, default=None)

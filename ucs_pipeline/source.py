@@ -113,7 +113,7 @@ class Source:
         shape = self.shape()
         keys = _keys(shape, first, first)
         rows = self._rows(sql.newest_key(shape), {"first": keys["first"]}, sql.COMPLETE_SETTINGS) if keys else []
-        return int(rows[0]["key"]) if rows else None
+        return int(next(iter(rows[0].values()))) if rows else None
 
     def census(self) -> Census:
         """Rows and content of every brick of the feed, and the rows outside, by one aggregate query.

@@ -124,13 +124,14 @@ def count(shape: Shape) -> str:
 
 
 def newest_key(shape: Shape) -> str:
-    """The largest key of the table from `{first}` on, as text, whether the feed's filter takes its row or not: `key`.
+    """The largest key of the table from `{first}` on, as text, whether the feed's filter takes its row or not.
 
-    No row if there is none. A key beyond a brick seals it, whatever row it belongs to.
+    One column; no row if there is none. A key beyond a brick seals it, whatever row it belongs to.
     """
     key_type, _ = unwrap(shape.key_type)
     bound = f"{shape.key} >= {{first:{key_type}}}"
-    return f"SELECT toString(max({shape.key})) AS key FROM {table_expression(shape.table)} WHERE {bound} HAVING count()"
+    newest = f"toString(max({shape.key})) AS {_alias(shape)}newest"
+    return f"SELECT {newest} FROM {table_expression(shape.table)} WHERE {bound} HAVING count()"
 
 
 def census(shape: Shape, first: int, last: int) -> str:

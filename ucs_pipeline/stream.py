@@ -32,6 +32,16 @@ class State(NamedTuple):
     """Entries in it now."""
     first: EntryId | None = None
     """Id of the first entry that is still there; None if there is none."""
+    added: int | None = None
+    """Entries ever added; None before Redis 7, which does not count them."""
+    deleted: EntryId | None = None
+    """The highest id that was deleted by itself (XDEL); None before Redis 7."""
+
+    def may_have_had(self, entry_id: EntryId) -> bool:
+        """Whether an entry up to the top that is not there now may have been there: it was trimmed or deleted."""
+        if self.added is not None and self.added == self.length:
+            return False
+        return entry_id <= self.trimmed or (self.deleted is not None and entry_id <= self.deleted)
 
     @property
     def trimmed(self) -> EntryId:
@@ -94,7 +104,15 @@ class OrderedStream:
             raise self.named(translate(error)) from error
         entry = info["first-entry"]
         first = EntryId.parse(entry[0]) if entry else None
-        return State(True, EntryId.parse(info["last-generated-id"]), info["length"], first)
+        deleted = info.get("max-deleted-entry-id")
+        return State(
+            True,
+            EntryId.parse(info["last-generated-id"]),
+            info["length"],
+            first,
+            info.get("entries-added"),
+            EntryId.parse(deleted) if deleted else None,
+        )
 
     def last_row(self, ordinal: int) -> int:
         """Number of the last row of a brick that is still in the stream; 0 if there is none."""

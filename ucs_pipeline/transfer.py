@@ -17,13 +17,14 @@ from ucs_pipeline.plan import BrickReport, Plan, hole, known, loss, plan, refuse
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.room import Room
 from ucs_pipeline.source import Source
-from ucs_pipeline.stream import Comparer, OrderedStream, Transaction, cut
+from ucs_pipeline.stream import Comparer, OrderedStream, State, Transaction, cut
 from ucs_pipeline.tally import Span, Tally
 
 Records = Callable[[Sequence[int]], Mapping[int, BrickReport]]
 """Looks up what is recorded as done for some bricks, by ordinal."""
 
 _STALL_SECONDS = 2.0
+_LOOKED_BACK = 10_000
 
 
 def transfer(
@@ -73,7 +74,7 @@ def transfer(
                     yield report
             if len(finished) == len(wanted):
                 return
-            refuse_adopted(feed, wanted[len(finished)], done)
+            refuse_adopted(feed, wanted[len(finished) :], state, done)
             for report in _publish(feed, source, stream, wanted[len(finished) :], records, patience.progress, log):
                 done[report.ordinal] = replace(report, preview={})
                 # Published twice, because Redis lost it in between, is worth a second report; an empty brick is not.
@@ -102,8 +103,11 @@ def _publish(
 ) -> Generator[BrickReport, None, None]:
     with Publisher(stream, feed.stream.min_replicas) as publisher, Comparer(stream) as comparer:
         state = publisher.state
-        course = plan(feed, wanted, state, records([state.top.ordinal]).get(state.top.ordinal))
-        _check_top(feed, source, stream, comparer, course)
+        first = max(state.top.ordinal, feed.ordinals[0])
+        below = records(range(first, min(wanted[0], first + _LOOKED_BACK)))
+        top_record = records([state.top.ordinal]).get(state.top.ordinal)
+        course = plan(feed, wanted, state, top_record, below)
+        _check_top(feed, source, stream, comparer, course, state)
         with Background(_prepared(source, stream, course), 2, "ucs-read") as chunks:
             room = Room(stream, feed.stream, state.length, chunks.pause, log)
             flow = Flow(feed.stream, room, chunks.pause)
@@ -115,12 +119,14 @@ def _publish(
                     chunks.close()
 
 
-def _check_top(feed: BrickFeed, source: Source, stream: OrderedStream, comparer: Comparer, course: Plan) -> None:
+def _check_top(
+    feed: BrickFeed, source: Source, stream: OrderedStream, comparer: Comparer, course: Plan, state: State
+) -> None:
     """Compares the brick of a top that lies beyond the range: only a top of this feed proves what is below it."""
     ordinal = course.top.ordinal
     if not course.top_unknown or ordinal <= course.last:
         return
-    comparison = Comparison(feed, stream, comparer, course._replace(scan_from=ordinal, last=ordinal))
+    comparison = Comparison(feed, stream, comparer, course._replace(scan_from=ordinal, last=ordinal), state)
     with closing(source.scan(ordinal, ordinal)) as scan:
         for entries in encode(stream.name.encode(), scan):
             for transaction in cut(entries, 0, entries.up_to(course.top)):
@@ -149,7 +155,7 @@ def _spans(
     flow: Flow,
     progress: Callable[[], None],
 ) -> Generator[Span, None, None]:
-    comparison = Comparison(feed, stream, comparer, course)
+    comparison = Comparison(feed, stream, comparer, course, publisher.state)
     for entries in chunks:
         inside = entries.up_to(course.top)
         for transaction in cut(entries, 0, inside):

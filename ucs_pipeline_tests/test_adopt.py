@@ -229,6 +229,17 @@ def test_adopted_bricks_are_not_published_when_the_stream_was_lost(
     assert not redis_server.client().exists("numbers")
 
 
+def test_adopted_bricks_behind_others_are_not_published_either(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    assert _publish(0, 0, instance).success
+    redis_server.client().delete("numbers")
+    _adopt(2, redis_server, instance)
+    redis_server.client().delete("numbers")
+    assert not _publish(0, 3, instance).success
+    assert not redis_server.client().exists("numbers")
+
+
 def test_a_brick_that_was_published_before_its_stream_was_lost_can_be_adopted(
     instance: dg.DagsterInstance, redis_server: RedisServer
 ) -> None:

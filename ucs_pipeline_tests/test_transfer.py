@@ -97,6 +97,41 @@ def test_a_late_row_in_an_unrecorded_brick_below_the_top_is_refused(stream: Orde
         list(_move(table, stream, 29_999))
 
 
+def test_a_list_that_now_begins_earlier_does_not_pass_for_published(stream: OrderedStream) -> None:
+    table = numbers(80, 1_000)
+    later = table.feed(79_999, bricks={"class": "number", "first": 50_000, "last": 79_999})
+    list(transfer(later, source_of(later), stream, later.ordinals, lambda _: {}))
+    with pytest.raises(StreamError, match=r"brick 0\.0\.0\.0: the table has 10 rows and the stream 'feed' already 0"):
+        list(_move(table, stream, 79_999, range(5)))
+    assert stream.state().length == 30
+
+
+def test_late_rows_in_an_unrecorded_brick_without_any_are_refused(stream: OrderedStream) -> None:
+    table = Table("id UInt64", "SELECT arrayJoin([1, 2, 20001, 20002])")
+    list(_move(table, stream, 29_999))
+    table.run(f"INSERT INTO {table.name} VALUES (10001), (10002)")
+    with pytest.raises(StreamError, match=r"brick 0\.0\.0\.1: the table has 2 rows and the stream 'feed' already 0"):
+        list(_move(table, stream, 29_999))
+
+
+def test_late_rows_in_a_recorded_brick_without_any_do_not_stop_the_next(stream: OrderedStream) -> None:
+    table = Table("id UInt64", "SELECT arrayJoin([1, 2])")
+    records = {report.ordinal: report for report in _move(table, stream, 19_999)}
+    table.run(f"INSERT INTO {table.name} VALUES (10001), (20001)")
+    feed = table.feed(29_999)
+    [report] = transfer(feed, source_of(feed), stream, range(2, 3), lambda _: records)
+    assert (report.ordinal, report.rows) == (2, 1)
+    assert [entry_id for entry_id, _ in stream.entries(*ALL)] == [(0, 1), (0, 2), (2, 1)]
+
+
+def test_a_row_that_went_away_before_a_small_brick_is_refused_in_a_sentence(stream: OrderedStream) -> None:
+    table = Table("id UInt64", "SELECT arrayJoin([1, 2, 3, 10001, 10002])")
+    list(_move(table, stream, 19_999))
+    table.run(f"ALTER TABLE {table.name} DELETE WHERE id = 3 SETTINGS mutations_sync = 2")
+    with pytest.raises(StreamError, match=r"entry 0-3 of stream 'feed' is .*, expected no such row from the table"):
+        list(_move(table, stream, 19_999))
+
+
 # Ends
 
 
