@@ -104,9 +104,8 @@ def _publish(
     with Publisher(stream, feed.stream.min_replicas) as publisher, Comparer(stream) as comparer:
         state = publisher.state
         first = max(state.top.ordinal, feed.ordinals[0])
-        below = records(range(first, min(wanted[0], first + _LOOKED_BACK)))
-        top_record = records([state.top.ordinal]).get(state.top.ordinal)
-        course = plan(feed, wanted, state, top_record, below)
+        found = records([state.top.ordinal, *range(first, min(wanted[0], first + _LOOKED_BACK))])
+        course = plan(feed, wanted, state, found.get(state.top.ordinal), found)
         _check_top(feed, source, stream, comparer, course, state)
         with Background(_prepared(source, stream, course), 2, "ucs-read") as chunks:
             room = Room(stream, feed.stream, state.length, chunks.pause, log)
