@@ -73,7 +73,7 @@ def write(path: str, rows: int) -> None:
     """Writes the file, with the engine itself."""
     import chdb
 
-    chdb.connect(":memory:").query(  # type: ignore[no-untyped-call]
+    chdb.connect(":memory:").query(
         f"INSERT INTO FUNCTION file('{path}', Parquet) SELECT number AS id, number AS rec_id, "
         "['AA', 'DL', 'UA'][number % 3 + 1] AS task_for, ['EWR', 'JFK', 'LGA'][number % 3 + 1] AS before, "
         "if(number % 7 = 0, NULL, number % 100) AS delay, toDateTime(number) AS at, 'ucs_worker' AS function_type "

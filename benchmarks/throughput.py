@@ -8,7 +8,6 @@ all of them. Compare the ratios; the rows per second belong to the machine.
 
 import argparse
 import json
-import re
 import resource
 import shutil
 import statistics
@@ -82,11 +81,9 @@ def records(path: Path, rows: int) -> list[dict[Any, Any]]:
 
 def write_commands(source: Source, feed: BrickFeed, path: Path) -> None:
     """The same rows as a file of plain XADD commands with the same ids, for `redis-cli --pipe`."""
-    plain = re.compile(rb"\*(\d+)\r\n(\$4\r\nXADD\r\n\$7\r\nflights\r\n)\$10\r\nNOMKSTREAM\r\n")
     with path.open("wb") as file:
         for entries in encode(STREAM.encode(), source.scan(feed.ordinals[0], feed.ordinals[-1])):
-            requests = bytes(entries.requests.rows(0, entries.count))
-            file.write(plain.sub(lambda m: b"*%d\r\n%b" % (int(m[1]) - 1, m[2]), requests))
+            file.write(entries.requests.rows(0, entries.count))
 
 
 def measure(rows: int, rounds: int) -> dict[str, Any]:

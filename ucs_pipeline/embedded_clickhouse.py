@@ -56,7 +56,7 @@ def tables_dir() -> Path:
 def _connect() -> "Connection":
     import chdb
 
-    connection: Connection = chdb.connect(":memory:")  # type: ignore[no-untyped-call]
+    connection: Connection = chdb.connect(":memory:")
     return connection
 
 

@@ -1,4 +1,4 @@
-"""Rows as Redis protocol bytes: XADD requests, the replies Redis gives to accepted ones, and XRANGE's view of them.
+"""Rows as Redis protocol bytes: XADD requests, and XRANGE's view of the entries they make.
 
 Everything here works on whole Arrow columns; no Python object is made per row. Protocol: RESP2.
 """
@@ -115,23 +115,15 @@ class Entries:
         reader = hiredis.Reader()
         reader.feed(bytes(self.requests.rows(start, stop)))
         return {
-            EntryId.parse(arguments[3]): dict(zip(arguments[4::2], arguments[5::2], strict=True))
+            EntryId.parse(arguments[2]): dict(zip(arguments[3::2], arguments[4::2], strict=True))
             for arguments in iter(reader.gets, False)
         }
 
     @cached_property
     def requests(self) -> Packed:
-        """One `XADD <stream> NOMKSTREAM <id> <field> <value>...` per row.
-
-        NOMKSTREAM: a stream deleted while it is being written must not start again in the middle.
-        """
-        head = b"\r\n$4\r\nXADD\r\n" + bulk(self._stream) + b"$10\r\nNOMKSTREAM\r\n"
-        return _packed(_join(self._per_count(b"*", 4, head), self._id, self._payload, b""))
-
-    @cached_property
-    def replies(self) -> Packed:
-        """What Redis answers to each accepted row: its id."""
-        return _packed(self._id)
+        """One `XADD <stream> <id> <field> <value>...` per row."""
+        head = b"\r\n$4\r\nXADD\r\n" + bulk(self._stream)
+        return _packed(_join(self._per_count(b"*", 3, head), self._id, self._payload, b""))
 
     @cached_property
     def views(self) -> Packed:

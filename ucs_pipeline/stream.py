@@ -10,7 +10,7 @@ import redis
 from ucs_pipeline.entries import Entries, EntryId
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.redis_link import classify, translate
-from ucs_pipeline.wire import UnexpectedReplyError, Wire, command
+from ucs_pipeline.wire import Wire, command
 
 START = EntryId(0, 0)
 """The top of a stream that never had an entry."""
@@ -174,11 +174,9 @@ class Comparer:
         first, last = entries.id(start), entries.id(stop - 1)
         self._wire.send([command(b"XRANGE", self._key, str(first).encode(), str(last).encode())])
         expected = b"".join((b"*%d\r\n" % (stop - start), entries.views.rows(start, stop)))
-        try:
-            self._wire.expect(expected)
-        except UnexpectedReplyError as unexpected:
-            reply = self._wire.replies(unexpected.received, 1)[0]
-            if isinstance(reply, hiredis.ReplyError):
-                raise self._stream.named(classify(str(reply))) from unexpected
-            return False
-        return True
+        if self._wire.expect(expected):
+            return True
+        reply = self._wire.reply()
+        if isinstance(reply, hiredis.ReplyError):
+            raise self._stream.named(classify(str(reply)))
+        return False

@@ -140,7 +140,7 @@ def _prepared(source: Source, stream: OrderedStream, course: Plan) -> Generator[
         for entries in encode(stream.name.encode(), scan):
             # The bytes are made here, in the reading thread, beside the sending one.
             if entries.id(entries.count - 1) > course.top:
-                _ = entries.requests, entries.replies
+                _ = entries.requests
             yield entries
 
 

@@ -13,14 +13,6 @@ from ucs_pipeline.redis_link import translate
 _RECEIVE = 1 << 16
 
 
-class UnexpectedReplyError(Exception):
-    """The server answered with other bytes than expected; `received` holds them from the first expected one on."""
-
-    def __init__(self, received: bytes) -> None:
-        super().__init__(received[:200])
-        self.received = received
-
-
 class Wire:
     """A connection redis-py has made and logged in (password, user, TLS, database), used as a plain socket."""
 
@@ -35,7 +27,7 @@ class Wire:
             raise translate(error) from error
         # redis-py would parse every reply into objects; nothing is buffered in it right after the login.
         self._socket: socket.socket = connection._sock
-        self._ahead = b""
+        self._reader = hiredis.Reader()
 
     def __enter__(self) -> Self:
         return self
@@ -55,51 +47,38 @@ class Wire:
         except OSError as error:
             raise translate(error) from error
 
-    def expect(self, expected: bytes) -> None:
-        """Receives exactly these bytes.
+    def reply(self) -> Any:
+        """Receives one reply, parsed; an error comes as `hiredis.ReplyError`.
 
         Raises:
-            UnexpectedReplyError: other bytes came.
+            StreamUnavailableError: the connection broke.
+        """
+        while (reply := self._reader.gets()) is False:
+            self._reader.feed(self._receive())
+        return reply
+
+    def expect(self, expected: bytes) -> bool:
+        """Whether the next bytes are these. If they are not, none is taken: `reply` gives what they say.
+
+        Nothing but the answer to one command may be under way.
+
+        Raises:
             StreamUnavailableError: the connection broke.
         """
         position = 0
         while position < len(expected):
             data = self._receive()
-            wanted = len(expected) - position
-            if not expected.startswith(data[:wanted], position):
-                raise UnexpectedReplyError(expected[:position] + data)
-            self._ahead = data[wanted:]
-            position += len(data) - len(self._ahead)
-
-    def line(self) -> bytes:
-        """Receives one line, without its line end."""
-        data = b""
-        while b"\r\n" not in data:
-            data += self._receive()
-        line, self._ahead = data.split(b"\r\n", 1)
-        return line
-
-    def replies(self, received: bytes, count: int) -> list[Any]:
-        """Parses `count` whole replies that begin with bytes already received; errors come as `hiredis.ReplyError`."""
-        reader = hiredis.Reader()
-        reader.feed(received)
-        replies: list[Any] = []
-        while len(replies) < count:
-            reply = reader.gets()
-            if reply is False:
-                reader.feed(self._receive())
-            else:
-                replies.append(reply)
-        return replies
+            if not expected.startswith(data, position):
+                self._reader.feed(expected[:position] + data)
+                return False
+            position += len(data)
+        return True
 
     def close(self) -> None:
         """Closes the connection; Redis forgets a transaction that was not executed."""
         self._connection.disconnect()
 
     def _receive(self) -> bytes:
-        if self._ahead:
-            data, self._ahead = self._ahead, b""
-            return data
         try:
             data = self._socket.recv(_RECEIVE)
         except OSError as error:

@@ -49,7 +49,7 @@ class Engine:
 
     def __init__(self, path: str) -> None:
         # The tables of an in-memory engine live as long as its last handle.
-        self._keep = chdb.connect(path)  # type: ignore[no-untyped-call]
+        self._keep = chdb.connect(path)
         self._path = path
         self.version, self.timezone = str(self._keep.query("SELECT version(), timezone()", "TSV")).split()
 
@@ -60,7 +60,7 @@ class Engine:
         Raises:
             ServerError: what chDB raised inside, in ClickHouse's words.
         """
-        connection = chdb.connect(self._path)  # type: ignore[no-untyped-call]
+        connection = chdb.connect(self._path)
         try:
             if database:
                 connection.query(f"USE `{database.replace('`', '``')}`")

@@ -17,7 +17,7 @@ class Table:
 
     def __init__(self, columns: str, rows: str, order_by: str = "tuple()", engine: str = "MergeTree") -> None:
         """Creates the table; `rows` is what follows INSERT INTO, `columns` the column definitions."""
-        self.connection = chdb.connect(":memory:")  # type: ignore[no-untyped-call]
+        self.connection = chdb.connect(":memory:")
         # The engine ends with its last connection, and the tables with it.
         _kept.append(self.connection)
         self.name = f"t_{uuid.uuid4().hex}"
@@ -42,7 +42,7 @@ class _Engine(EmbeddedEngine):
 
 def source_of(feed: BrickFeed) -> Source:
     """The feed's table, read through a connection of its own."""
-    return Source(feed, _Engine(chdb.connect(":memory:")))  # type: ignore[no-untyped-call]
+    return Source(feed, _Engine(chdb.connect(":memory:")))
 
 
 def numbers(rows: int, step: int = 1) -> Table:

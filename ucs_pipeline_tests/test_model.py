@@ -12,6 +12,7 @@ from ucs_pipeline.entries import Entries, EntryId, encode
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.stream import START, OrderedStream, Transaction
+from ucs_pipeline.wire import command
 from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import expected, numbers, source_of
 
@@ -42,22 +43,23 @@ class Writer:
             self._next = stop
 
     def step(self, rows: int) -> None:
-        """Sends two transactions at first and then one more each time, and waits for the one before the last."""
-        self._sizes += [rows] * 3
+        """Sends some transactions at first and then one more each time, and waits for the first one under way."""
+        self._sizes += [rows] * 10
         next(self._going, None)
 
     def hold(self) -> None:
         """Sends rows, but not what ends their transaction: the next step, if any, does."""
         if self._next < ROWS:
             rows = self._entries.requests.rows(self._next, self._next + 1)
-            self.publisher._wire.send([self.publisher._enter(IDS[self._next - 1] if self._next else START), rows])
+            gate = self.publisher._gate
+            self.publisher._wire.send([gate.enter(IDS[self._next - 1] if self._next else START), rows])
             self._held = True
 
     def release(self) -> None:
         """Sends the end that was held back."""
         if self._held:
-            self.publisher._wire.send([self.publisher._leave])
-            self.publisher._wire.replies(b"", 5)
+            self.publisher._wire.send([self.publisher._gate.leave, command(b"CLIENT", b"REPLY", b"ON")])
+            self.publisher._wire.reply()
 
 
 def machine(server: RedisServer, entries: Entries) -> type[RuleBasedStateMachine]:

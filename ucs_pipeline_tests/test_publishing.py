@@ -15,8 +15,9 @@ import pytest
 
 from ucs_pipeline.entries import EntryId, encode
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.gate import fence_key
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.publisher import FencedError, Publisher, fence_key
+from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.stream import OrderedStream, Transaction, cut
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify

@@ -1,0 +1,90 @@
+"""What surrounds the rows of a transaction, as bytes of the Redis protocol. Pure.
+
+Why a transaction. Redis may refuse one command of a pipeline and accept the next (out of memory for a moment, a
+failing disk, a replica being promoted): sent bare, row 7 could be refused and row 8 accepted, and row 7 could
+never be added again. In MULTI, one refused row makes EXEC refuse them all.
+
+Why a gate. Redis accepts any id above a stream's top, so nothing in XADD itself stops rows from being appended where
+rows before them are missing: the transaction before was refused, or somebody deleted the stream and a worker's
+XGROUP CREATE ... MKSTREAM made it again. So every transaction begins with a script that looks whether the top is the
+row before its first one. Nothing can end a transaction from inside; but XADD adds nothing to a key that holds text. So
+a gate that finds another top moves the stream aside and puts a text in its place, and the transaction's last command
+moves the stream back over it. Nobody sees that: EXEC runs as one step.
+
+Why a fence. A publisher that was frozen may wake up after the stream was deleted and begun again by another one, and
+find the very top it expects. Every publisher writes its own token under the fence key when it starts, and the gate
+looks at that too: a publisher that has been replaced cannot add anything more.
+
+Why the scripts are sent whole each time. EVALSHA of a script that Redis has forgotten would fail inside the
+transaction, and the rows behind it would be added without having been looked at.
+"""
+
+from ucs_pipeline.entries import EntryId
+from ucs_pipeline.wire import command
+
+FENCED, GONE = b"fenced", b"gone"
+
+MULTI, EXEC = command(b"MULTI"), command(b"EXEC")
+
+# Keys of both: the stream, its fence, the name it is moved aside to. Arguments: the token, the top.
+_LOOK = b"""
+local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+local found, added = 'fenced', -1
+if redis.call('GET', KEYS[2]) == ARGV[1] then
+  found = 'gone'
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then found = info[i + 1] end
+    if info[i] == 'entries-added' then added = info[i + 1] end
+  end
+end
+"""
+# A stream that is not there is made, to be moved over the text: an empty one says as much.
+_CLOSE = b"""
+if found == ARGV[2] then return 1 end
+if info.err and string.find(info.err, 'no such key') then
+  redis.call('XGROUP', 'CREATE', KEYS[3], ARGV[1], '0', 'MKSTREAM')
+  redis.call('XGROUP', 'DESTROY', KEYS[3], ARGV[1])
+else
+  redis.call('RENAME', KEYS[1], KEYS[3])
+end
+redis.call('SET', KEYS[1], '')
+return found
+"""
+_ANSWER = b"""
+if found == ARGV[2] then return {redis.call('XLEN', KEYS[1]), added} end
+return found
+"""
+
+
+class Gate:
+    """The gate of one publisher of one stream."""
+
+    def __init__(self, stream: str, token: bytes) -> None:
+        fence = fence_key(stream)
+        self._token = token
+        self.stream, self.fence, self.aside = stream.encode(), fence.encode(), f"{fence}:aside".encode()
+        self.leave = command(b"RENAME", self.aside, self.stream) + EXEC
+        """What comes after the rows. Where the gate was open, there is nothing to move back, an error that is none."""
+
+    def enter(self, top: EntryId) -> bytes:
+        """What comes before the rows that follow on a top."""
+        return MULTI + self._script(_LOOK + _CLOSE, top)
+
+    def ask(self, top: EntryId) -> bytes:
+        """What asks whether rows up to a top are there.
+
+        The answer is two integers, the stream's length and the entries it ever had (-1 before Redis 7), or what else
+        was found: another top, `FENCED` or `GONE`.
+        """
+        return self._script(_LOOK + _ANSWER, top)
+
+    def _script(self, text: bytes, top: EntryId) -> bytes:
+        keys = (self.stream, self.fence, self.aside)
+        return command(b"EVAL", text, b"3", *keys, self._token, str(top).encode())
+
+
+def fence_key(stream: str) -> str:
+    """Key beside the stream, in the same cluster slot, that names its current publisher."""
+    start = stream.find("{")
+    tagged = start >= 0 and stream.find("}", start) > start + 1
+    return f"{stream}:writer" if tagged else f"{{{stream}}}:writer"
