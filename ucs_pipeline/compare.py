@@ -27,11 +27,10 @@ class Comparison:
         entries, start, stop = transaction.entries, transaction.start, transaction.stop
         if not self._comparer.holds(entries, start, stop):
             self._compare_each(transaction)
-        for segment in entries.segments:
-            if segment.start < stop and segment.stop > start:
-                if self._last and self._last.ordinal != segment.first.ordinal:
-                    self._check_rows(self._last)
-                self._last = entries.id(min(segment.stop, stop) - 1)
+        for segment in entries.within(start, stop):
+            if self._last and self._last.ordinal != segment.first.ordinal:
+                self._check_rows(self._last)
+            self._last = segment.last
 
     def finish(self) -> None:
         """Checks the last brick; to be called before anything is published.

@@ -5,7 +5,8 @@ Both must fail loudly: a result that ends early is an error, never the end of th
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -47,7 +48,7 @@ class Engine(Protocol):
     def sorted_rows(self) -> int | None:
         """Rows that one query should sort, about; None if one query may sort any number."""
 
-    def batches(self, query: str, parameters: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+    def batches(self, query: str, parameters: Mapping[str, int]) -> Generator[pa.RecordBatch, None, None]:
         """Non-empty batches of the whole result, in order.
 
         Raises:
@@ -74,7 +75,7 @@ class HttpEngine:
         self._url = url
         self._client: Any = None
 
-    def batches(self, query: str, parameters: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+    def batches(self, query: str, parameters: Mapping[str, int]) -> Generator[pa.RecordBatch, None, None]:
         """Non-empty batches of the whole result, in order."""
         from clickhouse_connect.driver.exceptions import ClickHouseError
         from urllib3.exceptions import HTTPError
@@ -138,15 +139,15 @@ class EmbeddedEngine:
         "max_bytes_ratio_before_external_sort": 0,
     }
     # Parquet has no order that the engine knows of, so it sorts; but it skips row groups that a query does not need.
-    sorted_rows = 1_000_000
+    sorted_rows = 500_000
 
     def __init__(self) -> None:
-        self._connection: Any = None
+        self._idle: list[Any] = []
 
-    def batches(self, query: str, parameters: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+    def batches(self, query: str, parameters: Mapping[str, int]) -> Generator[pa.RecordBatch, None, None]:
         """Non-empty batches of the whole result, in order."""
-        try:
-            result = self._connect().send_query(query, "Arrow", params=dict(parameters))
+        with self._connection() as connection:
+            result = connection.send_query(query, "Arrow", params=dict(parameters))
             try:
                 for chunk in result:
                     # Each chunk is a complete Arrow file of its own.
@@ -157,31 +158,33 @@ class EmbeddedEngine:
                             yield batch
             finally:
                 result.close()
-        except (RuntimeError, pa.ArrowException) as error:
-            self._disconnect()
-            raise _refusal(str(error)) from error
 
     def rows(self, query: str, parameters: Mapping[str, int]) -> list[dict[str, Any]]:
         """The whole of a small result."""
-        try:
-            result = self._connect().query(query, "Arrow", params=dict(parameters)).bytes()
+        with self._connection() as connection:
+            result = connection.query(query, "Arrow", params=dict(parameters)).bytes()
             return pa.ipc.open_file(pa.py_buffer(result)).read_all().to_pylist() if result else []
+
+    def connect(self) -> Any:
+        """A new handle on the engine, which starts with the first one."""
+        from ucs_pipeline.embedded_clickhouse import embedded_connection
+
+        return embedded_connection()
+
+    @contextmanager
+    def _connection(self) -> Iterator[Any]:
+        """A handle for one query: streams that are read side by side need one each."""
+        connection = self._idle.pop() if self._idle else self.connect()
+        try:
+            yield connection
         except (RuntimeError, pa.ArrowException) as error:
-            self._disconnect()
+            # What a failed query had written would come before the first block of the handle's next stream.
+            connection.close()
             raise _refusal(str(error)) from error
-
-    def _connect(self) -> Any:
-        if self._connection is None:
-            from ucs_pipeline.embedded_clickhouse import embedded_connection
-
-            self._connection = embedded_connection()
-        return self._connection
-
-    def _disconnect(self) -> None:
-        # What a failed query had written would come before the first block of the handle's next stream.
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        except BaseException:
+            connection.close()
+            raise
+        self._idle.append(connection)
 
 
 class _Tail(io.RawIOBase):

@@ -3,9 +3,8 @@
 Everything here works on whole Arrow columns; no Python object is made per row. Protocol: RESP2.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -39,8 +38,7 @@ class EntryId(NamedTuple):
         return cls(int(ordinal), int(row))
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """Consecutive rows of one brick inside `Entries`."""
 
     start: int
@@ -50,9 +48,18 @@ class Segment:
     first: EntryId
 
     @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.stop - self.start
+
+    @property
     def last(self) -> EntryId:
         """Id of the last row."""
-        return EntryId(self.first.ordinal, self.first.row + self.stop - self.start - 1)
+        return self.id(self.stop - 1)
+
+    def id(self, index: int) -> EntryId:
+        """Id of a row."""
+        return EntryId(self.first.ordinal, self.first.row + index - self.start)
 
 
 class Packed(NamedTuple):
@@ -78,6 +85,7 @@ class Entries:
         self._keys = batch.column("key")
         self._hashes: npt.NDArray[np.uint64] = batch.column("hash").to_numpy()
         self.segments = _segments(ordinals, first_row)
+        self._starts = [segment.start for segment in self.segments]
         lengths = [segment.stop - segment.start for segment in self.segments]
         firsts = np.array([segment.first.row - segment.start for segment in self.segments], dtype=np.int64)
         rows = np.arange(self.count, dtype=np.int64) + np.repeat(firsts, lengths)
@@ -86,8 +94,15 @@ class Entries:
 
     def id(self, index: int) -> EntryId:
         """Id of a row."""
-        segment = self.segments[bisect_right(self.segments, index, key=lambda segment: segment.start) - 1]
-        return EntryId(segment.first.ordinal, segment.first.row + index - segment.start)
+        return self.segments[bisect_right(self._starts, index) - 1].id(index)
+
+    def within(self, start: int, stop: int) -> Iterator[Segment]:
+        """The rows from `start` up to `stop`, in one segment per brick."""
+        if start < stop:
+            for position in range(bisect_right(self._starts, start) - 1, bisect_left(self._starts, stop)):
+                segment = self.segments[position]
+                low = max(segment.start, start)
+                yield Segment(low, min(segment.stop, stop), segment.id(low))
 
     def key(self, index: int) -> int:
         """Key of a row."""
@@ -99,11 +114,12 @@ class Entries:
 
     def up_to(self, last: EntryId) -> int:
         """Index after the last row whose id is not above `last`."""
-        for segment in self.segments:
-            if segment.last > last:
-                below = last.row - segment.first.row + 1 if segment.first.ordinal == last.ordinal else 0
-                return segment.start + max(0, below)
-        return self.count
+        position = bisect_right(self.segments, last, key=lambda segment: segment.first) - 1
+        if position < 0:
+            return 0
+        segment = self.segments[position]
+        below = last.row - segment.first.row + 1 if segment.first.ordinal == last.ordinal else segment.rows
+        return segment.start + min(below, segment.rows)
 
     def size(self, start: int, stop: int) -> int:
         """Bytes of the requests of the rows from `start` up to `stop`."""

@@ -178,9 +178,10 @@ class Publisher:
 
     def _waits(self, transaction: Transaction) -> bytes:
         """What asks for the replicas after a transaction that ends a brick, or begins the one after it."""
-        begins = (s.start for s in transaction.entries.segments if s.first.row == 1)
-        ended = self._min_replicas and any(transaction.start <= start < transaction.stop for start in begins)
-        return self._wait() if ended else b""
+        if not self._min_replicas:
+            return b""
+        parts = transaction.entries.within(transaction.start, transaction.stop)
+        return self._wait() if any(part.first.row == 1 for part in parts) else b""
 
     def _confirm(self) -> None:
         if self._min_replicas:

@@ -2,13 +2,16 @@
 
 import os
 import re
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ucs_pipeline import sql
+from ucs_pipeline.background import Background
 from ucs_pipeline.bricks import name_of_ordinal
 from ucs_pipeline.engine import URL_VARIABLE as URL_VARIABLE
 from ucs_pipeline.engine import EmbeddedEngine as EmbeddedEngine
@@ -27,6 +30,9 @@ _CENSUS_SETTINGS: Mapping[str, str | int] = {
     "short_circuit_function_evaluation": "force_enable",
 }
 _MOST_PORTIONS = 20
+_AHEAD_ROWS = 100_000
+"""Rows before the end of a portion at which the next one is begun: about what the engine needs for its first rows."""
+
 _ARROW_SETTINGS: Mapping[str, str | int] = {
     # Strings are bytes: ClickHouse does not promise UTF-8 in them.
     "output_format_arrow_string_as_string": 0,
@@ -53,6 +59,14 @@ class Census(NamedTuple):
     """Rows that are in no brick of the feed, by `ucs_pipeline.sql.OUTSIDE`."""
 
 
+class _Portion(NamedTuple):
+    """Bricks that one query reads, and about how many rows they have."""
+
+    first: int
+    last: int
+    rows: int
+
+
 class Source:
     """One feed's table."""
 
@@ -67,19 +81,34 @@ class Source:
         Raises:
             SourceError: the query is refused or fails half-way, or a row cannot become an entry.
         """
+        portions = deque(self._portions(first, last))
+        with ExitStack() as started:
+            portion = portions.popleft()
+            following: Iterator[pa.RecordBatch] | None = started.enter_context(closing(self._read(portion)))
+            while following:
+                current, following, left = following, None, portion.rows
+                for batch in current:
+                    yield batch
+                    left -= batch.num_rows
+                    if portions and not following and left < _AHEAD_ROWS:
+                        # Its first rows come after all of it was sorted: by then the current one has gone out.
+                        portion = portions.popleft()
+                        following = iter(started.enter_context(Background(self._read(portion), 1, "ucs-ahead")))
+
+    def _read(self, portion: "_Portion") -> Generator[pa.RecordBatch, None, None]:
         chosen = {**_SCAN_SETTINGS, **self._engine.scan_settings, **self.feed.settings}
         settings = sql.settings_clause({**chosen, **_ARROW_SETTINGS, **sql.COMPLETE_SETTINGS})
         shape = self.shape()
-        for low, high in self._portions(first, last):
-            if keys := _keys(shape, low, high):
-                try:
-                    for batch in self._engine.batches(sql.scan(shape) + settings, keys):
-                        self._check(batch, low, high)
+        if keys := _keys(shape, portion.first, portion.last):
+            try:
+                with closing(self._engine.batches(sql.scan(shape) + settings, keys)) as batches:
+                    for batch in batches:
+                        self._check(batch, portion.first, portion.last)
                         yield batch
-                except SourceError as error:
-                    raise self._named(error) from error
+            except SourceError as error:
+                raise self._named(error) from error
 
-    def _portions(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+    def _portions(self, first: int, last: int) -> Iterator["_Portion"]:
         """Ranges of bricks, in order, each with about as many rows as the engine sorts in memory, or of one brick."""
         start, total = first, 0
         if self._engine.sorted_rows is not None and last > first:
@@ -88,10 +117,10 @@ class Source:
             most = max(self._engine.sorted_rows, sum(counts.values()) // _MOST_PORTIONS)
             for ordinal, rows in counts.items():
                 if total and total + rows > most:
-                    yield start, ordinal - 1
+                    yield _Portion(start, ordinal - 1, total)
                     start, total = ordinal, 0
                 total += rows
-        yield start, last
+        yield _Portion(start, last, total)
 
     def count(self, first: int, last: int) -> dict[int, int]:
         """Rows per brick of the bricks with ordinals `first` to `last`; bricks without rows are left out.

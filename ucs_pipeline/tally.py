@@ -33,25 +33,24 @@ class Tally:
         """A report for every wanted brick, in order, each as soon as a later row shows that the brick is complete."""
         for span in spans:
             entries, start, stop = span.transaction.entries, span.transaction.start, span.transaction.stop
-            for segment in entries.segments:
-                low, high = max(segment.start, start), min(segment.stop, stop)
-                if low < high and segment.first.ordinal >= self._course.wanted_from:
-                    yield from self._finish(segment.first.ordinal)
-                    self._add(span, segment, low, high)
+            for part in entries.within(start, stop):
+                if part.first.ordinal >= self._course.wanted_from:
+                    yield from self._finish(part.first.ordinal)
+                    self._add(span, part)
         yield from self._finish(self._course.last + 1)
 
-    def _add(self, span: Span, segment: Segment, low: int, high: int) -> None:
+    def _add(self, span: Span, part: Segment) -> None:
         entries, stop = span.transaction.entries, span.transaction.stop
-        rows = high - low
+        low, high, rows = part.start, part.stop, part.rows
         brick = self._open or BrickReport(
-            *(segment.first.ordinal, 0, entries.key(low), None, entries.id(low), None, 0),
+            *(part.first.ordinal, 0, entries.key(low), None, part.first, None, 0),
             preview=entries.fields(low, min(low + _PREVIEW_ROWS, high)),
         )
         change: dict[str, object] = {
             "rows": brick.rows + rows,
             "content_hash": ((brick.content_hash or 0) + entries.content_hash(low, high)) % 2**64,
             "last_key": entries.key(high - 1),
-            "last_entry": entries.id(high - 1),
+            "last_entry": part.last,
         }
         if span.length is not None:
             after = span.length - (stop - high)

@@ -35,14 +35,13 @@ class Table:
 
 
 class _Engine(EmbeddedEngine):
-    def __init__(self, connection: Any) -> None:
-        super().__init__()
-        self._connection = connection
+    def connect(self) -> Any:
+        return chdb.connect(":memory:")
 
 
 def source_of(feed: BrickFeed) -> Source:
-    """The feed's table, read through a connection of its own."""
-    return Source(feed, _Engine(chdb.connect(":memory:")))
+    """The feed's table, read through connections of its own."""
+    return Source(feed, _Engine())
 
 
 def numbers(rows: int, step: int = 1) -> Table:

@@ -1,6 +1,6 @@
 """The checks of a feed on a real table, a real stream and a real Dagster instance: each finds its own accident."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -431,7 +431,7 @@ class _Counted(EmbeddedEngine):
         self.queries.append(query)
         return super().rows(query, parameters)
 
-    def batches(self, query: str, parameters: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+    def batches(self, query: str, parameters: Mapping[str, int]) -> Generator[pa.RecordBatch, None, None]:
         self.queries.append(query)
         return super().batches(query, parameters)
 
