@@ -20,6 +20,8 @@ from ucs_pipeline.errors import SourceError
 _CRLF = b"\r\n"
 _MAX_BYTES = 1 << 26
 _MEMORY = pa.system_memory_pool()
+# What stands before an id of so many characters, two numbers of at most twenty digits and a dash.
+_ID_HEADS = pa.array([b"$%d\r\n" % length for length in range(2 * 20 + 2)], pa.binary())
 
 
 class EntryId(NamedTuple):
@@ -89,8 +91,8 @@ class Entries:
         lengths = [segment.stop - segment.start for segment in self.segments]
         firsts = np.array([segment.first.row - segment.start for segment in self.segments], dtype=np.int64)
         rows = np.arange(self.count, dtype=np.int64) + np.repeat(firsts, lengths)
-        ids = _join(_digits(batch.column("ordinal")), _digits(pa.array(rows)), b"-")
-        self._id = _join(b"$", _digits(pc.binary_length(ids)), _CRLF, ids, _CRLF, b"")
+        self._ids = _join(_digits(batch.column("ordinal")), _digits(pa.array(rows)), b"-")
+        self._id_heads = _ID_HEADS.take(pc.binary_length(self._ids))
 
     def id(self, index: int) -> EntryId:
         """Id of a row."""
@@ -139,13 +141,15 @@ class Entries:
     def requests(self) -> Packed:
         """One `XADD <stream> <id> <field> <value>...` per row."""
         head = b"\r\n$4\r\nXADD\r\n" + bulk(self._stream)
-        return _packed(_join(self._per_count(b"*", 3, head), self._id, self._payload, b""))
+        return self._rows(self._per_count(b"*", 3, head))
 
     @cached_property
     def views(self) -> Packed:
         """How each row looks inside the reply to XRANGE."""
-        head = self._per_count(b"*", 0, _CRLF)
-        return _packed(_join(b"*2\r\n", self._id, head, self._payload, b""))
+        return self._rows(b"*2\r\n", self._per_count(b"*", 0, _CRLF))
+
+    def _rows(self, head: "pa.Array | bytes", between: "pa.Array | bytes" = b"") -> Packed:
+        return _packed(_join(head, self._id_heads, self._ids, _CRLF, between, self._payload, b""))
 
     def _per_count(self, lead: bytes, plus: int, tail: bytes) -> "pa.Array | bytes":
         # The count of arguments differs from row to row only where NULLs leave fields out.

@@ -52,12 +52,14 @@ class Room:
         """
         here = self._length + self._under_way
         stop = min(transaction.stop, transaction.start + self._settings.max_len - here)
-        if self._settings.max_bytes is not None and here:
-            # On the wire a row takes more bytes than in the stream, where fields that repeat are stored once. A row
-            # larger than the cap fits into an empty stream, or it never would.
+        if self._settings.max_bytes is not None:
+            # On the wire a row takes more bytes than in the stream, where fields that repeat are stored once.
             left = self._settings.max_bytes - self._bytes
             while stop > transaction.start and transaction.entries.size(transaction.start, stop) > left:
                 stop = transaction.start + (stop - transaction.start) // 2
+            if not here:
+                # A row larger than the cap fits into an empty stream, or it never would.
+                stop = max(stop, transaction.start + 1)
         return replace(transaction, stop=stop) if stop > transaction.start else None
 
     def sent(self, transaction: Transaction) -> None:

@@ -55,11 +55,13 @@ def _move(
 class Worker:
     """Reads a stream through a consumer group in a thread, and acknowledges what it has read."""
 
-    def __init__(self, server: RedisServer, *, group: str = "workers", batch: int = 300, trims: bool = False) -> None:
+    def __init__(
+        self, server: RedisServer, *, group: str = "workers", batch: int = 300, trims: bool = False, leaves: int = 1
+    ) -> None:
         self.read: list[EntryId] = []
         self.longest = 0
         self._client = server.client()
-        self._group, self._batch, self._trims = group, batch, trims
+        self._group, self._batch, self._trims, self._leaves = group, batch, trims, leaves
         self._over = threading.Event()
         self._client.xgroup_create("feed", group, id="0", mkstream=True)
         self._thread = threading.Thread(target=self._run)
@@ -87,9 +89,12 @@ class Worker:
         ids = [entry_id for entry_id, _ in found[0][1]]
         self._client.xack("feed", self._group, *ids)
         self.read += map(EntryId.parse, ids)
-        if self._trims:
+        if self._trims and self._leaves:
             # One entry stays, so that the publisher has to make do with less than the whole of its cap.
             self._client.xtrim("feed", minid=ids[-1], approximate=False)
+        elif self._trims:
+            self.longest = max(self.longest, self._client.xlen("feed"))
+            self._client.xtrim("feed", maxlen=0, approximate=False)
         return True
 
 
@@ -148,9 +153,10 @@ def test_a_cap_in_bytes_holds(redis_server: RedisServer, stream: OrderedStream, 
 
 def test_a_row_larger_than_the_cap_in_bytes_goes_alone(redis_server: RedisServer, stream: OrderedStream) -> None:
     table = Table("id UInt32, v String", "SELECT number, repeat('x', 70000) FROM numbers(10)", order_by="id")
-    with Worker(redis_server, batch=1, trims=True) as worker:
+    with Worker(redis_server, batch=1, trims=True, leaves=0) as worker:
         list(_move(table, stream, 10, max_bytes=50_000))
     assert len(worker.read) == 10
+    assert worker.longest == 1
 
 
 # Trimming

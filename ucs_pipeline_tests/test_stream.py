@@ -59,10 +59,10 @@ def test_a_publisher_makes_the_stream_and_leaves_no_group_behind(stream: Ordered
 
 def test_each_transaction_comes_back_with_the_length_after_it(stream: OrderedStream, entries: Entries) -> None:
     with Publisher(stream) as publisher:
-        lengths = [length for _, length in publisher.publish(cut(entries, 0, 1_100))]
-    assert lengths == [512, 1_024, 1_100]
-    assert stream.entries(*ALL) == expected(1_100)
-    assert stream.last_row(0) == 1_100
+        lengths = [length for _, length in publisher.publish(cut(entries, 0, 2_100))]
+    assert lengths == [1_024, 2_048, 2_100]
+    assert stream.entries(*ALL) == expected(2_100)
+    assert stream.last_row(0) == 2_100
     assert stream.state().first == EntryId(0, 1)
 
 
@@ -72,14 +72,14 @@ def test_a_next_transaction_that_is_not_ready_does_not_hold_up_the_current_one(
     seen: list[int] = []
 
     def transactions() -> Iterator[Transaction | None]:
-        for transaction in cut(entries, 0, 1_500):
+        for transaction in cut(entries, 0, 3_000):
             yield transaction
             yield None
             seen.append(stream.state().length)
 
     with Publisher(stream) as publisher:
         assert [length for _, length in publisher.publish(transactions())] == seen
-    assert seen == [512, 1_024, 1_500]
+    assert seen == [1_024, 2_048, 3_000]
 
 
 def test_nothing_and_nothing_but_pauses_can_be_published(stream: OrderedStream) -> None:
@@ -120,7 +120,7 @@ def test_a_transaction_sent_behind_a_refused_one_is_refused_too(stream: OrderedS
     client: Any = stream.client
 
     def transactions() -> Iterator[Transaction]:
-        first, second, third = cut(entries, 0, 1_500)
+        first, second, third = cut(entries, 0, 3_000)
         yield first
         _wait(lambda: stream.state().length == first.rows)
         client.config_set("maxmemory", 1)
@@ -139,8 +139,8 @@ def test_a_transaction_sent_behind_a_refused_one_is_refused_too(stream: OrderedS
         client.config_set("maxmemory", 0)
     with Publisher(stream) as publisher:
         # Sent once more, to be told why, the refused one was accepted.
-        assert publisher.state[:4] == (True, EntryId(0, 1_024), 1_024, EntryId(0, 1))
-    assert stream.entries(*ALL) == expected(1_024)
+        assert publisher.state[:4] == (True, EntryId(0, 2_048), 2_048, EntryId(0, 1))
+    assert stream.entries(*ALL) == expected(2_048)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_transactions_cover_all_rows_once_and_stay_small(entries: Entries) -> No
     parts = list(cut(entries, 3, ROWS))
     assert [part.start for part in parts] == [3, *(part.stop for part in parts[:-1])]
     assert parts[-1].stop == ROWS
-    assert max(part.rows for part in parts) == 512
+    assert max(part.rows for part in parts) == 1_024
     assert list(cut(entries, 7, 7)) == []
 
 
@@ -320,8 +320,8 @@ def test_a_redis_that_cannot_be_told_to_be_quiet_is_published_to_all_the_same(
 ) -> None:
     stream = _as_user(guarded, [*PUBLISH, *SCRIPTS, *COMPARE])
     with Publisher(stream) as publisher:
-        assert [length for _, length in publisher.publish(cut(entries, 0, 1_100))] == [512, 1_024, 1_100]
-    assert stream.entries(*ALL) == expected(1_100)
+        assert [length for _, length in publisher.publish(cut(entries, 0, 2_100))] == [1_024, 2_048, 2_100]
+    assert stream.entries(*ALL) == expected(2_100)
 
 
 def test_the_rights_that_settings_need_are_the_documented_ones(guarded: RedisServer, table: Table) -> None:
