@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 
 import dagster as dg
 
@@ -15,10 +16,14 @@ from ucs_pipeline.record import DATA_VERSION_TAG, data_version, metadata, record
 FEED_METADATA = "ucs/feed"
 """Asset metadata that holds the feed's settings, for people in the UI and for the command line."""
 
+FEED_TAG = "ucs/feed"
+"""Run tag that holds the feed's name."""
+
 OPEN_BRICK_TAG = "ucs/open_brick"
 """Run tag that names a brick whose rows are published, and which is not done: the table may still add to it."""
 
 _PROGRESS_SECONDS = 20
+_RETRIES, _RETRY_SECONDS = 2, 10
 
 CODE_VERSION = "1"
 """Version of what a row looks like in the stream; raised when the encoding changes."""
@@ -27,6 +32,11 @@ CODE_VERSION = "1"
 def table_key(feed: BrickFeed) -> dg.AssetKey:
     """Key of the external asset that stands for the feed's table."""
     return dg.AssetKey(["clickhouse", re.sub(r"[^A-Za-z0-9_]+", "_", feed.table).strip("_")])
+
+
+def stream_key(feed: BrickFeed) -> dg.AssetKey:
+    """Key of the external asset that stands for the feed's stream."""
+    return dg.AssetKey(["redis", re.sub(r"[^A-Za-z0-9_]+", "_", feed.stream_name)])
 
 
 def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
@@ -40,21 +50,26 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
         deps=[table_key(feed)],
         # One run at a time per stream: the guarantee does not need it, but two runs would only get in each other's way.
         pool="redis_stream:" + re.sub(r"\s", "_", feed.stream_name),
-        retry_policy=dg.RetryPolicy(max_retries=2, delay=10, backoff=dg.Backoff.EXPONENTIAL),
+        # No retry policy: with one, Dagster starts a run again that was cancelled.
         kinds={"clickhouse", "redis"},
         group_name=feed.group,
         owners=feed.owners,
+        tags=feed.tags,
+        freshness_policy=_freshness(feed),
         code_version=CODE_VERSION,
         metadata={
             FEED_METADATA: dg.MetadataValue.json(feed.model_dump(mode="json", by_alias=True, exclude_defaults=True)),
             "stream": feed.stream_name,
             "table": feed.table,
+            "dagster/column_schema": _columns(feed),
         },
         # No output exists, so that the events below are the only ones: one per brick, as it completes.
         output_required=False,
     )
     def bricks(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization]:
         wanted = _wanted(context, feed)
+        # Runs of a backfill come without: Dagster copies no tag from an asset to its runs.
+        context.instance.add_run_tags(context.run.run_id, run_tags(feed, wanted))
         seen = {*_finished_before_retry(context), context.run.tags.get(OPEN_BRICK_TAG)}
         try:
             for report in _with_progress(context, _move(context, feed, wanted), wanted):
@@ -64,9 +79,18 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
             # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
             context.log.error(str(error))
             passing = isinstance(error, StreamUnavailableError | SourceUnavailableError)
-            raise dg.Failure(str(error), allow_retries=passing) from error
+            if passing and context.retry_number < _RETRIES:
+                pause = _RETRY_SECONDS * 2**context.retry_number
+                raise dg.RetryRequested(max_retries=_RETRIES, seconds_to_wait=pause) from error
+            raise dg.Failure(str(error)) from error
 
     return bricks
+
+
+def _freshness(feed: BrickFeed) -> dg.FreshnessPolicy | None:
+    if feed.fresh_within_s is None:
+        return None
+    return dg.FreshnessPolicy.time_window(fail_window=timedelta(seconds=feed.fresh_within_s))
 
 
 def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: range) -> Iterator[BrickReport]:
@@ -106,6 +130,14 @@ def _with_progress(
         yield report
 
 
+def run_tags(feed: BrickFeed, wanted: range) -> dict[str, str]:
+    """Tags by which runs are found in the UI: the feed, and the bricks as they are launched there."""
+    return {
+        FEED_TAG: feed.name,
+        "ucs/bricks": f"{name_of_ordinal(wanted[0])}...{name_of_ordinal(wanted[-1])}",
+    }
+
+
 def _wanted(context: dg.AssetExecutionContext, feed: BrickFeed) -> range:
     # Read once (each access slices the whole list), and read always: a body that never asks for its partitions
     # would succeed without any when launched without one.
@@ -114,8 +146,7 @@ def _wanted(context: dg.AssetExecutionContext, feed: BrickFeed) -> range:
         raise dg.Failure(
             f"feed {feed.name!r}: the run names no bricks, or a range whose first brick comes after its last; "
             f"expected bricks from {name_of_ordinal(feed.ordinals[0])} to {name_of_ordinal(feed.ordinals[-1])}: "
-            "choose partitions, the earlier one first",
-            allow_retries=False,
+            "choose partitions, the earlier one first"
         )
     return range(ordinal_of_name(keys[0]), ordinal_of_name(keys[-1]) + 1)
 
@@ -149,18 +180,24 @@ def brick_event(feed: BrickFeed, report: BrickReport) -> dg.AssetMaterialization
 
 def _description(feed: BrickFeed) -> str:
     first, last = name_of_ordinal(feed.ordinals[0]), name_of_ordinal(feed.ordinals[-1])
-    columns = feed.columns.items() if feed.columns is not None else [("every column", "under its own name")]
-    mapping = [f"| `{field}` | `{expression}` |" for field, expression in columns]
-    mapping += [f"| `{field}` | the constant `{value}` |" for field, value in feed.constants.items()]
-    return "\n".join(
+    fields = "Its columns are the fields of an entry." if feed.columns is not None else "Every column is a field."
+    return "\n\n".join(
         [
-            *([feed.description, ""] if feed.description else []),
+            *([feed.description] if feed.description else []),
             f"Moves table `{feed.table}` into Redis stream `{feed.stream_name}`, exactly once and in the order of "
-            f"`{feed.key}`: {len(feed.ordinals):,} bricks, `{first}` to `{last}`. A brick's entries are "
-            f"`XRANGE {feed.stream_name} <n> <n>`, where `<n>` is the number before the dash in its `first_entry_id`.",
-            "",
-            "| stream field | from |",
-            "| --- | --- |",
-            *mapping,
+            f"`{feed.key}`: {len(feed.ordinals):,} bricks, `{first}` to `{last}`. {fields}",
+            f"A brick's entries are `XRANGE {feed.stream_name} <n> <n>`, where `<n>` is the number before the dash in "
+            f"its `first_entry_id`. [All runs of this feed](../runs?q[0]=tag%3A{FEED_TAG}%3D{feed.name}).",
         ]
     )
+
+
+def _columns(feed: BrickFeed) -> dg.TableSchema:
+    """The fields of an entry, as far as the feed names them, and what is in them."""
+    named = [
+        dg.TableColumn(field, description=f"from `{expression}`") for field, expression in (feed.columns or {}).items()
+    ]
+    constants = [
+        dg.TableColumn(field, description=f"the constant `{value}`") for field, value in feed.constants.items()
+    ]
+    return dg.TableSchema([*named, *constants])

@@ -31,6 +31,8 @@ class Situation:
     """The largest key of the table from the first brick to publish on; None if there is none."""
     open_rows: int = 0
     """Rows of the brick that holds the newest key; of interest to feeds that follow their tail."""
+    full: str | None = None
+    """Why the stream takes no more entries now; None if it does."""
 
 
 class Request(NamedTuple):
@@ -65,8 +67,8 @@ def next_bricks(feed: BrickFeed, seen: Situation, most: int) -> Request | str:
     name = name_of_ordinal(start)
     if seen.newest_key is None:
         return f"feed {feed.name!r}: brick {name} is next, and the table has no ids from {start * BRICK:,} on"
-    if full := _full(feed, seen.state):
-        return full
+    if seen.full:
+        return f"feed {feed.name!r}: stream {feed.stream_name!r} is full: {seen.full}"
     # The brick of the newest key can still grow; those before it cannot.
     sealed = min(seen.newest_key // BRICK, feed.ordinals[-1] + 1)
     if start < sealed:
@@ -122,12 +124,3 @@ class Tries(NamedTuple):
 
     def _same(self, request: Request, top: EntryId) -> bool:
         return (self.bricks, self.top) == (request.bricks, str(top))
-
-
-def _full(feed: BrickFeed, state: State) -> str | None:
-    if feed.stream.when_full != "wait" or state.length < feed.stream.max_len:
-        return None
-    return (
-        f"feed {feed.name!r}: stream {feed.stream_name!r} is full: it holds {state.length:,} entries (max_len "
-        f"{feed.stream.max_len:,}); waiting until its consumers have trimmed"
-    )

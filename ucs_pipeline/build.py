@@ -4,7 +4,7 @@ from collections import Counter
 
 import dagster as dg
 
-from ucs_pipeline.assets import FEED_METADATA, brick_asset, table_key
+from ucs_pipeline.assets import FEED_METADATA, brick_asset, stream_key, table_key
 from ucs_pipeline.checks import check_defs, checks_name
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed import BrickFeed
@@ -27,7 +27,7 @@ def build_defs(*feeds: BrickFeed) -> dg.Definitions:
 
 
 def assemble(defs: dg.Definitions) -> dg.Definitions:
-    """Adds what feeds share: their tables as external assets, and the executor.
+    """Adds the feeds' tables and streams as external assets, and the executor they share.
 
     Raises:
         FeedError: two feeds write to one stream, or one has the name of the other's job.
@@ -41,8 +41,19 @@ def assemble(defs: dg.Definitions) -> dg.Definitions:
         )
         for feed in feeds
     }
+    streams = {
+        stream_key(feed): dg.AssetSpec(
+            stream_key(feed),
+            deps=[dg.AssetKey(other.name) for other in feeds if stream_key(other) == stream_key(feed)],
+            description=f"Redis stream `{feed.stream_name}`, written by this project and read by others. Assets that "
+            "are made from it can name it in their `deps`.",
+            kinds={"redis", "stream"},
+            group_name=feed.group,
+        )
+        for feed in feeds
+    }
     # One process per run: starting a step process costs seconds, and a run has one step.
-    shared = dg.Definitions(assets=list(tables.values()), executor=dg.in_process_executor)
+    shared = dg.Definitions(assets=[*tables.values(), *streams.values()], executor=dg.in_process_executor)
     return dg.Definitions.merge(defs, shared)
 
 

@@ -171,8 +171,17 @@ class BrickFeed(dg.Component, _Described):
         default=None,
         description="Cron schedule (UTC) for the feed's checks, such as '30 5 * * *'; it is switched on in the UI.",
     )
+    fresh_within_s: int | None = Field(
+        default=None,
+        ge=60,
+        description="For live feeds: seconds within which the next brick should be done. After them Dagster calls the "
+        "asset overdue; left out, it never does.",
+    )
     group: str | None = Field(default=None, description="Asset group in the UI.")
     owners: list[str] = Field(default=[], description="Owners in the UI: e-mail addresses, or team:name.")
+    tags: dict[str, str] = Field(
+        default={}, description="Tags of the asset, to filter the catalog by, such as {domain: sales}."
+    )
     description: str | None = Field(default=None, description="What the feed is for, shown on the asset page.")
 
     @property
@@ -220,6 +229,10 @@ class BrickFeed(dg.Component, _Described):
                     f"{setting} {cron!r} is not a cron schedule: give minute, hour, day of the month, month and day of "
                     "the week, such as '30 5 * * *'"
                 )
+        try:
+            dg.AssetSpec(self.name, group_name=self.group, owners=self.owners, tags=self.tags)
+        except dg.DagsterInvalidDefinitionError as error:
+            raise ValueError(f"group, owners or tags: {error}") from None
         for setting in self.settings:
             if not _SETTING.fullmatch(setting):
                 raise ValueError(f"settings: {setting!r} is not the name of a ClickHouse setting")
@@ -251,14 +264,22 @@ class BrickFeed(dg.Component, _Described):
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
         """The feed a YAML file describes, its `{{ templates }}` filled in."""
         # All settings are plain data; taken as a whole, they fail with one sentence instead of one traceback per level.
-        settings: Mapping[str, Any] = context.resolve_value(model.model_dump(exclude_unset=True))
-        return cls(**settings)
+        return cls(**_filled_in(context, model.model_dump(exclude_unset=True)))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster's signature
         """Definitions of this feed, for Dagster's component loader."""
         from ucs_pipeline.build import build_feed
 
         return build_feed(self)
+
+
+def _filled_in(context: dg.ResolutionContext, value: Any) -> Any:
+    # Dagster takes every text for a template of a Python value, by which the constant "5" would become a number.
+    if isinstance(value, dict):
+        return {name: _filled_in(context, part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_filled_in(context, part) for part in value]
+    return context.resolve_value(value) if isinstance(value, str) and _TEMPLATE in value else value
 
 
 def _checked(value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseModel:

@@ -10,7 +10,7 @@ from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import StreamFullError
 from ucs_pipeline.feed import Stream
 from ucs_pipeline.redis_link import translate
-from ucs_pipeline.stream import OrderedStream, Transaction
+from ucs_pipeline.stream import OrderedStream, State, Transaction
 
 _FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.01, 1.0
 _LOG_EVERY_SECONDS = 60
@@ -139,6 +139,32 @@ class Room:
             caps += f", max_bytes {self._settings.max_bytes:,}"
             amount += f" in {self._bytes:,} bytes"
         return f"stream {self._stream.name!r} is full: it holds {amount} ({caps})"
+
+
+def fullness(stream: OrderedStream, settings: Stream, state: State) -> str | None:
+    """Why a publisher that starts now would only wait, in a few words; None if it would not.
+
+    Raises:
+        StreamError: Redis refuses or cannot be reached.
+    """
+    if settings.when_full == "trim":
+        return None
+    try:
+        taken = 0 if settings.max_bytes is None else stream.client.memory_usage(stream.name) or 0
+        if state.length >= settings.max_len:
+            text = f"it holds {state.length:,} entries (max_len {settings.max_len:,})"
+        elif settings.max_bytes is not None and taken >= settings.max_bytes:
+            text = f"it takes {taken:,} bytes (max_bytes {settings.max_bytes:,})"
+        else:
+            return None
+        needed = _first_unacknowledged(stream) if settings.when_full == "trim_acknowledged" else None
+    except redis.RedisError as error:
+        raise stream.named(translate(error)) from error
+    if settings.when_full == "wait":
+        return f"{text}; waiting until its consumers have trimmed"
+    if needed is not None and state.first is not None and state.first < needed:
+        return None
+    return f"{text}; waiting until its consumer groups have acknowledged the oldest entries"
 
 
 def trim_acknowledged(stream: OrderedStream) -> int:

@@ -1,12 +1,13 @@
 """A feed's sensor and schedule: what launches its next bricks by itself."""
 
 import time
+from itertools import islice
 from typing import Any
 
 import dagster as dg
-from dagster import AssetPartitionStatus
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
-from ucs_pipeline.assets import OPEN_BRICK_TAG
+from ucs_pipeline.assets import OPEN_BRICK_TAG, run_tags
 from ucs_pipeline.automation import Request, Situation, Tries, first_to_publish, next_bricks
 from ucs_pipeline.bricks import BRICK, name_of_ordinal
 from ucs_pipeline.entries import EntryId
@@ -69,8 +70,7 @@ def _run_request(feed: BrickFeed, request: Request) -> dg.RunRequest:
     tags = {
         "dagster/asset_partition_range_start": name_of_ordinal(request.first),
         "dagster/asset_partition_range_end": name_of_ordinal(request.last),
-        "ucs/feed": feed.name,
-        "ucs/bricks": request.bricks,
+        **run_tags(feed, range(request.first, request.last + 1)),
     }
     if request.open:
         tags[OPEN_BRICK_TAG] = name_of_ordinal(request.last)
@@ -91,18 +91,21 @@ def _next(
 
 def _situation(feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> Situation:
     from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.room import fullness
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import OrderedStream
 
     missing, busy, recorded = _progress(feed, asset, instance)
-    state = OrderedStream(feed.stream_name, connect_redis()).state()
+    stream = OrderedStream(feed.stream_name, connect_redis())
+    state = stream.state()
     start = first_to_publish(feed, missing, recorded, state)
     if busy is not None or start is None:
         return Situation(missing, busy, recorded, state, None)
     source = open_source(feed)
     newest = source.newest_key(start)
     follows = feed.tail == "follow" and newest is not None and newest // BRICK == start
-    return Situation(missing, busy, recorded, state, newest, source.count(start, start).get(start, 0) if follows else 0)
+    rows = source.count(start, start).get(start, 0) if follows else 0
+    return Situation(missing, busy, recorded, state, newest, rows, fullness(stream, feed.stream, state))
 
 
 def _progress(
@@ -112,23 +115,23 @@ def _progress(
     from ucs_pipeline.record import recorded
     from ucs_pipeline.stream import START
 
-    assert asset.partitions_def
-    names = asset.partitions_def.get_partition_keys()
-    statuses = instance.get_status_by_partition(asset.key, names, asset.partitions_def) or {}
-    missing = busy = None
-    done: list[int] = []
-    for ordinal, name in zip(feed.ordinals, names, strict=True):
-        status = statuses.get(name)
-        if status is AssetPartitionStatus.MATERIALIZED:
-            done.append(ordinal)
-            continue
-        if status is AssetPartitionStatus.IN_PROGRESS and busy is None:
-            busy = ordinal
-        if missing is None:
-            missing = ordinal
+    partitions = asset.partitions_def
+    assert partitions
+    # What `instance.get_status_by_partition` answers from; with a hundred thousand bricks that takes twice as long.
+    cached = get_and_update_asset_status_cache_value(instance, asset.key, partitions)
+    if cached is None:
+        return feed.ordinals[0], None, START
+    busy = set(cached.deserialize_in_progress_partition_subsets(partitions).get_partition_keys())
+    # A brick that is done, and that a run failed on since, is looked at once more.
+    failed = set(cached.deserialize_failed_partition_subsets(partitions).get_partition_keys())
+    done = set(cached.deserialize_materialized_partition_subsets(partitions).get_partition_keys()) - failed - busy
+    bricks = list(zip(feed.ordinals, partitions.get_partition_keys(), strict=True))
+    first_missing = next((ordinal for ordinal, name in bricks if name not in done), None)
+    first_busy = next((ordinal for ordinal, name in bricks if name in busy), None) if busy else None
     # Bricks without rows have no entries; more than a hundred of them in a row are not looked through.
-    for newest in (done[-1:], done[-_LOOK_BACK:]):
-        entries = [report.last_entry for report in recorded(instance, feed.name, newest).values() if report.last_entry]
+    newest = list(islice((ordinal for ordinal, name in reversed(bricks) if name in done), _LOOK_BACK))
+    for some in (newest[:1], newest):
+        entries = [report.last_entry for report in recorded(instance, feed.name, some).values() if report.last_entry]
         if entries:
-            return missing, busy, max(entries)
-    return missing, busy, START
+            return first_missing, first_busy, max(entries)
+    return first_missing, first_busy, START

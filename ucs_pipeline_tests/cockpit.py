@@ -1,5 +1,6 @@
 """Dagster's own UI over a project home in a temporary directory, and a Chromium to look at it with."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,11 +10,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from playwright.sync_api import Page, sync_playwright
 
@@ -37,12 +38,17 @@ _CHROMIUM_OPTIONS = [
 ]
 
 
+_WORKSPACE = "load_from: [{python_file: {relative_path: feeds.py, location_name: ucs_pipeline}}]"
+
+
 class Cockpit:
     """`dagster dev` on the project's definitions and the flights table: started on entry, ended on exit."""
 
-    def __init__(self, home: Path, redis_url: str) -> None:
+    def __init__(self, home: Path, redis_url: str, feeds: str | None = None, **environment: str) -> None:
+        """`feeds`: Python text that makes other definitions, instead of the project's."""
         self.home = make_home(home)
-        self._redis_url = redis_url
+        self._environment = {"UCS_REDIS_URL": redis_url, **environment}
+        self._feeds = feeds
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -53,14 +59,18 @@ class Cockpit:
 
     def start(self) -> Self:
         """Starts the web server, the daemon and the code server, and returns once the UI answers."""
-        write_flights(self.home / ".ucs" / "tables")
+        if self._feeds is None:
+            write_flights(self.home / ".ucs" / "tables")
+        else:
+            (self.home / "feeds.py").write_text(self._feeds)
+            (self.home / "workspace.yaml").write_text(_WORKSPACE)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("UCS_", "DAGSTER_"))}
         command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(self._port)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command],
                 cwd=self.home,
-                env={**environment, "DAGSTER_HOME": str(self.home), "UCS_REDIS_URL": self._redis_url},
+                env={**environment, "DAGSTER_HOME": str(self.home), **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -75,6 +85,24 @@ class Cockpit:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
         raise RuntimeError(f"dagster dev did not start:\n{self.log()}")
+
+    def ask(self, query: str, **variables: object) -> Mapping[str, Any]:
+        """What the UI would be told: the data of a GraphQL query."""
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer: Mapping[str, Any] = json.load(response)
+        assert "errors" not in answer, answer
+        data: Mapping[str, Any] = answer["data"]
+        return data
+
+    def switch_on(self, sensor: str) -> None:
+        """Starts a sensor, as the switch in the UI does."""
+        selector = {"repositoryLocationName": "ucs_pipeline", "repositoryName": "__repository__", "sensorName": sensor}
+        started = self.ask(
+            "mutation ($it: SensorSelector!) { startSensor(sensorSelector: $it) { __typename } }", it=selector
+        )
+        assert started["startSensor"]["__typename"] == "Sensor", started
 
     def log(self) -> str:
         """The end of what the servers have said."""

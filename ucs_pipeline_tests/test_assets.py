@@ -119,6 +119,23 @@ def test_a_missing_table_fails_in_one_sentence_and_is_not_tried_again(instance: 
     assert "check the feed's `table`" in _failure(result)
 
 
+def test_a_server_that_is_away_is_tried_twice_more(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ucs_pipeline.assets._RETRY_SECONDS", 0.01)
+    monkeypatch.setenv("UCS_REDIS_URL", "redis://127.0.0.1:1/0")
+    result = run_bricks(build_defs(_feed()), "numbers", instance, 0, 0)
+    assert [event.event_type_value for event in result.all_node_events].count("STEP_UP_FOR_RETRY") == 2
+    assert "Redis cannot be reached" in _failure(result)
+
+
+def test_every_run_has_its_feed_and_its_bricks_as_tags(instance: dg.DagsterInstance) -> None:
+    result = run_bricks(build_defs(_feed()), "numbers", instance, 0, 2)
+    run = instance.get_run_by_id(result.run_id)
+    assert run
+    assert run.tags.items() >= {("ucs/feed", "numbers"), ("ucs/bricks", "0.0.0.0...0.0.0.2")}
+
+
 def test_definitions_load_without_any_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UCS_REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("UCS_CLICKHOUSE_URL", "http://127.0.0.1:1")
@@ -133,7 +150,43 @@ def test_two_feeds_on_one_stream_are_refused() -> None:
 
 def test_two_feeds_share_one_table_asset() -> None:
     graph = build_defs(_feed("a"), _feed("b")).resolve_asset_graph()
-    assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {"a", "b", "clickhouse/numbers"}
+    tables = [key for key in graph.get_all_asset_keys() if key.path[0] == "clickhouse"]
+    assert tables == [dg.AssetKey(["clickhouse", "numbers"])]
+
+
+def test_group_owners_and_tags_are_on_the_asset_and_freshness_only_where_a_feed_asks_for_it() -> None:
+    settings = {"group": "sales", "owners": ["team:data"], "tags": {"domain": "orders"}, "fresh_within_s": 600}
+    graph = build_defs(_feed("live", **settings), _feed("other")).resolve_asset_graph()
+    live, other = (graph.get(dg.AssetKey(name)) for name in ("live", "other"))
+    assert (live.group_name, live.owners, live.tags["domain"]) == ("sales", ["team:data"], "orders")
+    policy = live.freshness_policy_or_from_metadata
+    assert isinstance(policy, dg.FreshnessPolicy)
+    assert "600" in str(policy)
+    assert other.freshness_policy_or_from_metadata is None
+
+
+def test_the_fields_of_an_entry_are_the_columns_of_the_asset() -> None:
+    asset = build_defs(_feed(columns={"a": "n", "b": "upper(word)"}, constants={"c": "x"})).get_assets_def("numbers")
+    schema: dg.TableSchema = asset.metadata_by_key[dg.AssetKey("numbers")]["dagster/column_schema"]
+    assert [(column.name, column.description) for column in schema.columns] == [
+        ("a", "from `n`"),
+        ("b", "from `upper(word)`"),
+        ("c", "the constant `x`"),
+    ]
+
+
+def test_a_table_leads_to_a_feed_and_a_feed_to_its_stream() -> None:
+    graph = build_defs(_feed("a"), _feed("b", stream={"name": "to:b"})).resolve_asset_graph()
+    parents = {
+        node.key.to_user_string(): {key.to_user_string() for key in node.parent_keys} for node in graph.asset_nodes
+    }
+    assert parents == {
+        "clickhouse/numbers": set(),
+        "a": {"clickhouse/numbers"},
+        "b": {"clickhouse/numbers"},
+        "redis/a": {"a"},
+        "redis/to_b": {"b"},
+    }
 
 
 def test_the_asset_graph_is_the_one_on_record() -> None:

@@ -60,8 +60,12 @@ def _seen(**more: Any) -> Situation:
         ({}, {"missing": None}, 100, "all 10 bricks are done"),
         ({}, {"missing": 8, "state": _state(EntryId(2, 500)), "recorded": EntryId(7, 10_000)}, 100, Request(2, 5)),
         ({}, {"missing": None, "state": _state(), "recorded": EntryId(9, 1), "newest_key": 10**6}, 100, Request(0, 9)),
-        ({"stream": {"max_len": 30_000}}, {}, 100, "stream 'numbers' is full: it holds 30,000 entries"),
-        ({"stream": {"max_len": 30_000, "when_full": "trim"}}, {}, 100, Request(3, 5)),
+        (
+            {},
+            {"full": "it holds 3 entries (max_len 3)"},
+            100,
+            "stream 'numbers' is full: it holds 3 entries (max_len 3)",
+        ),
         ({"tail": "follow"}, {}, 100, Request(3, 6, open=True)),
         ({"tail": "follow"}, {}, 3, Request(3, 5)),
         ({"tail": "follow"}, {"newest_key": 10**6}, 100, Request(3, 9)),
@@ -231,6 +235,23 @@ def test_the_schedule_moves_one_brick_a_tick(
     assert redis_server.client().xlen("numbers") == 20_000
 
 
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
+def test_the_schedule_never_overlaps_itself(
+    instance: dg.DagsterInstance, home: Path, status: dg.DagsterRunStatus
+) -> None:
+    cockpit = Cockpit(_feed(schedule="*/5 * * * *"), instance, home)
+    cockpit.table(25_000)
+    run = instance.create_run_for_job(
+        cockpit.repository.get_implicit_global_asset_job_def(),
+        asset_selection=frozenset([dg.AssetKey("numbers")]),
+        tags={"dagster/asset_partition_range_start": "0.0.0.0", "dagster/asset_partition_range_end": "0.0.0.0"},
+        status=status,
+    )
+    assert cockpit.scheduled() == "feed 'numbers': a run is publishing already (brick 0.0.0.0)"
+    instance.report_run_canceled(run)
+    assert cockpit.scheduled() == "0.0.0.0...0.0.0.0"
+
+
 def test_what_redis_lost_is_published_again(
     instance: dg.DagsterInstance, home: Path, redis_server: RedisServer
 ) -> None:
@@ -272,9 +293,38 @@ def test_a_full_stream_is_not_launched_into(
     cockpit.table(25_000)
     assert cockpit.tick() == "0.0.0.0...0.0.0.1"
     cockpit.table(45_000)
-    assert "stream 'numbers' is full: it holds 20,000 entries (max_len 20,000)" in cockpit.tick()
+    assert "stream 'numbers' is full: it holds 20,000 entries (max_len 20,000); waiting until its" in cockpit.tick()
     client.xtrim("numbers", maxlen=0, approximate=False)
     assert cockpit.tick() == "0.0.0.2...0.0.0.3"
+
+
+def test_a_stream_full_of_bytes_is_not_launched_into(
+    instance: dg.DagsterInstance, home: Path, redis_server: RedisServer
+) -> None:
+    cockpit, client = Cockpit(_feed(stream={"max_bytes": 50_000}), instance, home), redis_server.client()
+    client.xadd("numbers", {"n": "x" * 60_000}, "0-1")
+    cockpit.table(25_000)
+    assert "is full: it takes 6" in cockpit.tick()
+    assert "bytes (max_bytes 50,000); waiting until its consumers have trimmed" in cockpit.tick()
+    client.xtrim("numbers", maxlen=0, approximate=False)
+    assert cockpit.tick(run=False) == "0.0.0.0...0.0.0.1"
+
+
+def test_a_stream_full_of_what_nobody_acknowledged_is_not_launched_into(
+    instance: dg.DagsterInstance, home: Path, redis_server: RedisServer
+) -> None:
+    stream = {"max_len": 20_000, "when_full": "trim_acknowledged"}
+    cockpit, client = Cockpit(_feed(stream=stream), instance, home), redis_server.client()
+    cockpit.table(25_000)
+    assert cockpit.tick() == "0.0.0.0...0.0.0.1"
+    cockpit.table(45_000)
+    sentence = "(max_len 20,000); waiting until its consumer groups have acknowledged the oldest entries"
+    assert sentence in cockpit.tick()
+    client.xgroup_create("numbers", "workers", "0")
+    client.xreadgroup("workers", "a", {"numbers": ">"}, count=2)
+    assert sentence in cockpit.tick()
+    client.xack("numbers", "workers", "0-1")
+    assert cockpit.tick(run=False) == "0.0.0.2...0.0.0.3"
 
 
 def test_a_server_that_is_away_is_a_reason_to_skip(

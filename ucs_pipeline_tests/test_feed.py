@@ -60,6 +60,10 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     "an empty key": ({"key": ""}, ["key", "at least 1 character"]),
     "an empty where": ({"where": ""}, ["where", "at least 1 character"]),
     "no bricks in a run": ({"max_bricks_per_run": 0}, ["max_bricks_per_run", "greater than or equal to 1"]),
+    "a group with a space": ({"group": "a b"}, ["group, owners or tags", "a b"]),
+    "an owner that is nobody": ({"owners": ["me"]}, ["group, owners or tags", "'me'", "e", "team:"]),
+    "a tag with a space": ({"tags": {"domain": "a b"}}, ["group, owners or tags", "a b"]),
+    "freshness by the second": ({"fresh_within_s": 5}, ["fresh_within_s", "greater than or equal to 60", "5"]),
     "a field both column and constant": (
         {"columns": {"a": "x", "b": "y"}, "constants": {"b": "z"}},
         ["field 'b' is both in columns and in constants"],
@@ -137,8 +141,10 @@ def test_yaml_and_python_give_the_same_feed() -> None:
         "settings": {"max_threads": 2, "a": "b", "c": 1.5, "d": True},
         "stream": {"name": "s", "order": "strict", "timeout_s": 2.5},
         "max_bricks_per_run": 5,
+        "fresh_within_s": 600,
         "group": "g",
         "owners": ["team:data"],
+        "tags": {"domain": "sales"},
         "description": "what for",
     }
     feed = BrickFeed(**settings)
@@ -164,6 +170,10 @@ def test_templates_stand_for_any_setting() -> None:
     assert feed.stream_name == "here_s"
     with pytest.raises(FeedError, match=r"bricks\.last.*-1"):
         BrickFeed.resolve_from_yaml(text, scope={"last": -1, "where": "here"})
+
+
+def test_a_constant_of_digits_stays_a_text() -> None:
+    assert BrickFeed.resolve_from_yaml(_yaml({**GOOD, "constants": {"version": "5"}})).constants == {"version": "5"}
 
 
 def test_the_largest_feed_and_the_largest_id_are_allowed() -> None:
