@@ -90,6 +90,10 @@ def _show_what_was_published(page: Page) -> None:
     screenshot(page, "brick")
     _open(page, "overview")
     expect(page.get_by_role("cell", name="33-6776")).to_be_visible()
+    # What matters is on the first screen, and nothing is folded away.
+    expect(page.get_by_text("the constant ucs_worker")).to_be_in_viewport()
+    expect(page.get_by_text("Show more")).to_have_count(0)
+    expect(page.get_by_text("Open defs.yaml in editor")).to_be_visible()
     screenshot(page, "asset")
     page.get_by_role("button", name="Plots").click()
     for figure in ("bytes", "rows", "rows_per_second", "seconds", "stream_length_after"):
@@ -97,6 +101,14 @@ def _show_what_was_published(page: Page) -> None:
     expect(page.locator("canvas")).to_have_count(9)
     page.get_by_text("last_id", exact=True).evaluate("title => title.scrollIntoView()")
     screenshot(page, "plots", height=850)
+    _open(page, "overview")
+    page.get_by_role("link", name="All runs of this feed").click()
+    page.get_by_text("Show runs within backfills").click()
+    expect(page.get_by_text("ucs/bricks: 0.0.0.0...0.0.0.33")).to_be_visible()
+    _open(page, "lineage")
+    expect(page.get_by_text("100% filled")).to_be_visible()
+    expect(page.get_by_text("stream", exact=True)).to_be_visible()
+    screenshot(page, "lineage")
 
 
 def _open(page: Page, view: str) -> None:
