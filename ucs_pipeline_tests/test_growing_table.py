@@ -24,11 +24,11 @@ INTERVAL_S = 20
 FEEDS = f"""
 from ucs_pipeline import BrickFeed, build_defs
 
-def feed(name, tail):
+def feed(name, **more):
     bricks = {{"class": "number", "last": 9_999_999}}
-    return BrickFeed(name=name, table="growing", key="id", bricks=bricks, tail=tail, sensor_interval_s={INTERVAL_S})
+    return BrickFeed(name=name, table="growing", key="id", bricks=bricks, sensor_interval_s={INTERVAL_S}, **more)
 
-defs = build_defs(feed("sealed", "hold"), feed("live", "follow"))
+defs = build_defs(feed("sealed"), feed("live", tail="follow", fresh_within_s=600))
 """
 
 
@@ -99,6 +99,7 @@ def test_a_table_that_grows_is_in_its_streams_by_itself(
     time.sleep(INTERVAL_S)
     reader.ended = True
     reader.join()
+    assert _freshness(cockpit) == {"live": "HEALTHY", "sealed": None}
     assert list(reader.came["live"]) == rows
     assert list(reader.came["sealed"]) == sealed
     assert redis_server.client().xlen("live") == len(rows)
@@ -120,3 +121,10 @@ def test_a_table_that_grows_is_in_its_streams_by_itself(
     # The daemon looks which sensors are due every five seconds.
     assert launches[-1] - appended < INTERVAL_S + 5
     assert came - launches[-1] < INTERVAL_S
+
+
+def _freshness(cockpit: Cockpit) -> dict[str, str | None]:
+    """What the UI says of the freshness of each feed."""
+    nodes = cockpit.ask("{ assetNodes { assetKey { path } freshnessStatusInfo { freshnessStatus } } }")["assetNodes"]
+    found = {"/".join(node["assetKey"]["path"]): node["freshnessStatusInfo"] for node in nodes}
+    return {name: (found[name] or {}).get("freshnessStatus") for name in ("live", "sealed")}

@@ -93,7 +93,7 @@ def _show_what_was_published(page: Page) -> None:
     # What matters is on the first screen, and nothing is folded away.
     expect(page.get_by_text("the constant ucs_worker")).to_be_in_viewport()
     expect(page.get_by_text("Show more")).to_have_count(0)
-    expect(page.get_by_text("Open defs.yaml in editor")).to_be_visible()
+    expect(page.get_by_role("link", name="Open defs.yaml")).to_be_visible()
     screenshot(page, "asset")
     page.get_by_role("button", name="Plots").click()
     for figure in ("bytes", "rows", "rows_per_second", "seconds", "stream_length_after"):
@@ -108,7 +108,7 @@ def _show_what_was_published(page: Page) -> None:
     _open(page, "lineage")
     expect(page.get_by_text("100% filled")).to_be_visible()
     expect(page.get_by_text("stream", exact=True)).to_be_visible()
-    screenshot(page, "lineage")
+    screenshot(page, "lineage", height=650)
 
 
 def _open(page: Page, view: str) -> None:
