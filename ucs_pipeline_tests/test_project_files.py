@@ -14,6 +14,7 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 import ucs_pipeline
+from ucs_pipeline.run_queue import StreamRunCoordinator
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +34,8 @@ def test_the_instance_is_what_dagster_yaml_says(instance: dg.DagsterInstance) ->
     assert instance.run_retries_enabled
     assert instance.run_retries_max_retries == 2
     assert not instance.run_retries_retry_on_asset_or_op_failure
+    assert isinstance(instance.run_coordinator, StreamRunCoordinator)
+    assert instance.run_coordinator.dequeue_interval_seconds == 1
     pools = instance.get_concurrency_config().pool_config
     assert pools.default_pool_limit == 1
     assert pools.pool_granularity is not None
