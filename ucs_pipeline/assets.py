@@ -61,7 +61,7 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
             FEED_METADATA: dg.MetadataValue.json(feed.model_dump(mode="json", by_alias=True, exclude_defaults=True)),
             "stream": feed.stream_name,
             "table": feed.table,
-            "dagster/column_schema": _columns(feed),
+            **_columns(feed),
         },
         # No output exists, so that the events below are the only ones: one per brick, as it completes.
         output_required=False,
@@ -180,7 +180,10 @@ def brick_event(feed: BrickFeed, report: BrickReport) -> dg.AssetMaterialization
 
 def _description(feed: BrickFeed) -> str:
     first, last = name_of_ordinal(feed.ordinals[0]), name_of_ordinal(feed.ordinals[-1])
-    fields = "Its columns are the fields of an entry." if feed.columns is not None else "Every column is a field."
+    constants = ", ".join(f"`{field}`: `{value}`" for field, value in feed.constants.items())
+    fields = "Every column of the table is a field of an entry" + (f", beside {constants}." if constants else ".")
+    if feed.columns is not None:
+        fields = "Its columns are the fields of an entry."
     return "\n\n".join(
         [
             *([feed.description] if feed.description else []),
@@ -192,12 +195,12 @@ def _description(feed: BrickFeed) -> str:
     )
 
 
-def _columns(feed: BrickFeed) -> dg.TableSchema:
-    """The fields of an entry, as far as the feed names them, and what is in them."""
-    named = [
-        dg.TableColumn(field, description=f"from `{expression}`") for field, expression in (feed.columns or {}).items()
-    ]
-    constants = [
-        dg.TableColumn(field, description=f"the constant `{value}`") for field, value in feed.constants.items()
-    ]
-    return dg.TableSchema([*named, *constants])
+def _columns(feed: BrickFeed) -> dict[str, dg.TableSchema]:
+    """The fields of an entry and what is in them, if the feed names them."""
+    if feed.columns is None:
+        return {}
+    fields = [(field, f"from `{expression}`") for field, expression in feed.columns.items()]
+    fields += [(field, f"the constant `{value}`") for field, value in feed.constants.items()]
+    return {
+        "dagster/column_schema": dg.TableSchema([dg.TableColumn(field, description=text) for field, text in fields])
+    }
