@@ -1,6 +1,6 @@
 """Rows per second from a ClickHouse table into a Redis stream, side by side with other ways, as ratios.
 
-    uv run python -m benchmarks.throughput [--rows 3000000] [--rounds 5] [--json]
+    uv run python -m benchmarks.throughput [--rows 3000000] [--rounds 5] [--shape flights] [--json]
 
 Every round runs every contender once, in turn, on one redis-server of its own, so that a noisy machine is noisy to
 all of them. Compare the ratios; the rows per second belong to the machine.
@@ -8,145 +8,57 @@ all of them. Compare the ratios; the rows per second belong to the machine.
 
 import argparse
 import json
+import os
 import resource
-import shutil
 import statistics
-import subprocess
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from ucs_pipeline.demo_data import write_flights
+from benchmarks.contenders import CONTENDERS, PIPELINES, ROW_BY_ROW, Stage
+from benchmarks.shapes import SHAPES, STREAM, write_rows
 from ucs_pipeline.embedded_clickhouse import embedded_connection
-from ucs_pipeline.entries import encode
-from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.source import EmbeddedEngine, Source
-from ucs_pipeline.stream import OrderedStream
-from ucs_pipeline.transfer import transfer
+from ucs_pipeline.engine import URL_VARIABLE
+from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.redis_server import RedisServer
 
-COLUMNS = {
-    "id": "id",
-    "rec_id": "id",
-    "task_for": "carrier",
-    "before": "origin",
-    "after": "dest",
-    "dep_delay": "dep_delay",
-    "time_hour": "time_hour",
-}
-CONSTANTS = {"function_type": "ucs_worker"}
-STREAM = "flights"
-ROW_BY_ROW, PIPELINES = 10_000, 100_000
-"""Rows that the slow contenders move: enough to measure, few enough to wait for."""
+CEILING = "redis-cli --pipe"
+_AOF = {"appendonly": "yes", "appendfsync": "everysec"}
 
 
-def flights(directory: Path, rows: int) -> Path:
-    """Parquet file of the demo's flights, repeated with rising ids until there are `rows` of them."""
-    whole = pq.read_table(write_flights(directory))
-    path = directory / f"flights_{rows}.parquet"
-    parts, start = [], 0
-    while start < rows:
-        part = whole.slice(0, rows - start)
-        parts.append(part.set_column(0, whole.schema.field("id"), pc.add(part["id"], start)))
-        start += part.num_rows
-    pq.write_table(pa.concat_tables(parts), path, row_group_size=100_000)
-    return path
-
-
-def feed_over(path: Path, rows: int) -> BrickFeed:
-    """The demo's feed over a file."""
-    return BrickFeed(
-        name=STREAM,
-        table=f"file('{path}')",
-        key="id",
-        bricks={"class": "number", "first": 0, "last": rows - 1},
-        columns=COLUMNS,
-        constants=CONSTANTS,
-    )
-
-
-def records(path: Path, rows: int) -> list[dict[Any, Any]]:
-    """The rows as the old script had them: a list of dicts made by pandas."""
-    table = pq.read_table(path).slice(0, rows).to_pandas()
-    frame = pd.DataFrame({field: table[column].astype(str) for field, column in COLUMNS.items()}).assign(**CONSTANTS)
-    return [dict(record) for record in frame.to_dict("records")]
-
-
-def write_commands(source: Source, feed: BrickFeed, path: Path) -> None:
-    """The same rows as a file of plain XADD commands with the same ids, for `redis-cli --pipe`."""
-    with path.open("wb") as file:
-        for entries in encode(STREAM.encode(), source.scan(feed.ordinals[0], feed.ordinals[-1])):
-            file.write(entries.requests.rows(0, entries.count))
-
-
-def measure(rows: int, rounds: int) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Runs every contender `rounds` times; rows per second of each round, and memory."""
-    with tempfile.TemporaryDirectory() as name, RedisServer(Path(name)) as server:
-        directory = Path(name)
-        path = flights(directory, rows)
-        feed = feed_over(path, rows)
-        source = Source(feed, EmbeddedEngine())
-        source.shape()
-        client = server.client()
-        stream = OrderedStream(STREAM, client)
-        commands = directory / "commands"
-        write_commands(source, feed, commands)
-        few, some = records(path, ROW_BY_ROW), records(path, PIPELINES)
-        redis_cli = shutil.which("redis-cli") or "redis-cli"
-
-        def row_by_row() -> int:
-            for record in few:
-                client.xadd(STREAM, record)
-            return len(few)
-
-        def pipelines() -> int:
-            for start in range(0, len(some), 1000):
-                with client.pipeline(transaction=False) as pipeline:
-                    for record in some[start : start + 1000]:
-                        pipeline.xadd(STREAM, record)
-                    pipeline.execute()
-            return len(some)
-
-        def ours() -> int:
-            return sum(report.published for report in transfer(feed, source, stream, feed.ordinals, lambda _: {}))
-
-        def pipe() -> int:
-            with commands.open("rb") as file:
-                command = [redis_cli, "-p", str(server.port), "--pipe"]
-                subprocess.run(command, stdin=file, stdout=subprocess.DEVNULL, check=True)
-            return rows
-
-        contenders: dict[str, Callable[[], int]] = {
-            "row by row": row_by_row,
-            "redis-py pipelines": pipelines,
-            "ucs row path": ours,
-            "redis-cli --pipe": pipe,
-        }
-        speeds: dict[str, list[float]] = {contender: [] for contender in contenders}
-        for _ in range(rounds):
-            for contender, run in contenders.items():
-                client.flushall()
-                started = time.perf_counter()
-                moved = run()
-                speeds[contender].append(moved / (time.perf_counter() - started))
-                if client.xlen(STREAM) != moved:
-                    raise SystemExit(f"{contender} left {client.xlen(STREAM)} entries, expected {moved}")
+    shape = SHAPES[options.shape]
+    with (
+        tempfile.TemporaryDirectory() as name,
+        RedisServer(Path(name), _AOF if options.aof else {}) as server,
+        _clickhouse(options.http),
+    ):
+        path = write_rows(Path(name), options.rows)
+        stage = Stage(shape.feed(path, options.rows), server, Path(name), options.unix)
+        speeds: dict[str, list[float]] = {contender: [] for contender in options.contenders}
+        for _ in range(options.rounds):
+            for contender in speeds:
+                stage.client.flushall()
+                moved = CONTENDERS[contender](stage)
+                speeds[contender].append(moved.rows / moved.seconds)
+                found = stage.client.xlen(STREAM)
+                if found != moved.rows or (contender.startswith(("ucs", CEILING)) and found != options.rows):
+                    raise SystemExit(f"{contender} left {found:,} entries of {options.rows:,}")
     return {
-        "rows": rows,
-        "rounds": rounds,
+        "rows": options.rows,
+        "rounds": options.rounds,
+        "shape": f"{options.shape}: {shape.about}",
+        "clickhouse": "over HTTP" if options.http else "embedded",
+        "redis": f"{'unix socket' if options.unix else 'TCP'}, {'AOF everysec' if options.aof else 'no AOF'}",
         "rows_per_second": speeds,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
-def ratios(result: dict[str, Any], to: str) -> dict[str, tuple[float, float, float]]:
+def ratios(result: Mapping[str, Any], to: str) -> dict[str, tuple[float, float, float]]:
     """Ratio of each contender to one of them: median, lowest and highest over the rounds."""
     speeds = result["rows_per_second"]
     found = {}
@@ -156,27 +68,69 @@ def ratios(result: dict[str, Any], to: str) -> dict[str, tuple[float, float, flo
     return found
 
 
+def draw(result: Mapping[str, Any], path: Path) -> None:
+    """Draws the medians and their spread as a picture, PNG or SVG by the file's name."""
+    import matplotlib.pyplot as plt
+
+    found = ratios(result, CEILING)
+    middle = [median for median, _, _ in found.values()]
+    spread = [
+        [median - low for median, low, _ in found.values()],
+        [high - median for median, _, high in found.values()],
+    ]
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(found) + 1.2), layout="constrained")
+    axes.barh(
+        list(found), middle, xerr=spread, color=["#4f43dd" if name.startswith("ucs") else "#bbb" for name in found]
+    )
+    axes.axvline(1, color="#888", linewidth=0.8)
+    axes.set_xlabel(f"rows per second, {CEILING} = 1 ({result['rows']:,} rows of {result['shape']})")
+    figure.savefig(path)
+
+
+@contextmanager
+def _clickhouse(over_http: bool) -> Iterator[None]:
+    """The engine that the feed reads: in this process, or behind the tests' HTTP server."""
+    if not over_http:
+        embedded_connection()  # the engine's start is not what is measured
+        yield
+        return
+    with ClickHouseServer() as server:
+        os.environ[URL_VARIABLE] = server.url
+        yield
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=3_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shape", choices=SHAPES, default="flights")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME")
+    parser.add_argument("--http", action="store_true", help="read from a ClickHouse over HTTP: the tests' own server")
+    parser.add_argument("--unix", action="store_true", help="reach Redis over its unix socket")
+    parser.add_argument("--aof", action="store_true", help="a Redis with appendonly yes and appendfsync everysec")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture too: uv run --group plot python ...")
     parser.add_argument("--json", action="store_true", help="print every figure for machines")
     options = parser.parse_args()
-    embedded_connection()  # the engine's start is not what is measured
-    result = measure(options.rows, options.rounds)
-    to_pipe = ratios(result, "redis-cli --pipe")
+    if CEILING not in options.contenders:
+        options.contenders.append(CEILING)
+    result = measure(options)
+    to_pipe = ratios(result, CEILING)
+    if options.plot:
+        draw(result, options.plot)
     if options.json:
         result["ratio_to_pipe"] = {
             name: dict(zip(("median", "low", "high"), r, strict=True)) for name, r in to_pipe.items()
         }
         print(json.dumps(result, indent=2))
         return
-    print(f"{options.rows:,} rows of 8 fields, {options.rounds} rounds, medians")
+    print(f"{options.rows:,} rows, {result['shape']}; {options.rounds} rounds, medians")
+    print(f"ClickHouse {result['clickhouse']}; Redis over {result['redis']}")
     for name, speeds in result["rows_per_second"].items():
         median, low, high = to_pipe[name]
         speed = statistics.median(speeds)
-        print(f"{name:<20} {speed:>10,.0f} rows/s   {median:5.2f} x redis-cli --pipe ({low:.2f}-{high:.2f})")
+        print(f"{name:<20} {speed:>10,.0f} rows/s   {median:5.2f} x {CEILING} ({low:.2f}-{high:.2f})")
+    print(f"the slow ones moved {ROW_BY_ROW:,} and {PIPELINES:,} of the rows")
     print(f"peak memory of this process: {result['peak_rss_mb']:,} MB (engine, benchmark's own records and all)")
 
 
