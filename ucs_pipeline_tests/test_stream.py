@@ -184,6 +184,27 @@ def test_rows_that_do_not_follow_on_the_top_are_refused(stream: OrderedStream, e
     assert _ids(stream) == [EntryId(0, 50)]
 
 
+def test_a_stream_that_had_other_entries_than_were_sent_is_refused(stream: OrderedStream, entries: Entries) -> None:
+    client: Any = stream.client
+    first, second = cut(entries, 0, 2_000)
+    with Publisher(stream) as publisher:
+        list(publisher.publish(iter([first])))
+        client.execute_command("XSETID", "feed", str(first.ids[1]), "ENTRIESADDED", 1_025, "MAXDELETEDID", "0-0")
+        with pytest.raises(StreamError, match="'feed' had 2,001 entries after 0-2000, expected 2,000"):
+            list(publisher.publish(iter([second])))
+
+
+def test_a_text_that_took_the_stream_s_place_is_kept(stream: OrderedStream, entries: Entries) -> None:
+    client: Any = stream.client
+    with Publisher(stream) as publisher:
+        client.delete("feed")
+        client.set("feed", "text")
+        with pytest.raises(StreamError, match="was deleted while it was being written"):
+            list(publisher.publish(cut(entries, 0, ROWS)))
+    assert client.get("feed") == b"text"
+    assert not client.exists("{feed}:writer:aside")
+
+
 def test_a_refused_publisher_does_not_disturb_a_worker_that_waits(stream: OrderedStream, entries: Entries) -> None:
     # The gate moves the stream aside and back; a blocked XREADGROUP is not to hear of it.
     client: Any = stream.client
