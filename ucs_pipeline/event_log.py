@@ -1,19 +1,22 @@
-"""Dagster's SQLite event log with its connections kept open.
+"""Dagster's SQLite event log with its connections kept open, and the events of bricks written in groups.
 
-Dagster's own class makes a new SQLAlchemy engine and a new SQLite connection for every event, which costs more than the
-event. This one keeps an engine per database file. Files, tables and queries stay Dagster's: either class
-opens what the other has written, and removing the block from dagster.yaml switches back.
+Dagster's own class makes a new SQLAlchemy engine and a new SQLite connection for every event, and a transaction in each
+of two files, which costs more than the event. This one keeps an engine per database file, and a run's events of bricks
+wait a tenth of a second at most for others to share a transaction. A process killed meanwhile leaves bricks unrecorded
+whose rows are in the stream, never the reverse: the next run compares and records them. Files, tables and queries stay
+Dagster's: either class opens what the other has written, and removing the block from dagster.yaml switches back.
 """
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dagster import DagsterEventType, EventLogEntry
-from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.event_log import SqlEventLogStorageTable, SqliteEventLogStorage
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy import Connection, Engine, create_engine
@@ -21,9 +24,19 @@ from sqlalchemy.event import listen
 from sqlalchemy.pool import QueuePool
 
 from ucs_pipeline.home import project_home
+from ucs_pipeline.pending_events import PendingEvents
 
 _OPEN_FILES = 16
 """Databases kept open at once: the index, and the runs a process is busy with."""
+
+_GROUP = 200
+"""Events written in one transaction at most."""
+
+_GROUPED = {DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
+"""Events of which a run has one per brick."""
+
+_INSERT = SqlEventLogStorageTable.insert()
+_INSERT_FOR_IDS = _INSERT.returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
 
 
 class PooledSqliteEventLogStorage(SqliteEventLogStorage):
@@ -32,6 +45,7 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engines: OrderedDict[str, tuple[tuple[int, int], Engine]] = OrderedDict()
         self._tables: set[str] = set()
+        self._pending = PendingEvents(self._write)
         super().__init__(base_dir, inst_data)
 
     @classmethod
@@ -42,30 +56,30 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
         return cls(str(project_home() / config_value["base_dir"]), inst_data)
 
     def store_event(self, event: EventLogEntry) -> None:
-        """Stores one event."""
-        super().store_event(event)
-        # With the connection kept open the write-ahead log grows and this file does not change; the UI's live log of a
-        # run watches this file.
-        os.utime(self.path_for_shard(event.run_id))
+        """Stores one event. A run's materialisations and plans of them are written in groups, a moment later."""
+        if not event.run_id or not _in_groups(event):
+            # Takes a connection, and with it writes what came before.
+            super().store_event(event)
+            self._touch(event.run_id)
+        elif self._pending.add(event, self._event_to_row(event)) >= _GROUP:
+            self.flush()
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        """Stores events; materialisations of one asset in one transaction per database instead of one each."""
-        if len({(event.run_id, event.dagster_event_type, _asset_of(event)) for event in events}) != 1 or (
-            events[0].dagster_event_type is not DagsterEventType.ASSET_MATERIALIZATION
-        ):
-            super().store_event_batch(events)
-            return
-        inserts = [self.prepare_insert_event(event) for event in events]
-        with self.run_connection(events[0].run_id) as connection:
-            for insert in inserts:
-                connection.execute(insert)
-        with self.index_transaction() as connection:
-            keys = [connection.execute(insert).inserted_primary_key for insert in inserts]
-            ids = [key[0] for key in keys if key]
-            self._store_asset_event_tags(connection, events, ids)
-            # The asset's own row is about its latest event only.
-            self._store_asset_event(connection, events[-1], ids[-1])
-        os.utime(self.path_for_shard(events[0].run_id))
+        """Stores events, and returns when they are written."""
+        for event in events:
+            if _in_groups(event):
+                self._pending.add(event, self._event_to_row(event))
+            else:
+                self.store_event(event)
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes the events that wait for their group. Those that cannot be written are dropped, as one event would be.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: they cannot be written.
+        """
+        self._pending.write()
 
     def has_table(self, table_name: str) -> bool:
         """Whether the index has a table. Asked for each event with tags; the answer never turns into no."""
@@ -74,21 +88,59 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
         return table_name in self._tables
 
     def dispose(self) -> None:
-        """Closes every connection."""
-        with self._db_lock:
-            while self._engines:
-                self._engines.popitem()[1][1].dispose()
-        super().dispose()
+        """Writes what waits, and closes every connection."""
+        try:
+            self.flush()
+        finally:
+            with self._db_lock:
+                while self._engines:
+                    self._engines.popitem()[1][1].dispose()
+            super().dispose()
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
-        with self._db_lock:
-            engine = self._engine(shard)
-            if shard not in self._initialized_dbs:
-                self._initdb(engine)
-                self._initialized_dbs.add(shard)
-            with engine.connect() as connection, connection.begin():
-                yield connection
+        # Whoever reads finds what this process has stored, and any other event comes after those before it.
+        self.flush()
+        with self._db_lock, self._transaction(shard) as connection:
+            yield connection
+
+    def _write(self, pending: Sequence[tuple[EventLogEntry, Mapping[str, Any]]]) -> None:
+        events, rows = [event for event, _ in pending], [row for _, row in pending]
+        runs: dict[str, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            runs.setdefault(row["run_id"], []).append(row)
+        # The index is committed last, as in Dagster's class; a lock it cannot get leaves the runs' files as they were.
+        with self._db_lock, self._transaction(INDEX_SHARD_NAME) as index:
+            ids = index.scalars(_INSERT_FOR_IDS, rows).all()
+            self._store_asset_event_tags(index, events, ids)
+            # The asset's own row is about its latest event of each kind only, the latest last.
+            latest: dict[object, tuple[EventLogEntry, int]] = {}
+            for event, event_id, row in zip(events, ids, rows, strict=True):
+                kind = (row["asset_key"], row["dagster_event_type"])
+                latest.pop(kind, None)
+                latest[kind] = (event, event_id)
+            for event, event_id in latest.values():
+                self._store_asset_event(index, event, event_id)
+            for run_id, own in runs.items():
+                with self._transaction(run_id) as connection:
+                    connection.execute(_INSERT, own)
+        for run_id in runs:
+            self._touch(run_id)
+
+    def _touch(self, run_id: str) -> None:
+        # With the connection kept open the write-ahead log grows and this file does not change; the UI's live log of a
+        # run watches this file.
+        with suppress(FileNotFoundError):  # the run was deleted meanwhile
+            os.utime(self.path_for_shard(run_id))
+
+    @contextmanager
+    def _transaction(self, shard: str) -> Iterator[Connection]:
+        engine = self._engine(shard)
+        if shard not in self._initialized_dbs:
+            self._initdb(engine)
+            self._initialized_dbs.add(shard)
+        with engine.connect() as connection, connection.begin():
+            yield connection
 
     def _engine(self, shard: str) -> Engine:
         path = Path(self.path_for_shard(shard))
@@ -115,8 +167,9 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
         return engine
 
 
-def _asset_of(event: EventLogEntry) -> object:
-    return event.dagster_event and event.dagster_event.asset_key
+def _in_groups(event: EventLogEntry) -> bool:
+    found = event.dagster_event
+    return found is not None and found.event_type in _GROUPED and found.asset_key is not None
 
 
 def _identity(path: Path) -> tuple[int, int]:

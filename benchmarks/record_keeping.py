@@ -1,0 +1,140 @@
+"""What Dagster's record of a brick costs, side by side: its stock SQLite event log, and ours.
+
+    uv run python -m benchmarks.record_keeping [--bricks 1000] [--rounds 5] [--json]
+
+Runs an asset that yields the events of a feed and moves no rows. Every round runs every contender once, in turn.
+"""
+
+import argparse
+import io
+import json
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster import EventLogEntry
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
+
+from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.entries import EntryId
+from ucs_pipeline.event_log import PooledSqliteEventLogStorage
+from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.record import DATA_VERSION_TAG, data_version, metadata
+
+KEY = dg.AssetKey("bricks")
+
+
+class OneByOne(PooledSqliteEventLogStorage):
+    """Connections kept open, and every event in a transaction of its own."""
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """Stores one event at once."""
+        super().store_event(event)
+        self.flush()
+
+
+CONTENDERS: dict[str, type[Any] | None] = {
+    "stock": None,
+    "connections kept": OneByOne,
+    "and in groups": PooledSqliteEventLogStorage,
+}
+
+
+def asset(bricks: int) -> dg.AssetsDefinition:
+    """An asset of so many bricks, whose events are those of a feed."""
+    names = [name_of_ordinal(ordinal) for ordinal in range(bricks)]
+
+    @dg.asset(name=KEY.to_user_string(), partitions_def=dg.StaticPartitionsDefinition(names), output_required=False)
+    def events(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization]:
+        for ordinal in range(len(context.partition_keys)):
+            first, last = EntryId(ordinal, 1), EntryId(ordinal, 10_000)
+            ids = 10_000 * ordinal, 10_000 * ordinal + 9_999
+            report = BrickReport(ordinal, 10_000, *ids, first, last, ordinal, published=10_000, seconds=0.02)
+            yield dg.AssetMaterialization(
+                KEY,
+                partition=report.name,
+                metadata=metadata(report),
+                tags={"dagster/code_version": "1", DATA_VERSION_TAG: data_version(report)},
+            )
+
+    return events
+
+
+def run_once(instance: dg.DagsterInstance, bricks: int) -> dict[str, float]:
+    """One ranged run: milliseconds a brick of its creation, and of its step by the step's own events."""
+    names = name_of_ordinal(0), name_of_ordinal(bricks - 1)
+    tags = dict(zip(("dagster/asset_partition_range_start", "dagster/asset_partition_range_end"), names, strict=True))
+    defs = dg.Definitions(assets=[asset(bricks)], executor=dg.in_process_executor)
+    job = defs.resolve_implicit_global_asset_job_def()
+    started = time.perf_counter()
+    run = instance.create_run_for_job(job, tags=tags)
+    instance.get_records_for_run(run.run_id, limit=1)  # whatever waits is written before a read
+    created = time.perf_counter()
+    if not execute_run(InMemoryJob(job), run, instance).success:
+        raise SystemExit(f"run {run.run_id} failed")
+    if len(instance.get_materialized_partitions(KEY)) != bricks:
+        raise SystemExit(f"run {run.run_id} did not record every brick")
+    [step] = instance.get_run_step_stats(run.run_id)
+    seconds = {"creation": created - started, "step": (step.end_time or 0) - (step.start_time or 0)}
+    return {part: 1000 * value / bricks for part, value in seconds.items()}
+
+
+def make_home(directory: Path, storage: type[Any] | None) -> Path:
+    """A Dagster home with that event log, and otherwise as Dagster makes it."""
+    directory.mkdir()
+    lines = ["telemetry: {enabled: false}"]
+    if storage:
+        block = {"module": storage.__module__, "class": storage.__name__, "config": {"base_dir": f"{directory}/runs"}}
+        lines.append(f"event_log_storage: {json.dumps(block)}")
+    (directory / "dagster.yaml").write_text("\n".join(lines))
+    return directory
+
+
+def measure(bricks: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds a brick by contender and part, of each round."""
+    found: dict[str, dict[str, list[float]]] = {name: {"creation": [], "step": []} for name in CONTENDERS}
+    for _ in range(rounds):
+        for name, storage in CONTENDERS.items():
+            with tempfile.TemporaryDirectory() as directory:
+                home = make_home(Path(directory) / "home", storage)
+                with dg.DagsterInstance.from_config(str(home)) as instance:
+                    for part, milliseconds in run_once(instance, bricks).items():
+                        found[name][part].append(milliseconds)
+    for parts in found.values():
+        parts["together"] = [sum(each) for each in zip(*parts.values(), strict=True)]
+    return found
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bricks", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", action="store_true", help="print every figure for machines")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable(logging.DEBUG)
+    with redirect_stderr(io.StringIO()):
+        found = measure(options.bricks, options.rounds)
+    if options.json:
+        print(json.dumps({"bricks": options.bricks, "rounds": options.rounds, "ms_per_brick": found}, indent=2))
+        return
+    print(f"{options.bricks:,} bricks in one run, {options.rounds} rounds, milliseconds a brick, medians")
+    print(f"{'event log':<20}{'creation':>10}{'step':>10}{'together':>10}   of stock (lowest to highest)")
+    for name, parts in found.items():
+        pairs = zip(parts["together"], found["stock"]["together"], strict=True)
+        ratios = [own / stock for own, stock in pairs]
+        medians = "".join(f"{statistics.median(values):>10.2f}" for values in parts.values())
+        print(f"{name:<20}{medians}   {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Events of a run that wait for others to share a transaction with them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock, Timer
+from typing import Any
+
+from dagster import EventLogEntry
+from sqlalchemy.exc import SQLAlchemyError
+
+SECONDS = 0.1
+"""The longest an event waits."""
+
+Pending = tuple[EventLogEntry, Mapping[str, Any]]
+"""An event, and its row in the table of events."""
+
+
+class PendingEvents:
+    """Collects events in order. They are written when `write` is called, and in any case `SECONDS` after the first."""
+
+    def __init__(self, write: Callable[[Sequence[Pending]], None]) -> None:
+        self._write = write
+        self._events: list[Pending] = []
+        self._timer: Timer | None = None
+        self._adding, self._writing = Lock(), Lock()
+
+    def add(self, event: EventLogEntry, row: Mapping[str, Any]) -> int:
+        """Adds one event. Returns how many wait."""
+        with self._adding:
+            self._events.append((event, row))
+            if self._timer is None:
+                # Not a daemon thread: a process that ends by itself waits for it, so nothing is lost.
+                self._timer = Timer(SECONDS, self._in_time)
+                self._timer.start()
+            return len(self._events)
+
+    def write(self) -> None:
+        """Writes what waits, after what another thread is writing. Events that cannot be written are dropped."""
+        with self._writing:
+            if events := self._take():
+                self._write(events)
+
+    def _in_time(self) -> None:
+        with self._writing:
+            events = self._take()
+            try:
+                if events:
+                    self._write(events)
+            except (SQLAlchemyError, OSError):
+                # Nobody would hear of it here: the step's next event writes these too, and fails if that fails.
+                with self._adding:
+                    self._events[:0] = events
+
+    def _take(self) -> list[Pending]:
+        with self._adding:
+            events, self._events = self._events, []
+            if self._timer:
+                self._timer.cancel()
+                self._timer = None
+            return events
