@@ -1,8 +1,12 @@
-"""Takes over from another program: the bricks it handled are recorded as done, and a new stream begins after them."""
+"""Takes over from another program: the bricks it handled are recorded as done, and the feed goes on after them.
+
+It goes on on a new stream or, where the feed has an `id_offset`, on the other program's: that one's entries are all
+below those of the feed, and are left alone.
+"""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import dagster as dg
@@ -11,16 +15,15 @@ from dagster._core.events import StepMaterializationData
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from ucs_pipeline.assets import brick_event
-from ucs_pipeline.bricks import name_of_ordinal
 from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.feeds import ordinal_in
-from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.feeds import start_in
+from ucs_pipeline.plan import BrickReport, least_offset
 from ucs_pipeline.record import recorded
 from ucs_pipeline.redis_link import translate
 from ucs_pipeline.source import Content, Source
-from ucs_pipeline.stream import START, OrderedStream
+from ucs_pipeline.stream import OrderedStream, floor
 
 _BATCH = 500
 _LAST_ROW = 2**64 - 1
@@ -49,14 +52,14 @@ def adopt(
 ) -> Adoption:
     """Records the feed's bricks up to `last_brick` as done without publishing them, and begins its stream after them.
 
-    The stream is created last, when everything is recorded: broken off before that, and called again, it goes on.
-    Called again after the stream was lost, it creates the stream again.
+    The stream is created (or, where the feed has an `id_offset`, taken over) last, when everything is recorded: broken
+    off before that, and called again, it goes on. Called again after the stream was lost, it creates the stream again.
 
     Args:
         feed: the feed.
         last_brick: name of the last brick that was handled elsewhere.
         source: the feed's table; what it holds now is recorded, so that checks notice rows that come later.
-        stream: the feed's stream, which must not have had an entry yet.
+        stream: the feed's stream, which must not have had an entry of the feed yet.
         instance: where the bricks are recorded.
         progress: takes the number of bricks recorded so far, those recorded before included, from time to time.
 
@@ -65,17 +68,17 @@ def adopt(
         StreamError: the stream is in use, or Redis refuses or cannot be reached.
         SourceError: the table cannot be read.
     """
-    last = ordinal_in(feed, last_brick)
-    top = EntryId(last, _LAST_ROW)
+    bricks, last = feed.numbering, start_in(feed, last_brick)
+    top = EntryId(bricks.end(last), _LAST_ROW)
     _refuse_used(feed, stream, top)
-    ordinals = range(feed.ordinals[0], last + 1)
-    missing = _not_recorded(feed, ordinals, top, instance)
-    rows, before = 0, len(ordinals) - len(missing)
+    starts = bricks.between(bricks.first, last)
+    missing = _not_recorded(feed, starts, top, instance)
+    rows, before = 0, len(starts) - len(missing)
     progress(before)
     census = source.census().bricks if missing else {}
     for start in range(0, len(missing), _BATCH):
         batch = missing[start : start + _BATCH]
-        reports = [_report(ordinal, census.get(ordinal, Content(0, 0)), top) for ordinal in batch]
+        reports = [_report(start, census.get(start, Content(0, 0)), top if start == last else None) for start in batch]
         instance.event_log_storage.store_event_batch([_entry(brick_event(feed, report)) for report in reports])
         rows += sum(report.rows for report in reports)
         progress(before + start + len(batch))
@@ -83,19 +86,18 @@ def adopt(
     return Adoption(len(missing), rows, before, top)
 
 
-def _not_recorded(feed: BrickFeed, ordinals: range, top: EntryId, instance: dg.DagsterInstance) -> list[int]:
+def _not_recorded(feed: BrickFeed, starts: Sequence[int], top: EntryId, instance: dg.DagsterInstance) -> list[int]:
     done = instance.get_materialized_partitions(dg.AssetKey(feed.name))
-    missing = [ordinal for ordinal in ordinals if name_of_ordinal(ordinal) not in done]
-    last = ordinals[-1]
+    missing = [start for start in starts if feed.numbering.name(start) not in done]
+    last = starts[-1]
     # Publishing goes on after a top that is recorded as a brick's end: a brick that was published once has another.
-    if last not in missing and recorded(instance, feed.name, [last])[last].last_entry != top:
+    if last not in missing and recorded(instance, feed, [last])[last].last_entry != top:
         missing.append(last)
     return missing
 
 
-def _report(ordinal: int, content: Content, top: EntryId) -> BrickReport:
-    end = top if ordinal == top.ordinal else None
-    return BrickReport(ordinal, content.rows, None, None, None, end, content.hash, adopted=True)
+def _report(start: int, content: Content, end: EntryId | None) -> BrickReport:
+    return BrickReport(start, content.rows, None, None, None, end, content.hash, adopted=True)
 
 
 def _entry(event: dg.AssetMaterialization) -> dg.EventLogEntry:
@@ -117,12 +119,14 @@ def _entry(event: dg.AssetMaterialization) -> dg.EventLogEntry:
 
 def _refuse_used(feed: BrickFeed, stream: OrderedStream, top: EntryId) -> None:
     state = stream.state()
-    if state.top not in (START, top) or state.length:
-        raise StreamError(
-            f"feed {feed.name!r}: stream {stream.name!r} is in use: its top is {state.top} and it holds "
-            f"{state.length:,} entries, expected none that it ever had; choose another stream name (`stream.name`), "
-            f"which then begins after brick {name_of_ordinal(top.ordinal)}"
-        )
+    if (state.top <= floor(feed) or state.top == top) and state.first is None:
+        return
+    raise StreamError(
+        f"feed {feed.name!r}: stream {stream.name!r} is in use: its top is {state.top} and it holds "
+        f"{state.length:,} entries, expected none that it ever had; choose another stream name (`stream.name`), "
+        f"which then begins after brick {feed.numbering.name(top.ordinal)}; or, to go on on this one after the program "
+        f"that wrote it, set `stream.id_offset` to {least_offset(feed, state.top)} or more"
+    )
 
 
 def _begin(feed: BrickFeed, stream: OrderedStream, top: EntryId) -> None:

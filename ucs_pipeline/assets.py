@@ -2,12 +2,11 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import dagster as dg
 
-from ucs_pipeline.bricks import name_of_ordinal, ordinal_of_name
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
@@ -45,7 +44,7 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
     @dg.asset(
         name=feed.name,
         description=_description(feed),
-        partitions_def=dg.StaticPartitionsDefinition([name_of_ordinal(ordinal) for ordinal in feed.ordinals]),
+        partitions_def=dg.StaticPartitionsDefinition(feed.numbering.names()),
         backfill_policy=dg.BackfillPolicy.multi_run(feed.max_bricks_per_run),
         deps=[table_key(feed)],
         # One run at a time per stream: the guarantee does not need it, but two runs would only get in each other's way.
@@ -69,11 +68,11 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
     def bricks(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization]:
         wanted = _wanted(context, feed)
         # Runs of a backfill come without: Dagster copies no tag from an asset to its runs.
-        context.instance.add_run_tags(context.run.run_id, run_tags(feed, wanted))
+        context.instance.add_run_tags(context.run.run_id, run_tags(feed, wanted[0], wanted[-1]))
         seen = {*_finished_before_retry(context), context.run.tags.get(OPEN_BRICK_TAG)}
         try:
-            for report in _with_progress(context, _move(context, feed, wanted), wanted):
-                if report.name not in seen:
+            for report in _with_progress(context, feed, _move(context, feed, wanted), wanted):
+                if feed.numbering.name(report.ordinal) not in seen:
                     yield brick_event(feed, report)
         except UcsError as error:
             # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
@@ -93,62 +92,60 @@ def _freshness(feed: BrickFeed) -> dg.FreshnessPolicy | None:
     return dg.FreshnessPolicy.time_window(fail_window=timedelta(seconds=feed.fresh_within_s))
 
 
-def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: range) -> Iterator[BrickReport]:
+def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[int]) -> Iterator[BrickReport]:
     # Heavy imports wait for a run: definitions load in every process.
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.source import open_source
-    from ucs_pipeline.stream import OrderedStream
+    from ucs_pipeline.stream import open_stream
     from ucs_pipeline.transfer import transfer
 
-    stream = OrderedStream(feed.stream_name, connect_redis())
+    stream = open_stream(feed, connect_redis())
     yield from transfer(
         feed,
         open_source(feed),
         stream,
         wanted,
-        lambda ordinals: recorded(context.instance, feed.name, ordinals),
+        lambda ordinals: recorded(context.instance, feed, ordinals),
         context.log.warning,
     )
 
 
 def _with_progress(
-    context: dg.AssetExecutionContext, reports: Iterator[BrickReport], wanted: range
+    context: dg.AssetExecutionContext, feed: BrickFeed, reports: Iterator[BrickReport], wanted: Sequence[int]
 ) -> Iterator[BrickReport]:
     """The same reports; says now and then in the run's log how far it is. A line per brick would cost as much as it."""
     started = said = time.monotonic()
     published = 0
     for report in reports:
         published += report.published
-        done, now = report.ordinal - wanted[0] + 1, time.monotonic()
+        done, now = wanted.index(report.ordinal) + 1, time.monotonic()
         if now - said > _PROGRESS_SECONDS:
             said = now
             left = (now - started) / done * (len(wanted) - done)
             context.log.info(
-                f"brick {done:,} of {len(wanted):,} ({report.name}), {published / (now - started):,.0f} rows/s, about "
-                f"{left:,.0f} s left"
+                f"brick {done:,} of {len(wanted):,} ({feed.numbering.name(report.ordinal)}), "
+                f"{published / (now - started):,.0f} rows/s, about {left:,.0f} s left"
             )
         yield report
 
 
-def run_tags(feed: BrickFeed, wanted: range) -> dict[str, str]:
+def run_tags(feed: BrickFeed, first: int, last: int) -> dict[str, str]:
     """Tags by which runs are found in the UI: the feed, and the bricks as they are launched there."""
-    return {
-        FEED_TAG: feed.name,
-        "ucs/bricks": f"{name_of_ordinal(wanted[0])}...{name_of_ordinal(wanted[-1])}",
-    }
+    return {FEED_TAG: feed.name, "ucs/bricks": f"{feed.numbering.name(first)}...{feed.numbering.name(last)}"}
 
 
-def _wanted(context: dg.AssetExecutionContext, feed: BrickFeed) -> range:
+def _wanted(context: dg.AssetExecutionContext, feed: BrickFeed) -> Sequence[int]:
     # Read once (each access slices the whole list), and read always: a body that never asks for its partitions
     # would succeed without any when launched without one.
+    bricks = feed.numbering
     keys = context.partition_keys if context.has_partition_key or context.has_partition_key_range else []
     if not keys:
         raise dg.Failure(
             f"feed {feed.name!r}: the run names no bricks, or a range whose first brick comes after its last; "
-            f"expected bricks from {name_of_ordinal(feed.ordinals[0])} to {name_of_ordinal(feed.ordinals[-1])}: "
+            f"expected bricks from {bricks.name(bricks.first)} to {bricks.name(bricks.last)}: "
             "choose partitions, the earlier one first"
         )
-    return range(ordinal_of_name(keys[0]), ordinal_of_name(keys[-1]) + 1)
+    return bricks.between(bricks.start_named(keys[0]), bricks.start_named(keys[-1]))
 
 
 def _finished_before_retry(context: dg.AssetExecutionContext) -> set[str | None]:
@@ -165,8 +162,8 @@ def brick_event(feed: BrickFeed, report: BrickReport) -> dg.AssetMaterialization
     upstream = table_key(feed).to_user_string()
     return dg.AssetMaterialization(
         dg.AssetKey(feed.name),
-        partition=report.name,
-        metadata=metadata(report),
+        partition=feed.numbering.name(report.ordinal),
+        metadata=metadata(feed, report),
         # Dagster adds these to outputs only; a hand-made event has to bring them. Without what it read (a table nobody
         # materialises here, so neither has an event) the brick would show as out of sync.
         tags={
@@ -179,7 +176,8 @@ def brick_event(feed: BrickFeed, report: BrickReport) -> dg.AssetMaterialization
 
 
 def _description(feed: BrickFeed) -> str:
-    first, last = name_of_ordinal(feed.ordinals[0]), name_of_ordinal(feed.ordinals[-1])
+    bricks = feed.numbering
+    first, last = bricks.name(bricks.first), bricks.name(bricks.last)
     constants = ", ".join(f"`{field}`: `{value}`" for field, value in feed.constants.items())
     fields = "Every column of the table is a field of an entry" + (f", beside {constants}." if constants else ".")
     if feed.columns is not None:
@@ -188,7 +186,7 @@ def _description(feed: BrickFeed) -> str:
         [
             *([feed.description] if feed.description else []),
             f"Moves table `{feed.table}` into Redis stream `{feed.stream_name}`, exactly once and in the order of "
-            f"`{feed.key}`: {len(feed.ordinals):,} bricks, `{first}` to `{last}`. {fields}",
+            f"`{feed.key}`: {len(bricks.starts):,} bricks, `{first}` to `{last}`. {fields}",
             f"A brick's entries are `XRANGE {feed.stream_name} <n> <n>`, where `<n>` is the number before the dash in "
             f"its `first_entry_id`. [All runs of this feed](../runs?q[0]=tag%3A{FEED_TAG}%3D{feed.name}).",
         ]

@@ -1,12 +1,16 @@
 """The numbering standard: ids to brick names, brick names to id bounds. Pure functions on exact integers.
 
 Number class of UCS (Universal Calculation Standard): an id is `shard.part.block.brick`, each level the
-integer quotient of what the level above left over. No zero padding, no upper bound on the shard.
+integer quotient of what the level above left over. No zero padding, no upper bound on the shard. The functions are
+those of the standard's bricks, of 10,000 ids; `ucs_pipeline.time_bricks` and `ucs_pipeline.text_bricks` are the other
+classes, with the same three functions.
 """
 
 import re
-from typing import NamedTuple
+from collections.abc import Sequence
 
+from ucs_pipeline.brick_class import Bounds as Bounds
+from ucs_pipeline.brick_class import BrickClass
 from ucs_pipeline.errors import BrickError
 
 BRICK = 10**4
@@ -19,13 +23,6 @@ SHARD = 10**13
 """Ids in a shard: 1,000 parts."""
 
 _NAME = re.compile(r"(0|[1-9][0-9]*)\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})\.(0|[1-9][0-9]{0,2})", re.ASCII)
-
-
-class Bounds(NamedTuple):
-    """Half-open id range of a brick: `first <= id < end`."""
-
-    first: int
-    end: int
 
 
 def get_brick_name(id: int) -> str:  # noqa: A002 - the standard's own parameter name
@@ -49,13 +46,10 @@ def get_brick_list(first: str, last: str) -> list[str]:
     Raises:
         BrickError: a name is not a brick, or `last` comes before `first`.
     """
-    start, stop = ordinal_of_name(first), ordinal_of_name(last)
-    if stop < start:
-        raise BrickError(f"brick range {first}...{last} is reversed: give the earlier brick first ({last}...{first})")
-    return [name_of_ordinal(ordinal) for ordinal in range(start, stop + 1)]
+    return NumberBricks().get_brick_list(first, last)
 
 
-def get_brick_bounds(name: str) -> Bounds:
+def get_brick_bounds(name: str) -> Bounds[int]:
     """Half-open id bounds of a brick.
 
     >>> get_brick_bounds("0.0.0.1")
@@ -94,6 +88,60 @@ def name_of_ordinal(ordinal: int) -> str:
     rest, block = divmod(rest, 1000)
     shard, part = divmod(rest, 1000)
     return f"{shard}.{part}.{block}.{brick}"
+
+
+class NumberBricks(BrickClass):
+    """Bricks of `width` consecutive ids."""
+
+    def __init__(self, width: int = BRICK) -> None:
+        self.width = width
+
+    def get_brick_name(self, key: int) -> str:
+        """Name of the brick that holds an id."""
+        return name_of_ordinal(_integer(key, "id") // self.width)
+
+    def get_brick_bounds(self, name: str) -> Bounds[int]:
+        """Half-open id bounds of a brick."""
+        first = ordinal_of_name(name) * self.width
+        return Bounds(first, first + self.width)
+
+    def ordinal_of_name(self, name: str) -> int:
+        """Position of a brick in brick order."""
+        return ordinal_of_name(name)
+
+    def name_of_ordinal(self, ordinal: int) -> str:
+        """Name of the brick at a position in brick order."""
+        return name_of_ordinal(ordinal)
+
+    def ordinals(self, first: int, last: int) -> range:
+        """Every number is an ordinal."""
+        return range(first, last + 1)
+
+    def unit(self, ordinal: int, depth: int) -> int:
+        """Ordinal of the first brick of the unit that holds a brick."""
+        return ordinal - ordinal % _size(depth)
+
+    def units(self, first: int, last: int, depth: int) -> Sequence[int]:
+        """Ordinals of the first bricks of units."""
+        return range(self.unit(first, depth), last + 1, _size(depth))
+
+    def unit_after(self, start: int, depth: int) -> int:
+        """Ordinal of the brick that comes after a unit."""
+        return start + _size(depth)
+
+    def reported(self, key: int | bytes) -> int:
+        """An id, which comes as text where it is too wide for an integer column."""
+        return int(key)
+
+    def bounds_text(self, first: int, last: int) -> str:
+        """The ids, such as `0 <= id < 10000`."""
+        return f"{first * self.width} <= id < {(last + 1) * self.width}"
+
+
+def _size(depth: int) -> int:
+    """Bricks in a unit of a level."""
+    size: int = 1000**depth
+    return size
 
 
 def _integer(value: object, what: str) -> int:

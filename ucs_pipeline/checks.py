@@ -54,11 +54,11 @@ def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
         from ucs_pipeline.redis_link import connect_redis
         from ucs_pipeline.source import open_source
         from ucs_pipeline.status import feed_statuses
-        from ucs_pipeline.stream import OrderedStream
+        from ucs_pipeline.stream import open_stream
 
         try:
             source = open_source(feed)
-            stream = OrderedStream(feed.stream_name, connect_redis())
+            stream = open_stream(feed, connect_redis())
             warning = source.warning()
             facts = collect(feed, source, stream, context.instance, held_only=True)
             [status] = feed_statuses([feed], context.instance)

@@ -39,11 +39,11 @@ def verify(feed: str) -> None:
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.report import print_findings, print_verdict
     from ucs_pipeline.source import open_source
-    from ucs_pipeline.stream import OrderedStream
+    from ucs_pipeline.stream import open_stream
 
     use_project_home()
     chosen = feed_named(feed)
-    source, stream = open_source(chosen), OrderedStream(chosen.stream_name, connect_redis())
+    source, stream = open_source(chosen), open_stream(chosen, connect_redis())
     warning = source.warning()
     with dg.DagsterInstance.get() as instance:
         facts = collect(chosen, source, stream, instance, held_only=False)
@@ -105,22 +105,22 @@ def adopt(feed: str, last_brick: str) -> None:
     from rich.progress import Progress
 
     from ucs_pipeline.adopt import adopt as adopt_bricks
-    from ucs_pipeline.feeds import feed_named, ordinal_in, use_project_home
+    from ucs_pipeline.feeds import feed_named, start_in, use_project_home
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.report import console
     from ucs_pipeline.source import open_source
-    from ucs_pipeline.stream import OrderedStream
+    from ucs_pipeline.stream import open_stream
 
     use_project_home()
     chosen = feed_named(feed)
-    bricks = ordinal_in(chosen, last_brick) - chosen.ordinals[0] + 1
+    bricks = len(chosen.numbering.between(chosen.numbering.first, start_in(chosen, last_brick)))
     if sys.stdin.isatty():
         click.confirm(
             f"Record {bricks:,} bricks of feed {chosen.name!r} as done, without publishing them, and begin stream "
             f"{chosen.stream_name!r} after {last_brick}?",
             abort=True,
         )
-    stream = OrderedStream(chosen.stream_name, connect_redis())
+    stream = open_stream(chosen, connect_redis())
     with dg.DagsterInstance.get() as instance, Progress(console=console) as bar:
         task = bar.add_task("recording bricks", total=bricks)
         found = adopt_bricks(

@@ -15,7 +15,7 @@ class Comparison:
         self._comparer = comparer
         self._top = course.top
         self._state = state
-        self._scanned = range(course.scan_from, course.last + 1)
+        self._first, self._end = course.scan_from, course.last
         self._last: EntryId | None = None
 
     def check(self, transaction: Transaction) -> None:
@@ -41,7 +41,8 @@ class Comparison:
         if self._last:
             self._check_rows(self._last)
         reached = self._last.ordinal if self._last else -1
-        if self._top.row and self._top.ordinal in self._scanned and reached != self._top.ordinal:
+        scanned = self._first <= self._top.ordinal <= self._end
+        if self._top.row and scanned and reached != self._top.ordinal:
             raise changed(self._feed, self._top.ordinal, 0, self._top.row)
 
     def _check_rows(self, last: EntryId) -> None:

@@ -3,22 +3,21 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import dagster as dg
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ucs_pipeline import redis_link, source
-from ucs_pipeline.bricks import name_of_ordinal
-from ucs_pipeline.demo_data import load_flights, write_flights
+from ucs_pipeline.demo_data import ROWS, load_flights, write_flights
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.feeds import feed_named, use_project_home
 from ucs_pipeline.plan import known
 from ucs_pipeline.record import recorded
 from ucs_pipeline.report import console, print_verdict
-from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.stream import OrderedStream, open_stream
 from ucs_pipeline.verify import verify
 
 FEED = "flights"
@@ -29,12 +28,12 @@ def run_demo() -> bool:
     use_project_home()
     feed = feed_named(FEED)
     _prepare_table(feed)
-    table, stream = source.open_source(feed), OrderedStream(feed.stream_name, redis_link.connect_redis())
+    table, stream = source.open_source(feed), open_stream(feed, redis_link.connect_redis())
     with dg.DagsterInstance.get() as instance:
         seconds = _publish(feed, table, stream, instance)
-    with _bar("comparing", feed.bricks.last + 1) as progress:
+    with _bar("comparing", ROWS) as progress:
         verdict = verify(feed, table, stream, lambda rows: progress.update(progress.task_ids[0], completed=rows))
-    figures = [("bricks", f"{len(feed.ordinals):,}")]
+    figures = [("bricks", f"{len(feed.numbering.starts):,}")]
     if seconds is not None:
         figures += [("seconds", f"{seconds:.1f}"), ("rows per second", f"{verdict.rows / seconds:,.0f}")]
     print_verdict(feed, verdict, *figures)
@@ -57,13 +56,14 @@ def _publish(
     feed: BrickFeed, table: source.Source, stream: OrderedStream, instance: dg.DagsterInstance
 ) -> float | None:
     """Runs the feed's asset over all its bricks. Returns seconds, or None if there was nothing to do."""
-    done = len(known(feed.ordinals, stream.state(), recorded(instance, feed.name, feed.ordinals)))
+    bricks = feed.numbering
+    done = len(known(feed, bricks.starts, stream.state(), recorded(instance, feed, bricks.starts)))
     if done == len(feed.ordinals):
         console.print(f"nothing to do: all {done} bricks are in stream {feed.stream_name!r} already")
         return None
-    wanted = feed.ordinals[done:]
-    console.print(f"publishing bricks {name_of_ordinal(wanted[0])} to {name_of_ordinal(wanted[-1])}")
-    total = sum(table.count(feed.ordinals[0], feed.ordinals[-1]).values())
+    wanted = bricks.starts[done:]
+    console.print(f"publishing bricks {bricks.name(wanted[0])} to {bricks.name(wanted[-1])}")
+    total = sum(table.count(bricks.first, bricks.last).values())
     started = time.monotonic()
     with _bar("publishing", total) as progress, _following(stream, progress):
         result = run_range(feed, wanted, instance)
@@ -72,7 +72,7 @@ def _publish(
     return time.monotonic() - started
 
 
-def run_range(feed: BrickFeed, wanted: range, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+def run_range(feed: BrickFeed, wanted: Sequence[int], instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     """One run of the feed's asset over consecutive bricks, in this process."""
     from ucs_pipeline.definitions import defs
 
@@ -82,8 +82,8 @@ def run_range(feed: BrickFeed, wanted: range, instance: dg.DagsterInstance) -> d
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
         tags={
-            "dagster/asset_partition_range_start": name_of_ordinal(wanted[0]),
-            "dagster/asset_partition_range_end": name_of_ordinal(wanted[-1]),
+            "dagster/asset_partition_range_start": feed.numbering.name(wanted[0]),
+            "dagster/asset_partition_range_end": feed.numbering.name(wanted[-1]),
         },
     )
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ucs_pipeline.bricks import name_of_ordinal
 from ucs_pipeline.errors import SourceError
 
 _CRLF = b"\r\n"
@@ -106,9 +105,10 @@ class Entries:
                 low = max(segment.start, start)
                 yield Segment(low, min(segment.stop, stop), segment.id(low))
 
-    def key(self, index: int) -> int:
-        """Key of a row."""
-        return int(self._keys[index].as_py())
+    def key(self, index: int) -> int | bytes:
+        """Key of a row: an integer, or text."""
+        key: int | bytes = self._keys[index].as_py()
+        return key
 
     def content_hash(self, start: int, stop: int) -> int:
         """Sum modulo 2^64 of the content hashes of the rows from `start` up to `stop`."""
@@ -178,7 +178,7 @@ def encode(stream: bytes, batches: Iterator[pa.RecordBatch]) -> Iterator[Entries
             if first < ordinal or bool((ordinals[1:] < ordinals[:-1]).any()):
                 raise SourceError(
                     f"the rows for stream {stream.decode(errors='replace')!r} do not come in the order of the bricks "
-                    f"(near {name_of_ordinal(first)}): numbering them would be wrong; the table's engine does not keep "
+                    f"(near brick number {first}): numbering them would be wrong; the table's engine does not keep "
                     "to ORDER BY, report it"
                 )
             entries = Entries(stream, batch, rows + 1 if first == ordinal else 1)

@@ -41,11 +41,12 @@ class Facts:
     def expected_length(self) -> int | None:
         """Entries the stream should hold from its first one to its top.
 
-        None if it holds none, or was written during the comparison. Bricks without a record count as the table has
-        them: a run may be about to record them, or the record was deleted.
+        None if it holds none, was written during the comparison, has entries of an old program, or if partitions are
+        coarser than bricks: the ends of a stream are in the middle of one. Bricks without a record count as the table
+        has them: a run may be about to record them, or the record was deleted.
         """
         begin, end = self.verdict.begin, self.verdict.end
-        if begin.top != end.top or end.first is None:
+        if begin.top != end.top or end.first is None or end.others or self.feed.numbering.depth:
             return None
         first, top, total = end.first, end.top, 0
         for ordinal in self.records.keys() | self.census.bricks.keys():
@@ -79,6 +80,6 @@ def collect(
         SourceError: the table cannot be read.
         StreamError: the stream cannot be read.
     """
-    records = contents(instance, feed.name, feed.ordinals)
+    records = contents(instance, feed, feed.numbering.starts)
     verdict = verify(feed, source, stream, held_only=held_only)
     return Facts(feed, records, verdict, source.census())

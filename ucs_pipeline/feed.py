@@ -5,16 +5,19 @@ settings object; both reach the same builder in `ucs_pipeline.build`.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal, Self
 
 import dagster as dg
 from dagster._utils.schedules import is_valid_cron_string
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, create_model, model_validator
 
-from ucs_pipeline.bricks import BRICK, get_brick_name, ordinal_of_name
-from ucs_pipeline.errors import FeedError
+from ucs_pipeline.brick_settings import Bricks
+from ucs_pipeline.errors import BrickError, FeedError
+from ucs_pipeline.numbering import Numbering
 from ucs_pipeline.scaffold import FeedScaffolder
+from ucs_pipeline.settings import Described
 from ucs_pipeline.sql import COMPLETE_SETTINGS
 
 MAX_PARTITIONS = 100_000
@@ -29,47 +32,7 @@ _TEMPLATE = "{{"
 _WORDS = {"missing": "is missing", "extra_forbidden": "is not a setting"}
 
 
-class _Described(dg.Model, dg.Resolvable):
-    @classmethod
-    def model(cls) -> type[BaseModel]:
-        """The model behind the YAML, with the descriptions that Dagster drops from fields with a default."""
-        derived = super().model()
-        for name, field in cls.model_fields.items():
-            shown = derived.model_fields[field.alias or name]
-            shown.description = shown.description or field.description
-            # Limits on a number would be applied to a template's text; the class itself checks what it stands for.
-            shown.metadata = []
-        derived.model_rebuild(force=True)
-        return derived
-
-
-class Bricks(_Described):
-    """Which bricks a feed has: the class of its key and the first and last key."""
-
-    # `class` is a Python keyword, so the attribute is `kind` and the setting keeps the standard's word.
-    kind: Annotated[
-        Literal["number"],
-        dg.Resolver(
-            lambda _context, value: value,
-            model_field_name="class",
-            description="Class of the key: number (bricks of 10,000 consecutive ids).",
-        ),
-    ] = Field(alias="class")
-    first: int = Field(default=0, ge=0, description="First id of the feed; the brick that holds it is the first one.")
-    last: int = Field(ge=0, description="Last id of the feed; the brick that holds it is the last one.")
-
-    @property
-    def first_ordinal(self) -> int:
-        """Ordinal of the feed's first brick."""
-        return ordinal_of_name(get_brick_name(self.first))
-
-    @property
-    def last_ordinal(self) -> int:
-        """Ordinal of the feed's last brick."""
-        return ordinal_of_name(get_brick_name(self.last))
-
-
-class Stream(_Described):
+class Stream(Described):
     """The Redis stream a feed writes to."""
 
     name: str | None = Field(
@@ -79,6 +42,12 @@ class Stream(_Described):
         default="strict",
         description="strict: every entry id is <brick>-<row>, so the stream is always a prefix of the table in brick "
         "order.",
+    )
+    id_offset: int = Field(
+        default=0,
+        ge=0,
+        description="Added to the left half of every entry id, so that a feed can go on on a stream that has lower "
+        "entries of an old program; those are left alone.",
     )
     max_len: int = Field(
         default=10_000_000,
@@ -108,7 +77,7 @@ class Stream(_Described):
 
 
 @dg.scaffold_with(FeedScaffolder)
-class BrickFeed(dg.Component, _Described):
+class BrickFeed(dg.Component, Described):
     """Moves a ClickHouse table into a Redis stream, brick by brick, exactly once and in order.
 
     One feed is one partitioned asset: each brick is a partition, and materialising it puts the brick's rows
@@ -123,10 +92,13 @@ class BrickFeed(dg.Component, _Described):
         description="What to read: a table, database.table, or a table function such as file('rows.parquet').",
     )
     key: str = Field(
-        min_length=1, description="The integer column (or SQL expression) that numbers the rows. Need not be unique."
+        min_length=1,
+        description="The column (or SQL expression) that numbers the rows: an integer, a time or a text. Need not be "
+        "unique.",
     )
     bricks: Bricks = Field(
-        description="Class of the key and the range of bricks: {class: number, first: 0, last: 336775}."
+        description="Class of the key and the range of bricks: {class: number, first: 0, last: 336775}, {class: time, "
+        "first: 2013-01-01, last: 2013-12-31, zone: Europe/Berlin} or {class: text, base: 10}."
     )
     columns: dict[str, str] | None = Field(
         default=None,
@@ -190,9 +162,18 @@ class BrickFeed(dg.Component, _Described):
         return self.stream.name or self.name
 
     @property
-    def ordinals(self) -> range:
-        """Ordinals of the feed's bricks, in order."""
-        return range(self.bricks.first_ordinal, self.bricks.last_ordinal + 1)
+    def ordinals(self) -> Sequence[int]:
+        """Ordinals of the feed's bricks in its stream, in order."""
+        return self.numbering.ordinals
+
+    @cached_property
+    def numbering(self) -> Numbering:
+        """Names and ordinals of the feed's bricks and partitions.
+
+        Raises:
+            BrickError: the settings of `bricks` describe none.
+        """
+        return self.bricks.numbering(self.stream.id_offset)
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -204,18 +185,18 @@ class BrickFeed(dg.Component, _Described):
     def _consistent(self) -> "BrickFeed":
         if not _NAME.fullmatch(self.name):
             raise ValueError("name must be letters, digits and underscores, starting with a letter")
-        if self.bricks.last < self.bricks.first:
+        try:
+            numbering = self.numbering
+        except BrickError as error:
+            raise ValueError(str(error)) from None
+        if numbering.last > MAX_ORDINAL:
             raise ValueError(
-                f"bricks.last ({self.bricks.last}) comes before bricks.first ({self.bricks.first}): swap them"
+                f"bricks.last ({self.bricks.last}) is beyond what an entry id can carry: its brick has the number "
+                f"{numbering.last}, and the largest is {MAX_ORDINAL}"
             )
-        if self.bricks.last_ordinal > MAX_ORDINAL:
+        if len(numbering.starts) > MAX_PARTITIONS:
             raise ValueError(
-                f"bricks.last ({self.bricks.last}) is beyond what an entry id can carry; "
-                f"the last id is {MAX_ORDINAL * BRICK + BRICK - 1}"
-            )
-        if len(self.ordinals) > MAX_PARTITIONS:
-            raise ValueError(
-                f"bricks.first to bricks.last make {len(self.ordinals):,} bricks, and Dagster carries at most "
+                f"bricks.first to bricks.last make {len(numbering.starts):,} bricks, and Dagster carries at most "
                 f"{MAX_PARTITIONS:,} partitions per asset: split the range over several feeds"
             )
         if self.columns is not None and not self.columns and not self.constants:
@@ -303,7 +284,8 @@ def _sentence(name: object, error: ValidationError) -> str:
         if problem["type"] in _WORDS:
             parts.append(f"{where} {_WORDS[problem['type']]}")
         elif isinstance(problem["input"], Mapping | BrickFeed):
-            parts.append(f"{where}: {what}" if where else what)
+            named = not where or what.startswith(f"{where}.")
+            parts.append(what if named else f"{where}: {what}")
         else:
             parts.append(f"{where}: {what} (found {problem['input']!r})")
     return f"feed {name!r}: " + "; ".join(parts)

@@ -3,7 +3,6 @@
 import os
 import warnings
 
-from ucs_pipeline.bricks import name_of_ordinal, ordinal_of_name
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.home import project_home
@@ -29,18 +28,19 @@ def feed_named(name: str) -> BrickFeed:
     return feeds[name]
 
 
-def ordinal_in(feed: BrickFeed, brick: str) -> int:
-    """Ordinal of a brick of the feed.
+def start_in(feed: BrickFeed, brick: str) -> int:
+    """Start of a brick (or a coarser partition) of the feed.
 
     Raises:
         BrickError: the name is no brick name.
         UcsError: the feed has no such brick.
     """
-    ordinal = ordinal_of_name(brick)
-    if ordinal not in feed.ordinals:
-        first, last = name_of_ordinal(feed.ordinals[0]), name_of_ordinal(feed.ordinals[-1])
+    bricks = feed.numbering
+    start = bricks.start_named(brick)
+    if start not in bricks:
+        first, last = bricks.name(bricks.first), bricks.name(bricks.last)
         raise UcsError(f"feed {feed.name!r} has no brick {brick}: its bricks are {first} to {last}")
-    return ordinal
+    return start
 
 
 def use_project_home() -> None:

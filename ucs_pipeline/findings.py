@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ucs_pipeline.bricks import name_of_ordinal
 from ucs_pipeline.entries import EntryId
 from ucs_pipeline.facts import Facts
 from ucs_pipeline.record import hash_text
@@ -83,12 +82,17 @@ def all_rows_arrived(facts: Facts) -> Finding:
     """Compares the record with the table, and the table with what the stream still holds."""
     feed, verdict = facts.feed, facts.verdict
     offenders: list[tuple[str, str, str, str]] = [
-        (record.name, "table against record", content_shown(record.rows, record.content_hash), content_shown(*table))
+        (
+            feed.numbering.name(record.ordinal),
+            "table against record",
+            content_shown(record.rows, record.content_hash),
+            content_shown(*table),
+        )
         for record, table in facts.changed
     ]
     offenders += [
         (
-            name_of_ordinal(difference.entry.ordinal),
+            feed.numbering.name(difference.entry.ordinal),
             f"entry {difference.entry} against table",
             fields_shown(difference.expected),
             "not in the stream" if difference.found is None else fields_shown(difference.found),
@@ -131,29 +135,29 @@ def all_rows_arrived(facts: Facts) -> Finding:
 
 def no_gaps(facts: Facts) -> Finding:
     """Looks for bricks that were skipped."""
-    newest = max(facts.records, default=-1)
-    gaps = [ordinal for ordinal in facts.feed.ordinals if ordinal < newest and ordinal not in facts.records]
+    bricks, newest = facts.feed.numbering, max(facts.records, default=-1)
+    gaps = [start for start in bricks.starts if start < newest and start not in facts.records]
     figures: dict[str, int | str] = {"bricks_recorded": len(facts.records), "bricks_missing": len(gaps)}
     if not facts.records:
         text = f"feed {facts.feed.name!r}: no brick is finished yet, so there is no gap between bricks"
     elif not gaps:
-        text = f"{_finished(facts)}, up to {name_of_ordinal(newest)}, none is missing"
+        text = f"{_finished(facts)}, up to {bricks.name(newest)}, none is missing"
     else:
         text = (
-            f"{_finished(facts)}, the newest is {name_of_ordinal(newest)}; {len(gaps):,} below it are not finished, "
-            f"expected all to be: launch {ranges(gaps)} (rows that are in the stream already are compared and "
+            f"{_finished(facts)}, the newest is {bricks.name(newest)}; {len(gaps):,} below it are not finished, "
+            f"expected all to be: launch {ranges(bricks, gaps)} (rows that are in the stream already are compared and "
             "recorded, not published again)"
         )
-    offenders = [(name_of_ordinal(ordinal), facts.table(ordinal).rows) for ordinal in gaps]
+    offenders = [(bricks.name(start), facts.table(start).rows) for start in gaps]
     return Finding(NO_GAPS, text, figures, ("brick", "rows in the table"), offenders)
 
 
 def no_late_rows(facts: Facts) -> Finding:
     """Looks for finished bricks that grew or changed in the table."""
-    changed = facts.changed
+    bricks, changed = facts.feed.numbering, facts.changed
     late = sum(max(0, table.rows - record.rows) for record, table in changed)
     offenders = [
-        (record.name, record.rows, table.rows, hash_shown(record.content_hash), hash_text(table.hash))
+        (bricks.name(record.ordinal), record.rows, table.rows, hash_shown(record.content_hash), hash_text(table.hash))
         for record, table in changed
     ]
     if not changed:
@@ -161,7 +165,7 @@ def no_late_rows(facts: Facts) -> Finding:
     else:
         text = (
             f"{_finished(facts)}, {len(changed):,} have changed in table {facts.feed.table!r} since, by {late:,} more "
-            f"rows ({ranges([record.ordinal for record, _ in changed])}); expected none to change, "
+            f"rows ({ranges(bricks, [record.ordinal for record, _ in changed])}); expected none to change, "
             f"and the stream has what they were before: if consumers need the change, {_AGAIN}"
         )
     figures = {"bricks_recorded": len(facts.records), "bricks_changed": len(changed), "rows_late": late}
@@ -172,7 +176,7 @@ def no_late_rows(facts: Facts) -> Finding:
 def no_unassigned_rows(facts: Facts) -> Finding:
     """Looks for rows that are in no brick of the feed."""
     feed, counts = facts.feed, facts.census.unassigned
-    first, last = name_of_ordinal(feed.ordinals[0]), name_of_ordinal(feed.ordinals[-1])
+    first, last = (feed.numbering.name(end) for end in (feed.numbering.first, feed.numbering.last))
     offenders = [(place, rows) for place, rows in counts.items() if rows]
     inside = sum(content.rows for content in facts.census.bricks.values())
     where = f"in a brick from {first} to {last}"
@@ -190,7 +194,7 @@ def no_unassigned_rows(facts: Facts) -> Finding:
 
 def stream_not_behind(facts: Facts) -> Finding:
     """Looks for recorded entries above the stream's top."""
-    feed, top = facts.feed, facts.verdict.begin.top
+    feed, bricks, top = facts.feed, facts.feed.numbering, facts.verdict.begin.top
     ends = {ordinal: record.last_entry for ordinal, record in facts.records.items() if record.last_entry}
     last = max(ends.values(), default=START)
     lost = sorted(ordinal for ordinal, end in ends.items() if end > top)
@@ -202,15 +206,15 @@ def stream_not_behind(facts: Facts) -> Finding:
         unrecorded = (
             ordinal
             for ordinal, content in facts.census.bricks.items()
-            if ordinal not in facts.records and ordinal < lost[0] and EntryId(ordinal, content.rows) > top
+            if ordinal not in facts.records and ordinal < lost[0] and EntryId(bricks.end(ordinal), content.rows) > top
         )
-        first, newest = name_of_ordinal(min(unrecorded, default=lost[0])), name_of_ordinal(max(facts.records))
+        first, newest = bricks.name(min(unrecorded, default=lost[0])), bricks.name(max(facts.records))
         text = (
             f"feed {feed.name!r}: stream {feed.stream_name!r} ends at {top}, expected {last}, the last entry recorded: "
             f"Redis lost entries of {len(lost):,} bricks, or the stream was deleted; launch {first}...{newest}, which "
             "adds what is missing"
         )
-    offenders = [(name_of_ordinal(ordinal), facts.records[ordinal].rows, str(ends[ordinal])) for ordinal in lost]
+    offenders = [(bricks.name(ordinal), facts.records[ordinal].rows, str(ends[ordinal])) for ordinal in lost]
     return Finding(STREAM_NOT_BEHIND, text, figures, ("brick", "rows recorded", "last entry recorded"), offenders)
 
 

@@ -27,6 +27,7 @@ TEXT_SETTINGS: Mapping[str, str | int] = {
 _WRAPPER = re.compile(
     r"Nullable\((.*)\)|LowCardinality\((.*)\)|SimpleAggregateFunction\(\w+(?:\([^)]*\))?, (.*)\)", re.DOTALL
 )
+_INTEGER = re.compile(r"(U?)Int(8|16|32|64|128|256)")
 _FIXED = re.compile(r"FixedString\((\d+)\)")
 _DATETIME64 = re.compile(r"DateTime64\((\d)")
 _ORDERED = (
@@ -68,6 +69,15 @@ def unwrap(type_name: str) -> tuple[str, bool]:
     return type_name, nullable or type_name.startswith(("Variant", "Dynamic"))
 
 
+def integer_limits(type_name: str) -> tuple[int, int] | None:
+    """Smallest and largest value of an integer type; None if the type is not an integer."""
+    match = _INTEGER.fullmatch(unwrap(type_name)[0])
+    if match is None:
+        return None
+    bits = int(match[2])
+    return (0, 2**bits - 1) if match[1] else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
 def selected(column: Column) -> str:
     """SQL for a column's value, without LowCardinality, which functions on text do not take well."""
     base, nullable = unwrap(column.type)
@@ -80,7 +90,12 @@ def tie(name: str, type_name: str) -> str:
     """SQL to order rows by, where two values that compare equal have the same text."""
     # Floats that compare equal may print differently (0 and -0), and composite types may not compare at all.
     base, _ = unwrap(type_name)
-    return name if base.startswith(_ORDERED) else _text(name, type_name)[0]
+    return name if base.startswith(_ORDERED) else text(name, type_name)
+
+
+def text(name: str, type_name: str) -> str:
+    """SQL for the text of a value that is not NULL."""
+    return _text(name, type_name)[0]
 
 
 def arguments(columns: Sequence[Column], names: Sequence[str], constants: Mapping[str, str]) -> str:
@@ -102,12 +117,12 @@ def payload(columns: Sequence[Column], names: Sequence[str], constants: Mapping[
         constant = ""
 
     for column, name in zip(columns, names, strict=True):
-        text, width = _text(name, column.type)
+        shown, width = _text(name, column.type)
         lead = f"{_bulk(column.field)}$"
         if unwrap(column.type)[1]:
             flush()
-            length = literal(str(width)) if width else f"toString(length({text}))"
-            field = f"concat({literal(lead)}, {length}, {literal(_CRLF)}, {text}, {literal(_CRLF)})"
+            length = literal(str(width)) if width else f"toString(length({shown}))"
+            field = f"concat({literal(lead)}, {length}, {literal(_CRLF)}, {shown}, {literal(_CRLF)})"
             # Whether NULL gives NULL text or the word null differs between functions and versions: ask the value.
             parts.append(f"if(isNull({name}), '', assumeNotNull({field}))")
             continue
@@ -116,10 +131,10 @@ def payload(columns: Sequence[Column], names: Sequence[str], constants: Mapping[
         else:
             constant += lead
             flush()
-            parts.append(f"toString(length({text}))")
+            parts.append(f"toString(length({shown}))")
             constant += _CRLF
         flush()
-        parts.append(text)
+        parts.append(shown)
         constant += _CRLF
     constant += "".join(_bulk(field) + _bulk(value) for field, value in constants.items())
     flush()

@@ -1,28 +1,31 @@
 """Which bricks of a request are there already, and where publishing starts. Pure decisions on known facts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ucs_pipeline.bricks import name_of_ordinal
 from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.stream import START, State
+from ucs_pipeline.stream import START, State, floor
 
 Fields = Mapping[bytes, bytes]
 """Fields of an entry."""
 
+Key = int | str
+"""A key as it is reported."""
+
 
 @dataclass(frozen=True)
 class BrickReport:
-    """A brick whose every row is in the stream."""
+    """A brick (or a coarser partition) whose every row is in the stream."""
 
     ordinal: int
+    """Start of the partition: the ordinal of its first brick."""
     rows: int
-    first_key: int | None
-    last_key: int | None
+    first_key: Key | None
+    last_key: Key | None
     first_entry: EntryId | None
     last_entry: EntryId | None
     content_hash: int | None = None
@@ -41,11 +44,6 @@ class BrickReport:
     adopted: bool = False
     """Whether another program published it before the feed's stream began, so that the stream never had its rows."""
 
-    @property
-    def name(self) -> str:
-        """Name of the brick."""
-        return name_of_ordinal(self.ordinal)
-
 
 class Plan(NamedTuple):
     """Where one pass over the table starts and what it may do."""
@@ -57,37 +55,42 @@ class Plan(NamedTuple):
     wanted_from: int
     """First brick that may be published and is reported."""
     last: int
+    """Last brick to publish."""
     top_unknown: bool = False
     """Whether no record says that the top is the end of a brick of this feed."""
 
 
-def known(wanted: range, state: State, records: Mapping[int, BrickReport]) -> list[BrickReport]:
-    """The leading bricks of a request that are recorded as done and that the stream has seen."""
+def known(
+    feed: BrickFeed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]
+) -> list[BrickReport]:
+    """The leading partitions of a request that are recorded as done and that the stream has seen."""
     done = []
-    for ordinal in wanted:
-        record = records.get(ordinal)
-        if record is None or EntryId(ordinal, record.rows) > state.top or (record.last_entry or START) > state.top:
+    bricks, top = feed.numbering, state.top.ordinal
+    top_start = bricks.start(top) if top in bricks else None
+    for start in wanted:
+        record = records.get(start)
+        if record is None or (record.last_entry or EntryId(start, record.rows)) > state.top:
             break
-        if ordinal == state.top.ordinal and record.last_entry != state.top:
+        if start == top_start and record.last_entry != state.top:
             break
         done.append(record)
     return done
 
 
-def loss(feed: BrickFeed, wanted: range, state: State, records: Mapping[int, BrickReport]) -> str | None:
+def loss(feed: BrickFeed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> str | None:
     """What to say when Redis has less than is recorded for a request; None if it has not."""
-    above = [ordinal for ordinal, record in records.items() if (record.last_entry or START) > state.top]
-    lost = [ordinal for ordinal in above if ordinal in wanted]
+    above = [start for start, record in records.items() if (record.last_entry or START) > state.top]
+    lost = [start for start in above if start in wanted]
     if not lost:
         return None
-    first, last = name_of_ordinal(min(lost)), name_of_ordinal(max(lost))
+    first, last = feed.numbering.name(min(lost)), feed.numbering.name(max(lost))
     return (
         f"feed {feed.name!r}: stream {feed.stream_name!r} ends at {state.top}, but bricks {first} to {last} are "
         "recorded as done: Redis lost entries, or the stream was deleted; publishing what is missing again"
     )
 
 
-def refuse_adopted(feed: BrickFeed, wanted: range, state: State, records: Mapping[int, BrickReport]) -> None:
+def refuse_adopted(feed: BrickFeed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> None:
     """Keeps bricks that another program published from being published again.
 
     Raises:
@@ -97,69 +100,91 @@ def refuse_adopted(feed: BrickFeed, wanted: range, state: State, records: Mappin
     ordinal = min((ordinal for ordinal in adopted if EntryId(ordinal, 1) > state.top), default=None)
     if ordinal is not None:
         raise StreamError(
-            f"feed {feed.name!r}: brick {name_of_ordinal(ordinal)} was adopted, so that another program has published "
-            f"it, and stream {feed.stream_name!r} no longer begins after it: it was lost or deleted; run `ucs adopt "
-            f"{feed.name} <last adopted brick>` again"
+            f"feed {feed.name!r}: brick {feed.numbering.name(ordinal)} was adopted, so that another program has "
+            f"published it, and stream {feed.stream_name!r} no longer begins after it: it was lost or deleted; run "
+            f"`ucs adopt {feed.name} <last adopted brick>` again"
         )
 
 
 def plan(
     feed: BrickFeed,
-    wanted: range,
+    wanted: Sequence[int],
     state: State,
     top_record: BrickReport | None,
     below: Mapping[int, BrickReport] = MappingProxyType({}),
 ) -> Plan:
-    """Plans a pass over the bricks `wanted`, none of which is known to be done.
+    """Plans a pass over the partitions `wanted`, none of which is known to be done.
 
     Args:
         feed: the feed.
-        wanted: ordinals to publish.
+        wanted: starts of the partitions to publish.
         state: the stream now.
-        top_record: what is recorded for the brick that holds the stream's top, if anything.
-        below: what is recorded for bricks between the top and `wanted`. One that was done without rows is not looked
+        top_record: what is recorded for the partition that holds the stream's top, if anything.
+        below: what is recorded for partitions between the top and `wanted`. One that was done without rows is not
+        looked
             at again: rows it has now are late ones.
 
     Raises:
         StreamError: the stream's top is no position of this feed.
     """
-    top = state.top
-    if top == START:
-        return Plan(top, _first_open(min(wanted[0], feed.ordinals[0]), wanted, below), wanted[0], wanted[-1])
-    if top.ordinal not in feed.ordinals:
-        side = "beyond" if top.ordinal > feed.ordinals[-1] else "before"
-        raise StreamError(
-            f"feed {feed.name!r}: the top id of stream {feed.stream_name!r} is {top}, {side} the feed's bricks "
-            f"{name_of_ordinal(feed.ordinals[0])} to {name_of_ordinal(feed.ordinals[-1])}: something else has written "
-            "to it, or the feed's list was cut; an ordered feed needs a stream of its own: choose another stream name"
-        )
+    top, bricks = state.top, feed.numbering
+    last = bricks.end(wanted[-1])
+    if top <= floor(feed):
+        return Plan(top, _first_open(feed, bricks.first, wanted, below), wanted[0], last)
+    if top.ordinal not in bricks:
+        raise _foreign(feed, top)
     complete = top_record is not None and top_record.last_entry == top
-    start = min(wanted[0], top.ordinal + complete)
-    return Plan(top, _first_open(start, wanted, below) if complete else start, wanted[0], wanted[-1], not complete)
+    start = bricks.start(top.ordinal)
+    if complete:
+        following = bricks.next(start)
+        start = wanted[0] if following is None else following
+    start = min(wanted[0], start)
+    return Plan(top, _first_open(feed, start, wanted, below) if complete else start, wanted[0], last, not complete)
 
 
-def _first_open(start: int, wanted: range, below: Mapping[int, BrickReport]) -> int:
-    """The first brick from `start` on that is not recorded as done without rows."""
+def least_offset(feed: BrickFeed, top: EntryId) -> int:
+    """The smallest `id_offset` with which the feed's entries come after an id."""
+    return top.ordinal + 1 - feed.numbering.first + feed.stream.id_offset
+
+
+def _foreign(feed: BrickFeed, top: EntryId) -> StreamError:
+    bricks = feed.numbering
+    side = "beyond" if top.ordinal > bricks.last else "before" if top.ordinal < bricks.first else "none of"
+    return StreamError(
+        f"feed {feed.name!r}: the top id of stream {feed.stream_name!r} is {top}, {side} the feed's bricks "
+        f"{bricks.name(bricks.first)} to {bricks.name(bricks.last)}: something else has written to it, or the feed's "
+        "list was cut; an ordered feed needs a stream of its own: choose another stream name or, if what is there was "
+        f"written by an old program that is stopped, set `stream.id_offset` to {least_offset(feed, top)} or more to go "
+        "on after it"
+    )
+
+
+def _first_open(feed: BrickFeed, start: int, wanted: Sequence[int], below: Mapping[int, BrickReport]) -> int:
+    """The first partition from `start` on that is not recorded as done without rows."""
     while start < wanted[0] and start in below and not below[start].rows:
-        start += 1
+        following = feed.numbering.next(start)
+        assert following is not None
+        start = following
     return start
 
 
 def hole(feed: BrickFeed, found: EntryId, plan_: Plan) -> StreamError:
     """The refusal of a range that does not follow on what is in the stream."""
-    missing = name_of_ordinal(found.ordinal)
-    first, last = name_of_ordinal(plan_.wanted_from), name_of_ordinal(plan_.last)
-    have = "is empty" if plan_.top == START else f"ends at {plan_.top} (brick {name_of_ordinal(plan_.top.ordinal)})"
+    name = feed.numbering.name
+    missing, first = name(found.ordinal), name(plan_.wanted_from)
+    have = "is empty" if plan_.top == START else f"ends at {plan_.top}"
+    if plan_.top.ordinal in feed.numbering and plan_.top != START:
+        have += f" (brick {name(plan_.top.ordinal)})"
     return StreamError(
         f"feed {feed.name!r}: publishing {first} now would leave a hole: stream {feed.stream_name!r} {have}, and brick "
-        f"{missing} comes before {first} and has rows that are not in it; launch {missing}...{last} instead"
+        f"{missing} comes before {first} and has rows that are not in it; launch {missing}...{name(plan_.last)} instead"
     )
 
 
 def changed(feed: BrickFeed, ordinal: int, table: int, stream: int) -> StreamError:
     """The refusal of a brick whose row count changed after some of it was published."""
     return StreamError(
-        f"feed {feed.name!r}, brick {name_of_ordinal(ordinal)}: the table has {table:,} rows and the stream "
+        f"feed {feed.name!r}, brick {feed.numbering.name(ordinal)}: the table has {table:,} rows and the stream "
         f"{feed.stream_name!r} already {stream:,}: the brick changed after it was published, or the stream holds "
         "another feed's entries; restore the table's rows, or publish to another stream name"
     )
@@ -168,7 +193,7 @@ def changed(feed: BrickFeed, ordinal: int, table: int, stream: int) -> StreamErr
 def differs(feed: BrickFeed, entry: EntryId, stream: object, table: object) -> StreamError:
     """The refusal of a brick whose published part is not what the table says now."""
     return StreamError(
-        f"feed {feed.name!r}, brick {name_of_ordinal(entry.ordinal)}: entry {entry} of stream {feed.stream_name!r} is "
-        f"{stream}, expected {table} from the table: the table changed after the row was published, or the stream "
+        f"feed {feed.name!r}, brick {feed.numbering.name(entry.ordinal)}: entry {entry} of stream {feed.stream_name!r} "
+        f"is {stream}, expected {table} from the table: the table changed after the row was published, or the stream "
         "holds entries of something else; restore the row, or publish to another stream name"
     )

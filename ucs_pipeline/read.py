@@ -9,14 +9,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from ucs_pipeline.bricks import name_of_ordinal
 from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.feeds import feed_named, ordinal_in
+from ucs_pipeline.feeds import feed_named, start_in
 from ucs_pipeline.redis_link import connect_redis, translate
 from ucs_pipeline.report import console, full_width, print_table
-from ucs_pipeline.stream import START, OrderedStream
+from ucs_pipeline.stream import OrderedStream, floor, open_stream
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,11 +47,11 @@ def read_brick(feed: BrickFeed | str, brick: str, client: "redis.Redis | None" =
     import pandas as pd
 
     chosen = feed_named(feed) if isinstance(feed, str) else feed
-    ordinal = ordinal_in(chosen, brick)
-    stream = OrderedStream(chosen.stream_name, client or connect_redis())
+    start = start_in(chosen, brick)
+    stream = open_stream(chosen, client or connect_redis())
     ids: list[str] = []
     columns: dict[str, list[str | None]] = {}
-    for entry_id, fields in _entries(stream, ordinal):
+    for entry_id, fields in _entries(stream, start, chosen.numbering.end(start)):
         for name in fields:
             if name not in columns:
                 columns[name] = [None] * len(ids)
@@ -60,7 +59,7 @@ def read_brick(feed: BrickFeed | str, brick: str, client: "redis.Redis | None" =
             values.append(fields.get(name))
         ids.append(entry_id)
     if not ids:
-        _refuse_absent(chosen, stream, ordinal)
+        _refuse_absent(chosen, stream, start)
     index = pd.Index(ids, dtype=object, name="entry_id")
     # Kept as Python objects, in the header too: pandas' Arrow text takes nothing but UTF-8.
     text = pd.StringDtype("python")
@@ -103,28 +102,30 @@ def write_csv(frame: "pd.DataFrame", file: BinaryIO) -> None:
     text.detach()
 
 
-def _entries(stream: OrderedStream, ordinal: int) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _entries(stream: OrderedStream, first: int, last: int) -> Iterator[tuple[str, Mapping[str, str]]]:
     client: Any = stream.client
-    start = EntryId(ordinal, 0)
-    while start.row <= _LAST_ROW:
+    start, end = EntryId(first, 0), EntryId(last, _LAST_ROW)
+    while start <= end:
         try:
-            chunk = client.xrange(stream.name, str(start), str(EntryId(ordinal, _LAST_ROW)), _CHUNK)
+            chunk = client.xrange(stream.name, str(start), str(end), _CHUNK)
         except redis.RedisError as error:
             raise stream.named(translate(error)) from error
         for entry_id, fields in chunk:
             yield _text(entry_id), {_text(name): _text(value) for name, value in fields.items()}
         if len(chunk) < _CHUNK:
             return
-        start = EntryId(ordinal, EntryId.parse(chunk[-1][0]).row + 1)
+        newest = EntryId.parse(chunk[-1][0])
+        # A row of the last possible number is nowhere but in a stream that somebody else has written.
+        start = newest._replace(row=newest.row + 1) if newest.row < _LAST_ROW else EntryId(newest.ordinal + 1, 0)
 
 
 def _refuse_absent(feed: BrickFeed, stream: OrderedStream, ordinal: int) -> None:
     state = stream.state()
-    brick = f"feed {feed.name!r}: brick {name_of_ordinal(ordinal)}"
-    if state.top == START or ordinal > state.top.ordinal:
-        there = "has had no entries" if state.top == START else f"ends at {state.top}"
+    brick = f"feed {feed.name!r}: brick {feed.numbering.name(ordinal)}"
+    if state.top <= floor(feed) or ordinal > state.top.ordinal:
+        there = "has had no entries" if state.top <= floor(feed) else f"ends at {state.top}"
         raise UcsError(f"{brick} is not published yet, or has no rows: stream {stream.name!r} {there}")
-    if state.first is None or ordinal < state.first.ordinal:
+    if state.first is None or feed.numbering.end(ordinal) < state.first.ordinal:
         there = f"begins at {state.first}" if state.first else f"is empty and had entries up to {state.top}"
         raise UcsError(
             f"{brick} was trimmed, or adopted without being published: stream {stream.name!r} {there}; read its rows "

@@ -6,9 +6,9 @@ from typing import Any
 
 import dagster as dg
 
-from ucs_pipeline.bricks import get_brick_bounds, name_of_ordinal, ordinal_of_name
 from ucs_pipeline.entries import EntryId
-from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.plan import BrickReport, Key
 
 DATA_VERSION_TAG = "dagster/data_version"
 """Tag of an event that holds the version of a brick's content. Dagster keeps an index of it."""
@@ -20,22 +20,23 @@ _PAGE = 1000
 _SHOWN = 100
 _VERSION = re.compile(r"(\d+)-([0-9a-f]{16})", re.ASCII)
 _EXACT_IN_A_BROWSER = 2**53
+_KEY = {"number": "id", "time": "time", "text": "key"}
+"""What a feed's keys are called, by class."""
 
 
-def metadata(report: BrickReport) -> dict[str, Any]:
+def metadata(feed: BrickFeed, report: BrickReport) -> dict[str, Any]:
     """What is written down about a finished brick. Keys are stable: the UI plots the numeric ones."""
-    bounds = get_brick_bounds(report.name)
     written: dict[str, Any] = {
         "rows": report.rows,
         "published": report.published,
-        "bounds": f"{bounds.first} <= id < {bounds.end}",
+        "bounds": feed.numbering.bounds_text(report.ordinal),
     }
     if report.content_hash is not None:
         written["content_hash"] = hash_text(report.content_hash)
     if report.first_entry and report.last_entry and report.first_key is not None and report.last_key is not None:
         written |= {
-            "first_id": _number(report.first_key),
-            "last_id": _number(report.last_key),
+            f"first_{_KEY[feed.bricks.kind]}": _number(report.first_key),
+            f"last_{_KEY[feed.bricks.kind]}": _number(report.last_key),
             "first_entry_id": str(report.first_entry),
             "last_entry_id": str(report.last_entry),
         }
@@ -60,12 +61,12 @@ def metadata(report: BrickReport) -> dict[str, Any]:
     return written
 
 
-def recorded(instance: dg.DagsterInstance, feed: str, ordinals: Sequence[int]) -> Mapping[int, BrickReport]:
-    """What is recorded about those of the bricks that are marked as done, by ordinal."""
-    key = dg.AssetKey(feed)
-    names = {name_of_ordinal(ordinal) for ordinal in ordinals}
+def recorded(instance: dg.DagsterInstance, feed: BrickFeed, starts: Sequence[int]) -> Mapping[int, BrickReport]:
+    """What is recorded about those of the partitions that are marked as done, by start."""
+    key = dg.AssetKey(feed.name)
+    names = {feed.numbering.name(start): start for start in starts}
     # A database takes a limited number of names in one query.
-    asked = names if len(names) <= _PAGE else None
+    asked = set(names) if len(names) <= _PAGE else None
     latest = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, asked)
     ids = [storage_id for name, storage_id in latest.items() if name in names]
     reports: dict[int, BrickReport] = {}
@@ -75,20 +76,20 @@ def recorded(instance: dg.DagsterInstance, feed: str, ordinals: Sequence[int]) -
         for record in found.records:
             event = record.asset_materialization
             if event and event.partition:
-                report = _report(ordinal_of_name(event.partition), event)
-                reports[report.ordinal] = report
+                start = names[event.partition]
+                reports[start] = _report(feed, start, event)
     return reports
 
 
-def contents(instance: dg.DagsterInstance, feed: str, ordinals: Sequence[int]) -> Mapping[int, BrickReport]:
+def contents(instance: dg.DagsterInstance, feed: BrickFeed, starts: Sequence[int]) -> Mapping[int, BrickReport]:
     """As `recorded`, for a whole feed: reads the data versions only, and leaves the first and last key out."""
-    key, kind = dg.AssetKey(feed), dg.DagsterEventType.ASSET_MATERIALIZATION
+    key, kind = dg.AssetKey(feed.name), dg.DagsterEventType.ASSET_MATERIALIZATION
     done = instance.get_latest_storage_id_by_partition(key, kind)
     versions = instance.event_log_storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION_TAG])
     reports: dict[int, BrickReport] = {}
     others: list[int] = []
-    for ordinal in ordinals:
-        name = name_of_ordinal(ordinal)
+    for ordinal in starts:
+        name = feed.numbering.name(ordinal)
         if name in done:
             match = _VERSION.fullmatch(versions.get(name, {}).get(DATA_VERSION_TAG, ""))
             if match:
@@ -124,18 +125,20 @@ def _content(ordinal: int, rows: int, content_hash: int) -> BrickReport:
     return BrickReport(ordinal, rows, None, None, first, last, content_hash)
 
 
-def _report(ordinal: int, event: dg.AssetMaterialization) -> BrickReport:
+def _report(feed: BrickFeed, ordinal: int, event: dg.AssetMaterialization) -> BrickReport:
     def value(key: str) -> Any:
         found = event.metadata.get(key)
         return None if found is None else found.value
 
-    first, last, first_id, last_id = map(value, ("first_entry_id", "last_entry_id", "first_id", "last_id"))
+    kind = feed.bricks.kind
+    names = ("first_entry_id", "last_entry_id", f"first_{_KEY[kind]}", f"last_{_KEY[kind]}")
+    first, last, first_key, last_key = map(value, names)
     content = value("content_hash")
     return BrickReport(
         ordinal,
         value("rows") or 0,
-        None if first_id is None else int(first_id),
-        None if last_id is None else int(last_id),
+        int(first_key) if kind == "number" and first_key is not None else first_key,
+        int(last_key) if kind == "number" and last_key is not None else last_key,
         EntryId.parse(first) if first else None,
         EntryId.parse(last) if last else None,
         None if content is None else int(content, 16),
@@ -154,6 +157,6 @@ def hash_text(content_hash: int) -> str:
     return f"{content_hash:016x}"
 
 
-def _number(key: int) -> int | str:
+def _number(key: Key) -> Key:
     # A browser reads numbers as 64-bit floats; a longer key would show wrong digits.
-    return key if abs(key) < _EXACT_IN_A_BROWSER else str(key)
+    return str(key) if isinstance(key, int) and abs(key) >= _EXACT_IN_A_BROWSER else key

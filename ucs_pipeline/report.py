@@ -30,7 +30,7 @@ def print_verdict(feed: BrickFeed, verdict: Verdict, *more: tuple[str, str]) -> 
         ("missing", f"{verdict.missing:,}"),
         ("not published yet", f"{verdict.unpublished:,}"),
         ("trimmed since", f"{verdict.trimmed:,}"),
-        ("entries of something else", "unknown: the stream moved" if verdict.extra is None else f"{verdict.extra:,}"),
+        ("entries of something else", _extra(verdict)),
     ]
     for name, value in figures:
         table.add_row(name, value)
@@ -39,6 +39,12 @@ def print_verdict(feed: BrickFeed, verdict: Verdict, *more: tuple[str, str]) -> 
     console.print(table)
     for difference in verdict.differences[:_SHOWN]:
         console.print(f"  {difference}", markup=False)
+
+
+def _extra(verdict: Verdict) -> str:
+    if verdict.extra is not None:
+        return f"{verdict.extra:,}"
+    return "there are some of an old program" if verdict.end.others else "unknown: the stream moved"
 
 
 def print_table(table: Table) -> None:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
@@ -12,13 +12,17 @@ import pyarrow.compute as pc
 
 from ucs_pipeline import sql
 from ucs_pipeline.background import Background
-from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.bricks import NumberBricks
 from ucs_pipeline.engine import URL_VARIABLE as URL_VARIABLE
 from ucs_pipeline.engine import EmbeddedEngine as EmbeddedEngine
 from ucs_pipeline.engine import Engine, HttpEngine
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.key_sql import OUTSIDE, Key, KeySql, NumberKeySql, TextKeySql
 from ucs_pipeline.payload import TEXT_SETTINGS, Column
+from ucs_pipeline.text_bricks import TextBricks
+from ucs_pipeline.time_bricks import TimeBricks
+from ucs_pipeline.time_sql import TimeKeySql
 
 _SCAN_SETTINGS: Mapping[str, str | int] = {
     **TEXT_SETTINGS,
@@ -56,7 +60,7 @@ class Census(NamedTuple):
     bricks: Mapping[int, Content]
     """By ordinal; bricks without rows are left out."""
     unassigned: Mapping[str, int]
-    """Rows that are in no brick of the feed, by `ucs_pipeline.sql.OUTSIDE`."""
+    """Rows that are in no brick of the feed, by `ucs_pipeline.key_sql.OUTSIDE`."""
 
 
 class _Portion(NamedTuple):
@@ -99,9 +103,10 @@ class Source:
         chosen = {**_SCAN_SETTINGS, **self._engine.scan_settings, **self.feed.settings}
         settings = sql.settings_clause({**chosen, **_ARROW_SETTINGS, **sql.COMPLETE_SETTINGS})
         shape = self.shape()
-        if keys := _keys(shape, portion.first, portion.last):
+        if within := shape.keys.within(shape.key, portion.first, portion.last):
             try:
-                with closing(self._engine.batches(sql.scan(shape) + settings, keys)) as batches:
+                query = sql.scan(shape, within) + settings
+                with closing(self._engine.batches(query, within.parameters)) as batches:
                     for batch in batches:
                         self._check(batch, portion.first, portion.last)
                         yield batch
@@ -129,19 +134,21 @@ class Source:
             SourceError: the query is refused.
         """
         shape = self.shape()
-        keys = _keys(shape, first, last)
-        rows = self._rows(sql.count(shape), keys, sql.COMPLETE_SETTINGS) if keys else []
+        within = shape.keys.within(shape.key, first, last)
+        query = sql.count(shape, within) if within else ""
+        rows = self._rows(query, within.parameters, sql.COMPLETE_SETTINGS) if within else []
         return {row["ordinal"]: row["rows"] for row in rows}
 
     def newest_key(self, first: int) -> int | None:
-        """The largest key of the table from the brick with ordinal `first` on; None if there is none.
+        """The largest id of the table from the number brick with ordinal `first` on; None if there is none.
 
         Raises:
             SourceError: the query is refused.
         """
         shape = self.shape()
-        keys = _keys(shape, first, first)
-        rows = self._rows(sql.newest_key(shape), {"first": keys["first"]}, sql.COMPLETE_SETTINGS) if keys else []
+        within = shape.keys.within(shape.key, first, first)
+        low = {"first": within.parameters["first"]} if within else {}
+        rows = self._rows(sql.newest_key(shape), low, sql.COMPLETE_SETTINGS) if within else []
         return int(next(iter(rows[0].values()))) if rows else None
 
     def census(self) -> Census:
@@ -150,13 +157,12 @@ class Source:
         Raises:
             SourceError: the query is refused.
         """
-        ordinals = self.feed.ordinals
-        query = sql.census(self.shape(), ordinals[0], ordinals[-1])
+        query = sql.census(self.shape())
         settings = {**TEXT_SETTINGS, **_CENSUS_SETTINGS, **self.feed.settings, **sql.COMPLETE_SETTINGS}
-        bricks, unassigned = {}, dict.fromkeys(sql.OUTSIDE, 0)
+        bricks, unassigned = {}, dict.fromkeys(OUTSIDE, 0)
         for row in self._run(query + sql.settings_clause(settings), {}):
             if row["place"]:
-                unassigned[sql.OUTSIDE[row["place"] - 1]] = row["rows"]
+                unassigned[OUTSIDE[row["place"] - 1]] = row["rows"]
             else:
                 bricks[row["ordinal"]] = Content(row["rows"], row["hash"])
         return Census(bricks, unassigned)
@@ -215,33 +221,36 @@ class Source:
             )
         expressions = [sql.column_expression(text, own) for text in (feed.key, *chosen.values())]
         types = [row["type"] for row in self._rows(sql.describe_expressions(feed.table, expressions), {}, {})]
-        if sql.key_limits(types[0]) is None:
-            raise SourceError(
-                f"feed {feed.name!r}: key {feed.key!r} has type {types[0]}, expected an integer type: number bricks "
-                "count whole ids; choose an integer column, or convert it in the expression"
-            )
+        keys = _key_sql(feed, own)
+        if expected := keys.refusal(types[0]):
+            raise SourceError(f"feed {feed.name!r}: key {feed.key!r} has type {types[0]}, expected {expected}")
         columns = [Column(*three) for three in zip(chosen, expressions[1:], types[1:], strict=True)]
-        return sql.Shape(feed.table, feed.final, feed.where, expressions[0], types[0], columns, feed.constants)
+        key = Key(expressions[0], types[0])
+        return sql.Shape(feed.table, feed.final, feed.where, key, keys, columns, feed.constants)
 
     def _check(self, batch: pa.RecordBatch, first: int, last: int) -> None:
         low, high = (end.as_py() for end in pc.min_max(batch.column("ordinal")).values())
         if low < first or high > last:
-            stray = name_of_ordinal(low if low < first else high)
+            name, stray = self.feed.numbering.name, low if low < first else high
             raise SourceError(
-                f"asked for bricks {name_of_ordinal(first)} to {name_of_ordinal(last)}, the table answered with rows "
-                f"of {stray}: check the parentheses in the feed's `where` and `key`"
+                f"asked for bricks {name(first)} to {name(last)}, the table answered with rows of {name(stray)}: check "
+                f"the parentheses in the feed's `where` and `key`{self._column_hint()}"
             )
         if batch.column("payload").null_count:
             raise SourceError("a column became Nullable while the table was being read: run again")
         fewest = batch.column("arguments")
         if pc.min(fewest).as_py() == 0:
             row = fewest.index(pa.scalar(0, fewest.type)).as_py()
-            brick = name_of_ordinal(batch.column("ordinal")[row].as_py())
+            brick = self.feed.numbering.name(batch.column("ordinal")[row].as_py())
             raise SourceError(
                 f"brick {brick}: every field of the row with key {batch.column('key')[row].as_py()} is NULL, and a "
                 "stream entry needs at least one: add a constant, or a column that is never NULL, or leave such rows "
                 "out with `where`"
             )
+
+    def _column_hint(self) -> str:
+        column = self.feed.bricks.column
+        return "" if column is None else f", and that its column {column!r} holds the ordinals of this class"
 
     def _rows(self, query: str, parameters: Mapping[str, int], fixed: Mapping[str, str | int]) -> list[dict[str, Any]]:
         return self._run(query + sql.settings_clause({**self.feed.settings, **fixed}), parameters)
@@ -256,14 +265,18 @@ class Source:
         return type(error)(f"feed {self.feed.name!r}: {error}")
 
 
+def _key_sql(feed: BrickFeed, table_columns: Collection[str]) -> KeySql:
+    bricks = feed.numbering.bricks
+    if isinstance(bricks, NumberBricks):
+        return NumberKeySql(feed.numbering, bricks)
+    if isinstance(bricks, TimeBricks):
+        return TimeKeySql(feed.numbering, bricks, feed.bricks.unit)
+    assert isinstance(bricks, TextBricks)
+    column = feed.bricks.column
+    return TextKeySql(feed.numbering, bricks, None if column is None else sql.column_expression(column, table_columns))
+
+
 def open_source(feed: BrickFeed) -> Source:
     """The feed's table where `UCS_CLICKHOUSE_URL` says, else in the embedded engine. Connects at the first query."""
     url = os.environ.get(URL_VARIABLE)
     return Source(feed, HttpEngine(url) if url else EmbeddedEngine())
-
-
-def _keys(shape: sql.Shape, first: int, last: int) -> dict[str, int]:
-    """Bounds of the keys of a range of bricks; empty if the key's type is too small to have any."""
-    _, largest = sql.key_limits(shape.key_type) or (0, 0)
-    low, high = sql.first_key(first), sql.last_key(last)
-    return {} if low > largest else {"first": low, "last": min(high, largest)}

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ucs_pipeline.bricks import BRICK
+from ucs_pipeline.key_sql import Key, KeySql, Within, key_of
 from ucs_pipeline.payload import Column, arguments, literal, payload, selected, tie, unwrap
 
 COMPLETE_SETTINGS: Mapping[str, str | int] = {
@@ -18,14 +18,8 @@ COMPLETE_SETTINGS: Mapping[str, str | int] = {
 }
 """ClickHouse settings that keep every row in a result. A feed cannot change them."""
 
-_INTEGER = re.compile(r"(U?)Int(8|16|32|64|128|256)")
 _HASH = "xxHash64(payload) AS hash"
-_IN_ARROW = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
 _QUOTED_TABLE = re.compile(r"`(?:[^`\\]|\\.|``)+`(?:\.`(?:[^`\\]|\\.|``)+`)?", re.DOTALL)
-
-
-OUTSIDE = ("null", "negative", "before", "beyond")
-"""Where a row may be that is in no brick of a feed's list: its key is NULL, negative, before the list or beyond it."""
 
 
 class Shape(NamedTuple):
@@ -34,8 +28,8 @@ class Shape(NamedTuple):
     table: str
     final: bool
     where: str | None
-    key: str
-    key_type: str
+    key: Key
+    keys: KeySql
     columns: Sequence[Column]
     constants: Mapping[str, str]
 
@@ -69,92 +63,65 @@ def describe_expressions(table: str, expressions: Sequence[str]) -> str:
     return f"DESCRIBE TABLE (SELECT {selection} FROM {table_expression(table)})"
 
 
-def key_limits(type_name: str) -> tuple[int, int] | None:
-    """Smallest and largest value of an integer type; None if the type is not an integer."""
-    match = _INTEGER.fullmatch(unwrap(type_name)[0])
-    if match is None:
-        return None
-    bits = int(match[2])
-    return (0, 2**bits - 1) if match[1] else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+def scan(shape: Shape, within: Within) -> str:
+    """The ordered scan over a range of bricks.
 
-
-def first_key(ordinal: int) -> int:
-    """Smallest key of a brick."""
-    return ordinal * BRICK
-
-
-def last_key(ordinal: int) -> int:
-    """Largest key of a brick."""
-    return ordinal * BRICK + BRICK - 1
-
-
-def scan(shape: Shape) -> str:
-    """The ordered scan over the keys `{first}` to `{last}`, both included, both bound as parameters.
-
-    Columns: `key` (an integer of up to 64 bits, wider ones as text), `ordinal` of its brick (UInt64), `arguments`
+    Columns: `key` (an integer of up to 64 bits, or text), `ordinal` of its brick (UInt64), `arguments`
     (UInt32: how many fields and values the payload holds), `payload` (those fields and values as protocol bytes) and
     `hash` (UInt64: xxHash64 of the payload).
-    Rows come in key order, ties broken by every other column, so the order is total: rows that still compare equal
-    have the same bytes.
+    Rows come in the order of the bricks and of the keys in them, ties broken by every other column, so the order is
+    total: rows that still compare equal have the same bytes.
     """
     alias = _alias(shape)
-    key, names = f"{alias}key", _names(shape, alias)
+    key, names = shape.key._replace(sql=f"{alias}key"), _names(shape, alias)
     pairs = list(zip(shape.columns, names, strict=True))
-    inner = ", ".join([f"{_key(shape)} AS {key}", *_values(shape, names)])
-    ties = [tie(name, column.type) for column, name in pairs if column.expression != shape.key]
-    # Wider keys have no Arrow integer, and only the first and last of a brick are ever looked at.
-    shown = key if unwrap(shape.key_type)[0] in _IN_ARROW else f"toString({key})"
+    inner = ", ".join([f"{_key(shape)} AS {key.sql}", *_values(shape, names)])
+    ties = [tie(name, column.type) for column, name in pairs if column.expression != shape.key.sql]
     return (
-        f"SELECT {shown} AS key, {_ordinal(key)} AS ordinal, "
+        f"SELECT {shape.keys.shown(key)} AS key, {shape.keys.ordinal(key)} AS ordinal, "
         f"{arguments(shape.columns, names, shape.constants)} AS arguments, "
         f"{payload(shape.columns, names, shape.constants)} AS payload, {_HASH} "
-        f"FROM (SELECT {inner} FROM {_from(shape)} WHERE {_where(shape)}) "
-        f"ORDER BY {', '.join([key, *ties])}"
+        f"FROM (SELECT {inner} FROM {_from(shape)} WHERE {_where(shape, within)}) "
+        f"ORDER BY {', '.join([*shape.keys.order(key, 'ordinal'), *ties])}"
     )
 
 
-def count(shape: Shape) -> str:
-    """Rows per brick over the keys `{first}` to `{last}`: `ordinal` and `rows`; bricks without rows are left out."""
-    key = f"{_alias(shape)}key"
+def count(shape: Shape, within: Within) -> str:
+    """Rows per brick over a range of bricks: `ordinal` and `rows`; bricks without rows are left out."""
+    key = shape.key._replace(sql=f"{_alias(shape)}key")
     return (
-        f"SELECT {_ordinal(key)} AS ordinal, count() AS rows "
-        f"FROM (SELECT {_key(shape)} AS {key} FROM {_from(shape)} WHERE {_where(shape)}) "
+        f"SELECT {shape.keys.ordinal(key)} AS ordinal, count() AS rows "
+        f"FROM (SELECT {_key(shape)} AS {key.sql} FROM {_from(shape)} WHERE {_where(shape, within)}) "
         f"GROUP BY ordinal ORDER BY ordinal"
     )
 
 
 def newest_key(shape: Shape) -> str:
-    """The largest key of the table from `{first}` on, as text, whether the feed's filter takes its row or not.
+    """The largest id of the table from `{first}` on, as text, whether the feed's filter takes its row or not.
 
-    One column; no row if there is none. A key beyond a brick seals it, whatever row it belongs to.
+    One column; no row if there is none. An id beyond a brick seals it, whatever row it belongs to.
     """
-    key_type, _ = unwrap(shape.key_type)
-    bound = f"{shape.key} >= {{first:{key_type}}}"
-    newest = f"toString(max({shape.key})) AS {_alias(shape)}newest"
+    bound = f"{shape.key.sql} >= {{first:{shape.key.base}}}"
+    newest = f"toString(max({shape.key.sql})) AS {_alias(shape)}newest"
     return f"SELECT {newest} FROM {table_expression(shape.table)} WHERE {bound} HAVING count()"
 
 
-def census(shape: Shape, first: int, last: int) -> str:
-    """What the whole table holds, in one pass: the bricks with ordinals `first` to `last`, and rows in none of them.
+def census(shape: Shape) -> str:
+    """What the whole table holds, in one pass: the feed's bricks, and rows in none of them.
 
     Columns: `place` (UInt8: 0 for a brick of the list, else one more than the place's index in `OUTSIDE`), `ordinal`
     (UInt64; 0 outside), `rows` (UInt64) and `hash` (UInt64: sum modulo 2^64 of the `hash` that `scan` gives each row; 0
     outside).
     """
     alias = _alias(shape)
-    key, names = f"{alias}key", _names(shape, alias)
-    inner = ", ".join([f"{selected(Column('', shape.key, shape.key_type))} AS {key}", *_values(shape, names)])
+    key, names = shape.key._replace(sql=f"{alias}key"), _names(shape, alias)
+    inner = ", ".join([f"{key_of(*shape.key).sql} AS {key.sql}", *_values(shape, names)])
     where = f" WHERE {_enclosed(shape.where)}" if shape.where else ""
-    places = [
-        f"isNull({key})",
-        f"{key} < 0",
-        _compared(shape, key, "<", first_key(first)),
-        _compared(shape, key, ">", last_key(last)),
-    ]
-    tests = ", ".join(f"{test}, {number}" for number, test in enumerate(places, 1))
+    tests = ", ".join(f"{test}, {number}" for number, test in enumerate(shape.keys.outside(key), 1))
+    sure = key._replace(sql=f"assumeNotNull({key.sql})")
     return (
         f"SELECT toUInt8(multiIf({tests}, 0)) AS place, "
-        f"if(place = 0, {_ordinal(f'assumeNotNull({key})')}, 0) AS ordinal, count() AS rows, "
+        f"if(place = 0, {shape.keys.ordinal(sure)}, 0) AS ordinal, count() AS rows, "
         f"sumWithOverflow(if(place = 0, xxHash64({payload(shape.columns, names, shape.constants)}), 0)) AS hash "
         f"FROM (SELECT {inner} FROM {_from(shape)}{where}) GROUP BY place, ordinal"
     )
@@ -177,7 +144,8 @@ def settings_clause(settings: Mapping[str, str | int | float | bool]) -> str:
 
 
 def _alias(shape: Shape) -> str:
-    return _unused([shape.key, shape.where or "", *(column.expression for column in shape.columns)])
+    texts = [shape.key.sql, shape.where or "", *shape.keys.mentioned()]
+    return _unused([*texts, *(column.expression for column in shape.columns)])
 
 
 def _names(shape: Shape, alias: str) -> list[str]:
@@ -186,14 +154,6 @@ def _names(shape: Shape, alias: str) -> list[str]:
 
 def _values(shape: Shape, names: Sequence[str]) -> list[str]:
     return [f"{selected(column)} AS {name}" for column, name in zip(shape.columns, names, strict=True)]
-
-
-def _compared(shape: Shape, key: str, operator: str, bound: int) -> str:
-    """SQL that compares the key with a number that its type may be too small to hold."""
-    largest = (key_limits(shape.key_type) or (0, 0))[1]
-    if bound > largest:
-        return str(int(operator == "<"))
-    return f"{key} {operator} CAST('{bound}', '{unwrap(shape.key_type)[0]}')"
 
 
 def _unused(texts: Sequence[str]) -> str:
@@ -210,18 +170,12 @@ def _enclosed(text: str) -> str:
 
 
 def _key(shape: Shape) -> str:
-    return f"assumeNotNull({shape.key})" if unwrap(shape.key_type)[1] else shape.key
-
-
-def _ordinal(key: str) -> str:
-    return f"toUInt64(intDiv({key}, {BRICK}))"
+    return f"assumeNotNull({shape.key.sql})" if unwrap(shape.key.type)[1] else shape.key.sql
 
 
 def _from(shape: Shape) -> str:
     return table_expression(shape.table) + (" FINAL" if shape.final else "")
 
 
-def _where(shape: Shape) -> str:
-    key_type, _ = unwrap(shape.key_type)
-    bounds = f"{shape.key} >= {{first:{key_type}}} AND {shape.key} <= {{last:{key_type}}}"
-    return f"{bounds} AND {_enclosed(shape.where)}" if shape.where else bounds
+def _where(shape: Shape, within: Within) -> str:
+    return f"{within.condition} AND {_enclosed(shape.where)}" if shape.where else within.condition

@@ -9,6 +9,7 @@ import redis
 
 from ucs_pipeline.entries import Entries, EntryId
 from ucs_pipeline.errors import StreamError
+from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.redis_link import classify, translate
 from ucs_pipeline.wire import Wire, command
 
@@ -36,6 +37,8 @@ class State(NamedTuple):
     """Entries ever added; None before Redis 7, which does not count them."""
     deleted: EntryId | None = None
     """The highest id that was deleted by itself (XDEL); None before Redis 7."""
+    others: bool = False
+    """Whether it has entries of another program below the feed's; `first` is the feed's own, `length` counts all."""
 
     def may_have_had(self, entry_id: EntryId) -> bool:
         """Whether an entry up to the top that is not there now may have been there: it was trimmed or deleted."""
@@ -86,9 +89,11 @@ def cut(entries: Entries, start: int, stop: int, most: int = TRANSACTION_ROWS) -
 class OrderedStream:
     """A stream in Redis that one ordered feed writes to."""
 
-    def __init__(self, name: str, client: "redis.Redis") -> None:
+    def __init__(self, name: str, client: "redis.Redis", begin: EntryId = START) -> None:
+        """`begin`: entries below it are another program's."""
         self.name = name
         self.client = client
+        self._begin = begin
 
     def state(self) -> State:
         """Top, length and first entry.
@@ -105,6 +110,10 @@ class OrderedStream:
         entry = info["first-entry"]
         first = EntryId.parse(entry[0]) if entry else None
         deleted = info.get("max-deleted-entry-id")
+        others = first is not None and first < self._begin
+        if others:
+            own = self._read(self._begin, EntryId(_MAX_SEQUENCE, _MAX_SEQUENCE), 1)
+            first = EntryId.parse(own[0][0]) if own else None
         return State(
             True,
             EntryId.parse(info["last-generated-id"]),
@@ -112,6 +121,7 @@ class OrderedStream:
             first,
             info.get("entries-added"),
             EntryId.parse(deleted) if deleted else None,
+            others,
         )
 
     def last_row(self, ordinal: int) -> int:
@@ -153,6 +163,16 @@ class OrderedStream:
     def named(self, error: StreamError) -> StreamError:
         """The same error, with the stream's name in front."""
         return type(error)(f"stream {self.name!r}: {error}")
+
+
+def floor(feed: BrickFeed) -> EntryId:
+    """What all entries of a feed are above: the beginning or, with an `id_offset`, what an old program has written."""
+    return EntryId(feed.numbering.first, 0) if feed.stream.id_offset else START
+
+
+def open_stream(feed: BrickFeed, client: "redis.Redis") -> OrderedStream:
+    """The stream of a feed."""
+    return OrderedStream(feed.stream_name, client, floor(feed))
 
 
 class Comparer:

@@ -31,7 +31,7 @@ def transfer(
     feed: BrickFeed,
     source: Source,
     stream: OrderedStream,
-    wanted: range,
+    wanted: Sequence[int],
     records: Records,
     log: Callable[[str], None] = lambda _: None,
 ) -> Generator[BrickReport, None, None]:
@@ -41,7 +41,7 @@ def transfer(
         feed: the feed.
         source: its table.
         stream: its stream.
-        wanted: ordinals of the bricks to publish, consecutive.
+        wanted: starts of the partitions to publish, consecutive.
         records: what was recorded as done before.
         log: takes one sentence each time the transfer has to pause.
 
@@ -65,7 +65,7 @@ def transfer(
                 _wait_for_stall(stream)
                 fenced = False
             state = stream.state()
-            finished = known(wanted, state, done)
+            finished = known(feed, wanted, state, done)
             if lost := loss(feed, wanted, state, done):
                 log(lost)
             for report in finished:
@@ -96,22 +96,23 @@ def _publish(
     feed: BrickFeed,
     source: Source,
     stream: OrderedStream,
-    wanted: range,
+    wanted: Sequence[int],
     records: Records,
     progress: Callable[[], None],
     log: Callable[[str], None],
 ) -> Generator[BrickReport, None, None]:
     with Publisher(stream, feed.stream.min_replicas) as publisher, Comparer(stream) as comparer:
         state = publisher.state
-        first = max(state.top.ordinal, feed.ordinals[0])
-        found = records([state.top.ordinal, *range(first, min(wanted[0], first + _LOOKED_BACK))])
-        course = plan(feed, wanted, state, found.get(state.top.ordinal), found)
+        bricks = feed.numbering
+        top = bricks.start(state.top.ordinal) if state.top.ordinal in bricks else bricks.first
+        found = records(bricks.between(top, wanted[0])[:_LOOKED_BACK] if top < wanted[0] else [top])
+        course = plan(feed, wanted, state, found.get(top), found)
         _check_top(feed, source, stream, comparer, course, state)
         with Background(_prepared(source, stream, course), 2, "ucs-read") as chunks:
             room = Room(stream, feed.stream, state.length, chunks.pause, log)
             flow = Flow(feed.stream, room, chunks.pause)
             spans = _spans(feed, stream, publisher, comparer, chunks, course, flow, progress)
-            with Background(Tally(course, time.monotonic()).reports(spans), 1_000, "ucs-publish") as reports:
+            with Background(Tally(bricks, wanted, time.monotonic()).reports(spans), 1_000, "ucs-publish") as reports:
                 try:
                     yield from reports
                 finally:

@@ -1,18 +1,19 @@
 """A feed's sensor and schedule: what launches its next bricks by itself."""
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import dagster as dg
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from ucs_pipeline.assets import OPEN_BRICK_TAG, run_tags
 from ucs_pipeline.automation import Request, Situation, Tries, first_to_publish, next_bricks
-from ucs_pipeline.bricks import BRICK, name_of_ordinal
 from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.sealing import Seal, seal
 
 _LOOK_BACK = 100
 
@@ -33,7 +34,7 @@ def _sensor(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
         + (", and follows its open last brick." if feed.tail == "follow" else "."),
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        found, seen = _next(feed, asset, context.instance, context.log, feed.max_bricks_per_run)
+        found, seen = _next(feed, asset, context, feed.max_bricks_per_run)
         if isinstance(found, str):
             return dg.SensorResult(skip_reason=found)
         assert seen
@@ -41,7 +42,8 @@ def _sensor(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
         if objection := tries.objection(feed, found, seen.state.top, now):
             return dg.SensorResult(skip_reason=objection)
         return dg.SensorResult(
-            run_requests=[_run_request(feed, found)], cursor=str(tries.launched(found, seen.state.top, round(now)))
+            run_requests=[_run_request(feed, found)],
+            cursor=str(tries.launched(feed, found, seen.state.top, round(now))),
         )
 
     return sensor
@@ -55,7 +57,7 @@ def _schedule(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinit
         description=f"Publishes the next {feed.schedule_bricks} bricks of {feed.name} at each tick.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        found, _ = _next(feed, asset, context.instance, context.log, feed.schedule_bricks)
+        found, _ = _next(feed, asset, context, feed.schedule_bricks)
         return dg.SkipReason(found) if isinstance(found, str) else _run_request(feed, found)
 
     return schedule
@@ -68,24 +70,30 @@ def _target(feed: BrickFeed) -> dg.AssetSelection:
 
 def _run_request(feed: BrickFeed, request: Request) -> dg.RunRequest:
     tags = {
-        "dagster/asset_partition_range_start": name_of_ordinal(request.first),
-        "dagster/asset_partition_range_end": name_of_ordinal(request.last),
-        **run_tags(feed, range(request.first, request.last + 1)),
+        "dagster/asset_partition_range_start": feed.numbering.name(request.first),
+        "dagster/asset_partition_range_end": feed.numbering.name(request.last),
+        **run_tags(feed, request.first, request.last),
     }
     if request.open:
-        tags[OPEN_BRICK_TAG] = name_of_ordinal(request.last)
+        tags[OPEN_BRICK_TAG] = feed.numbering.name(request.last)
     # No run key: it would block these bricks for ever, also after a failure.
     return dg.RunRequest(tags=tags, asset_selection=[dg.AssetKey(feed.name)])
 
 
 def _next(
-    feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance, log: Any, most: int
+    feed: BrickFeed,
+    asset: dg.AssetsDefinition,
+    context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext,
+    most: int,
 ) -> tuple[Request | str, Situation | None]:
     try:
-        seen = _situation(feed, asset, instance)
+        seen = _situation(feed, asset, context.instance)
     except UcsError as error:
-        log.error(str(error))
+        context.log.error(str(error))
         return str(error), None
+    if feed.bricks.kind == "text" and isinstance(context, dg.ScheduleEvaluationContext):
+        # Nothing seals text bricks, and whoever writes a schedule has said when they may go.
+        seen = replace(seen, seal=Seal(None))
     return next_bricks(feed, seen, most), seen
 
 
@@ -93,19 +101,21 @@ def _situation(feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.Dagster
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.room import fullness
     from ucs_pipeline.source import open_source
-    from ucs_pipeline.stream import OrderedStream
+    from ucs_pipeline.stream import open_stream
 
     missing, busy, recorded = _progress(feed, asset, instance)
-    stream = OrderedStream(feed.stream_name, connect_redis())
+    stream = open_stream(feed, connect_redis())
     state = stream.state()
     start = first_to_publish(feed, missing, recorded, state)
     if busy is not None or start is None:
-        return Situation(missing, busy, recorded, state, None)
+        return Situation(missing, busy, recorded, state, Seal(None))
     source = open_source(feed)
-    newest = source.newest_key(start)
-    follows = feed.tail == "follow" and newest is not None and newest // BRICK == start
-    rows = source.count(start, start).get(start, 0) if follows else 0
-    return Situation(missing, busy, recorded, state, newest, rows, fullness(stream, feed.stream, state))
+    newest = source.newest_key(start) if feed.bricks.kind == "number" else None
+    found = seal(feed, start, newest, time.time())
+    rows: Mapping[int, int] = {}
+    if feed.tail == "follow" and isinstance(found, Seal) and found.open == start:
+        rows = source.count(start, feed.numbering.end(start))
+    return Situation(missing, busy, recorded, state, found, rows, fullness(stream, feed.stream, state))
 
 
 def _progress(
@@ -120,18 +130,18 @@ def _progress(
     # What `instance.get_status_by_partition` answers from; with a hundred thousand bricks that takes twice as long.
     cached = get_and_update_asset_status_cache_value(instance, asset.key, partitions)
     if cached is None:
-        return feed.ordinals[0], None, START
+        return feed.numbering.first, None, START
     busy = set(cached.deserialize_in_progress_partition_subsets(partitions).get_partition_keys())
     # A brick that is done, and that a run failed on since, is looked at once more.
     failed = set(cached.deserialize_failed_partition_subsets(partitions).get_partition_keys())
     done = set(cached.deserialize_materialized_partition_subsets(partitions).get_partition_keys()) - failed - busy
-    bricks = list(zip(feed.ordinals, partitions.get_partition_keys(), strict=True))
-    first_missing = next((ordinal for ordinal, name in bricks if name not in done), None)
-    first_busy = next((ordinal for ordinal, name in bricks if name in busy), None) if busy else None
+    bricks = list(zip(feed.numbering.starts, partitions.get_partition_keys(), strict=True))
+    first_missing = next((start for start, name in bricks if name not in done), None)
+    first_busy = next((start for start, name in bricks if name in busy), None) if busy else None
     # Bricks without rows have no entries; more than a hundred of them in a row are not looked through.
-    newest = list(islice((ordinal for ordinal, name in reversed(bricks) if name in done), _LOOK_BACK))
+    newest = list(islice((start for start, name in reversed(bricks) if name in done), _LOOK_BACK))
     for some in (newest[:1], newest):
-        entries = [report.last_entry for report in recorded(instance, feed.name, some).values() if report.last_entry]
+        entries = [report.last_entry for report in recorded(instance, feed, some).values() if report.last_entry]
         if entries:
             return first_missing, first_busy, max(entries)
     return first_missing, first_busy, START

@@ -4,13 +4,14 @@ The stream may be written and trimmed meanwhile: rows above the top it had at th
 entry that has fallen below the stream's first one counts as trimmed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ucs_pipeline.entries import EntryId, encode
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.ordinals import between
 from ucs_pipeline.source import Source
 from ucs_pipeline.stream import Comparer, OrderedStream, State, Transaction, cut
 
@@ -56,8 +57,12 @@ class Verdict:
 
     @property
     def extra(self) -> int | None:
-        """Entries in the stream that are no row of the feed; None if the stream was written or trimmed meanwhile."""
-        return self.begin.length - self.equal - self.different if self.begin == self.end else None
+        """Entries in the stream that are no row of the feed.
+
+        None if the stream was written or trimmed meanwhile, or has entries of an old program below the feed's.
+        """
+        known = self.begin == self.end and not self.end.others
+        return self.begin.length - self.equal - self.different if known else None
 
     @property
     def agrees(self) -> bool:
@@ -88,7 +93,7 @@ def verify(
     """
     begin = stream.state()
     verdict = Verdict(begin, begin)
-    ordinals = held(feed, begin) if held_only else feed.ordinals
+    ordinals = held(feed, begin) if held_only else feed.numbering.ordinals
     if ordinals:
         with Comparer(stream) as comparer, closing(source.scan(ordinals[0], ordinals[-1])) as scan:
             for entries in encode(stream.name.encode(), scan):
@@ -106,11 +111,11 @@ def verify(
     return verdict
 
 
-def held(feed: BrickFeed, state: State) -> range:
+def held(feed: BrickFeed, state: State) -> Sequence[int]:
     """Ordinals of the feed's bricks between the stream's first entry and its top."""
     if state.first is None:
         return range(0)
-    return range(max(state.first.ordinal, feed.ordinals[0]), min(state.top.ordinal, feed.ordinals[-1]) + 1)
+    return between(feed.numbering.ordinals, state.first.ordinal, state.top.ordinal)
 
 
 def _compare_each(stream: OrderedStream, transaction: Transaction, verdict: Verdict) -> None:

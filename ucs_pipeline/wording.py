@@ -2,27 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 
-from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.numbering import Numbering
 from ucs_pipeline.record import hash_text
 
 _CHARACTERS = 200
 _RANGES = 3
 
 
-def ranges(ordinals: Iterable[int]) -> str:
-    """Rising ordinals as brick names and `first...last` ranges, the first few of them."""
-    found: list[list[int]] = []
-    for ordinal in ordinals:
-        if found and ordinal == found[-1][1] + 1:
-            found[-1][1] = ordinal
-        else:
-            found.append([ordinal, ordinal])
-    names = [
-        name_of_ordinal(first) if first == last else f"{name_of_ordinal(first)}...{name_of_ordinal(last)}"
-        for first, last in found[:_RANGES]
-    ]
-    more = len(found) - len(names)
-    return ", ".join(names) + (f" and {more:,} more" if more else "")
+def ranges(numbering: Numbering, starts: Iterable[int]) -> str:
+    """Rising starts as brick names and `first...last` ranges, the first few of them."""
+    names = list(numbering.spans(starts))
+    more = len(names) - _RANGES
+    return ", ".join(names[:_RANGES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def content_shown(rows: int, content_hash: int | None) -> str:

@@ -1,6 +1,7 @@
 """Which bricks go next by themselves, and what is said when none does."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline.automation import MANY_TRIES, Request, Situation, Tries, next_bricks
+from ucs_pipeline.automation import MANY_TRIES, Request, Situation, Tries, first_to_publish, next_bricks
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.sealing import Seal, seal
 from ucs_pipeline.stream import START, State
 from ucs_pipeline_tests.home import write_table
 from ucs_pipeline_tests.redis_server import RedisServer
@@ -36,15 +38,17 @@ def _state(top: EntryId = START, length: int = 0) -> State:
 # Decisions
 
 
-def _seen(**more: Any) -> Situation:
+def _seen(feed: BrickFeed, **more: Any) -> Situation:
+    newest, now = more.pop("newest_id", 65_000), more.pop("now", 0.0)
     known: dict[str, Any] = {
         "missing": 3,
         "busy": None,
         "recorded": EntryId(2, 10_000),
         "state": _state(EntryId(2, 10_000), 30_000),
-        "newest_key": 65_000,
     }
-    return Situation(**{**known, **more})
+    seen = Situation(seal=Seal(None), **{**known, **more})
+    start = first_to_publish(feed, seen.missing, seen.recorded, seen.state)
+    return seen if start is None else replace(seen, seal=seal(feed, start, newest, now))
 
 
 @pytest.mark.parametrize(
@@ -52,14 +56,14 @@ def _seen(**more: Any) -> Situation:
     [
         ({}, {}, 100, Request(3, 5)),
         ({}, {}, 2, Request(3, 4)),
-        ({}, {"newest_key": 39_999}, 100, "brick 0.0.0.3 is open: newest id 39,999, needs 40,000"),
-        ({}, {"newest_key": 40_000}, 100, Request(3, 3)),
-        ({}, {"newest_key": 10**30}, 100, Request(3, 9)),
-        ({}, {"newest_key": None}, 100, "brick 0.0.0.3 is next, and the table has no ids from 30,000 on"),
+        ({}, {"newest_id": 39_999}, 100, "brick 0.0.0.3 is open: newest id 39,999, needs 40,000"),
+        ({}, {"newest_id": 40_000}, 100, Request(3, 3)),
+        ({}, {"newest_id": 10**30}, 100, Request(3, 9)),
+        ({}, {"newest_id": None}, 100, "brick 0.0.0.3 is next, and the table has no ids from 30,000 on"),
         ({}, {"busy": 3}, 100, "a run is publishing already (brick 0.0.0.3)"),
         ({}, {"missing": None}, 100, "all 10 bricks are done"),
         ({}, {"missing": 8, "state": _state(EntryId(2, 500)), "recorded": EntryId(7, 10_000)}, 100, Request(2, 5)),
-        ({}, {"missing": None, "state": _state(), "recorded": EntryId(9, 1), "newest_key": 10**6}, 100, Request(0, 9)),
+        ({}, {"missing": None, "state": _state(), "recorded": EntryId(9, 1), "newest_id": 10**6}, 100, Request(0, 9)),
         (
             {},
             {"full": "it holds 3 entries (max_len 3)"},
@@ -68,25 +72,25 @@ def _seen(**more: Any) -> Situation:
         ),
         ({"tail": "follow"}, {}, 100, Request(3, 6, open=True)),
         ({"tail": "follow"}, {}, 3, Request(3, 5)),
-        ({"tail": "follow"}, {"newest_key": 10**6}, 100, Request(3, 9)),
-        ({"tail": "follow"}, {"newest_key": 38_000, "open_rows": 1}, 100, Request(3, 3, open=True)),
+        ({"tail": "follow"}, {"newest_id": 10**6}, 100, Request(3, 9)),
+        ({"tail": "follow"}, {"newest_id": 38_000, "open_rows": {3: 1}}, 100, Request(3, 3, open=True)),
         (
             {"tail": "follow"},
-            {"newest_key": 38_000, "state": _state(EntryId(3, 8_001)), "open_rows": 8_001},
+            {"newest_id": 38_000, "state": _state(EntryId(3, 8_001)), "open_rows": {3: 8_001}},
             100,
             "brick 0.0.0.3 is open, and all its 8,001 rows are in the stream",
         ),
-        ({"tail": "follow"}, {"newest_key": 38_000}, 100, "is open, and all its 0 rows are in the stream"),
+        ({"tail": "follow"}, {"newest_id": 38_000}, 100, "is open, and all its 0 rows are in the stream"),
         (
             {"tail": "follow"},
-            {"newest_key": 38_000, "state": _state(EntryId(3, 8_000)), "open_rows": 8_001},
+            {"newest_id": 38_000, "state": _state(EntryId(3, 8_000)), "open_rows": {3: 8_001}},
             100,
             Request(3, 3, open=True),
         ),
     ],
 )
 def test_the_next_bricks(feed: dict[str, Any], seen: dict[str, Any], most: int, expected: Request | str) -> None:
-    found = next_bricks(_feed(**feed), _seen(**seen), most)
+    found = next_bricks(_feed(**feed), _seen(_feed(**feed), **seen), most)
     if isinstance(expected, str):
         assert isinstance(found, str)
         assert expected in found
@@ -100,7 +104,7 @@ def test_what_fails_is_tried_again_with_growing_pauses_and_named() -> None:
     tries, now, pauses, said = Tries(), 1_000_000.0, list[float](), list[str]()
     for _ in range(MANY_TRIES + 2):
         assert tries.objection(feed, request, top, now) is None
-        tries = Tries.parse(str(tries.launched(request, top, now)))
+        tries = Tries.parse(str(tries.launched(feed, request, top, now)))
         waited = 0
         said.append(tries.objection(feed, request, top, now) or "")
         while tries.objection(feed, request, top, now):
@@ -110,9 +114,9 @@ def test_what_fails_is_tried_again_with_growing_pauses_and_named() -> None:
     assert said[2] == "feed 'numbers': brick 0.0.0.3 was launched 3 times, and nothing moved; trying again in 240 s"
     assert "was launched 6 times, and nothing moved: it is stuck, see why its last run failed; trying" in said[5]
     # Anything that is not as it was begins a new count.
-    assert tries.launched(request, EntryId(3, 17), now).tries == 1
-    assert tries.launched(Request(4, 5), top, now).tries == 1
-    assert tries.launched(Request(3, 6), top, now).tries == 1
+    assert tries.launched(feed, request, EntryId(3, 17), now).tries == 1
+    assert tries.launched(feed, Request(4, 5), top, now).tries == 1
+    assert tries.launched(feed, Request(3, 6), top, now).tries == 1
 
 
 @pytest.mark.parametrize("cursor", [None, "", "{}", "[1]", "nonsense", '{"brick": "x", "top": 1}'])

@@ -233,7 +233,7 @@ def test_a_server_that_is_not_there_fails_the_run_in_one_sentence(
 
 
 def test_a_brick_s_content_is_recorded_and_read_back(published: dg.DagsterInstance) -> None:
-    whole, short = recorded(published, "numbers", range(6)), contents(published, "numbers", range(6))
+    whole, short = recorded(published, _feed(), range(6)), contents(published, _feed(), range(6))
     assert [whole[ordinal].rows for ordinal in range(6)] == [10_000, 10_000, 5_000, 0, 3, 0]
     for ordinal, report in whole.items():
         assert report.content_hash is not None
@@ -255,7 +255,7 @@ def test_a_brick_s_content_is_recorded_and_read_back(published: dg.DagsterInstan
     assert whole[3].content_hash == whole[5].content_hash == 0
     # Publishing again what is there finds the same content.
     assert run_bricks(build_defs(_feed()), "numbers", published, 0, 5).success
-    assert contents(published, "numbers", range(6)) == short
+    assert contents(published, _feed(), range(6)) == short
 
 
 def test_records_from_before_there_were_content_hashes_count_by_their_rows(published: dg.DagsterInstance) -> None:
@@ -268,7 +268,7 @@ def test_records_from_before_there_were_content_hashes_count_by_their_rows(publi
             tags={"dagster/data_version": f"{rows}-{last}"},
         )
         published.report_runless_asset_event(old)
-    assert contents(published, "numbers", range(6))[1].content_hash is None
+    assert contents(published, _feed(), range(6))[1].content_hash is None
     found = _check(published)
     assert [offender[:4] for offender in _offenders(found["no_late_rows"])] == [
         ("0.0.0.2", 4_999, 5_000, "not recorded")

@@ -6,14 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.bricks import NumberBricks, name_of_ordinal
 from ucs_pipeline.entries import EntryId
 from ucs_pipeline.facts import Facts
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.findings import CHECKS, Finding, findings
+from ucs_pipeline.key_sql import OUTSIDE
+from ucs_pipeline.numbering import Numbering
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.source import Census, Content
-from ucs_pipeline.sql import OUTSIDE
 from ucs_pipeline.stream import START, State
 from ucs_pipeline.verify import Difference, Verdict
 from ucs_pipeline.wording import fields_shown, ranges
@@ -183,9 +184,10 @@ def test_a_feed_that_has_not_begun_passes() -> None:
 
 
 def test_bricks_in_sentences_are_ranges_and_few() -> None:
-    assert ranges([3]) == "0.0.0.3"
-    assert ranges([3, 4, 5, 9]) == "0.0.0.3...0.0.0.5, 0.0.0.9"
-    assert ranges(range(0, 20, 2)) == "0.0.0.0, 0.0.0.2, 0.0.0.4 and 7 more"
+    bricks = Numbering(NumberBricks(), 0, 99)
+    assert ranges(bricks, [3]) == "0.0.0.3"
+    assert ranges(bricks, [3, 4, 5, 9]) == "0.0.0.3...0.0.0.5, 0.0.0.9"
+    assert ranges(bricks, range(0, 20, 2)) == "0.0.0.0, 0.0.0.2, 0.0.0.4 and 7 more"
 
 
 def test_a_long_entry_is_cut_off() -> None:

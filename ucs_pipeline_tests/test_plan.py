@@ -21,7 +21,7 @@ def _state(ordinal: int, row: int) -> State:
 
 
 def _known(wanted: range, state: State, *records: BrickReport) -> list[int]:
-    return [record.ordinal for record in known(wanted, state, {record.ordinal: record for record in records})]
+    return [record.ordinal for record in known(FEED, wanted, state, {record.ordinal: record for record in records})]
 
 
 def test_recorded_bricks_below_the_top_are_done_until_the_first_that_is_not_recorded() -> None:

@@ -93,8 +93,12 @@ class Materialise:
             if not result.success:
                 return Reply(f"run {result.run_id} failed")
             names = instance.get_materialized_partitions(brick_asset(feed).key)
-            found = recorded(instance, feed.name, feed.ordinals)
-        return Reply(records={ordinal: done(report) for ordinal, report in found.items() if report.name in names})
+            found = recorded(instance, feed, feed.numbering.starts)
+        return Reply(
+            records={
+                ordinal: done(report) for ordinal, report in found.items() if feed.numbering.name(ordinal) in names
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,8 @@ def read_record(path: Path) -> dict[int, BrickReport]:
 def done(report: BrickReport) -> Done:
     """The part of a report that the table decides."""
     first, last = (str(entry) if entry else None for entry in (report.first_entry, report.last_entry))
-    return Done(report.rows, report.first_key, report.last_key, first, last)
+    first_key, last_key = (None if key is None else int(key) for key in (report.first_key, report.last_key))
+    return Done(report.rows, first_key, last_key, first, last)
 
 
 def _feed(environment: Mapping[str, str], settings: Mapping[str, Any]) -> BrickFeed:

@@ -1,0 +1,173 @@
+"""The `bricks` of a feed: which class its keys are, and from where to where."""
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import Annotated, Any, Literal, Self
+
+import dagster as dg
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from ucs_pipeline.brick_class import BrickClass
+from ucs_pipeline.bricks import NumberBricks
+from ucs_pipeline.errors import BrickError
+from ucs_pipeline.numbering import Numbering
+from ucs_pipeline.settings import Described
+from ucs_pipeline.text_bricks import Digit, TextBricks
+from ucs_pipeline.time_bricks import TimeBricks
+from ucs_pipeline.time_sql import Unit
+
+_ONLY: Mapping[str, tuple[str, ...]] = {
+    "number": (),
+    "time": ("zone", "unit", "settle_s"),
+    "text": ("base", "digit", "column"),
+}
+"""Settings that one class has and the others have not."""
+
+
+_End = Annotated[
+    int | str | None, dg.Resolver(lambda _context, value: value, model_field_type=int | str | float | date | None)
+]
+"""One end of a feed. What YAML may make of it is more than what it may be: the setting itself says what is wrong."""
+
+
+class Bricks(Described):
+    """Which bricks a feed has: the class of its key and the first and last key."""
+
+    # `class` is a Python keyword, so the attribute is `kind` and the setting keeps the standard's word.
+    kind: Annotated[
+        Literal["number", "time", "text"],
+        dg.Resolver(
+            lambda _context, value: value,
+            model_field_name="class",
+            description="Class of the key: number (bricks of 10,000 consecutive ids), time (of an hour), or text (of "
+            "keys whose md5 has the same four digits).",
+        ),
+    ] = Field(alias="class")
+    first: _End = Field(
+        default=None,
+        description="What the feed begins with; the brick that holds it is the first one. number: an id, 0 if left "
+        "out. time: an hour such as 2013-01-01T00, or a day. text: a brick, 0.0.0.0 if left out.",
+    )
+    last: _End = Field(
+        default=None,
+        description="What the feed ends with; the brick that holds it is the last one. number: an id. time: an hour, "
+        "or a day with all its hours. text: a brick, the last one of all if left out.",
+    )
+    zone: str = Field(
+        default="UTC", description="time: the time zone whose hours are the bricks, such as Europe/Berlin."
+    )
+    unit: Unit = Field(
+        default="s", description="time: what a key of an integer type counts since 1970: s, ms, us or ns."
+    )
+    settle_s: float = Field(
+        default=60.0, ge=0, description="time: seconds after the end of an hour when it can no longer change."
+    )
+    base: Literal[10, 100, 1000] = Field(default=10, description="text: what each digit counts up to: 10, 100 or 1000.")
+    digit: Digit = Field(
+        default="sum",
+        description="text: how eight hex digits of the md5 become a digit. sum: their sum, as the standard says; "
+        "uneven above base 10. integer: the number they are.",
+    )
+    column: str | None = Field(
+        default=None,
+        min_length=1,
+        description="text: a column of the table (or an SQL expression) that holds the brick's ordinal, so that the "
+        "table's index finds a brick.",
+    )
+
+    @field_validator("first", "last", mode="before")
+    @classmethod
+    def _key(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, date):
+            # YAML makes dates of what looks like one.
+            value = value.isoformat()
+        if info.data.get("kind") == "number" and isinstance(value, str) and value.isascii() and value.isdecimal():
+            value = int(value)
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        if info.data.get("kind") in ("time", "text"):
+            if not isinstance(value, str | None):
+                raise ValueError("expected text, such as 2013-01-01T00 or 0.0.0.0")
+        elif not whole and value is not None:
+            raise ValueError("expected an id, an integer greater than or equal to 0")
+        return value
+
+    @model_validator(mode="after")
+    def _of_its_class(self) -> Self:
+        for kind, settings in _ONLY.items():
+            for setting in settings:
+                if kind != self.kind and getattr(self, setting) != type(self).model_fields[setting].default:
+                    raise ValueError(f"bricks.{setting} is for the {kind} class, and bricks.class is {self.kind}")
+        if self.kind != "text" and self.last is None:
+            raise ValueError("bricks.last is missing")
+        if self.kind == "time" and self.first is None:
+            raise ValueError("bricks.first is missing")
+        return self
+
+    def brick_class(self) -> BrickClass:
+        """The class, without a list.
+
+        Raises:
+            BrickError: there is no such zone.
+        """
+        if self.kind == "number":
+            return NumberBricks()
+        if self.kind == "text":
+            return TextBricks(self.base, self.digit)
+        try:
+            return TimeBricks(self.zone)
+        except BrickError as error:
+            raise BrickError(f"bricks.zone: {error}") from None
+
+    def ends(self) -> tuple[int, int]:
+        """Ordinals of the class of the first and the last brick.
+
+        Raises:
+            BrickError: `first` or `last` is no key of the class.
+        """
+        bricks = self.brick_class()
+        if isinstance(bricks, NumberBricks):
+            ids = int(self.first or 0), int(self.last or 0)
+            self._refuse_reversed(*ids)
+            first, last = (bricks.ordinal_of_name(bricks.get_brick_name(key)) for key in ids)
+        elif isinstance(bricks, TimeBricks):
+            first, last = _hour(bricks, "first", self.first, 0), _hour(bricks, "last", self.last, 23)
+        else:
+            first, last = _brick(bricks, "first", self.first or "0.0.0.0"), self.base**4 - 1
+            last = last if self.last is None else _brick(bricks, "last", self.last)
+        self._refuse_reversed(first, last)
+        return first, last
+
+    def _refuse_reversed(self, first: int, last: int) -> None:
+        if last < first:
+            raise BrickError(f"bricks.last ({self.last}) comes before bricks.first ({self.first or 0}): swap them")
+
+    def numbering(self, offset: int) -> Numbering:
+        """The bricks and partitions.
+
+        Raises:
+            BrickError: the class has no such bricks.
+        """
+        return Numbering(self.brick_class(), *self.ends(), 0, offset)
+
+
+def _brick(bricks: BrickClass, setting: str, name: object) -> int:
+    try:
+        return bricks.ordinal_of_name(str(name))
+    except BrickError as error:
+        raise BrickError(f"bricks.{setting}: {error}") from None
+
+
+def _hour(bricks: TimeBricks, setting: str, value: object, hour: int) -> int:
+    """Ordinal of an hour; of the given one where the value is a day."""
+    text = str(value)
+    try:
+        if text.count(".") == 3:
+            return bricks.ordinal_of_name(text)
+        moment = datetime.fromisoformat(text)
+        return bricks.ordinal_of_key(moment.replace(hour=hour) if len(text) == len("2013-01-01") else moment)
+    except BrickError as error:
+        raise BrickError(f"bricks.{setting}: {error}") from None
+    except ValueError:
+        raise BrickError(
+            f"bricks.{setting}: expected an hour such as 2013-01-01T00, or a day such as 2013-01-01 (found {value!r})"
+        ) from None

@@ -1,0 +1,116 @@
+"""The bricks of one feed: their ordinals in its stream, and the partitions that they make. Pure.
+
+Here an ordinal is the left half of the brick's entry ids: the brick's own ordinal plus the feed's `id_offset`. Bricks
+are handled by their ordinals. A partition is what Dagster sees: a brick or, where the feed's `level` is coarser, a
+block, part or shard of bricks. It is handled by the ordinal of its first brick, its *start*; at the level of bricks the
+two are the same.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+
+from ucs_pipeline.brick_class import BrickClass
+from ucs_pipeline.ordinals import between, shifted
+
+
+class Numbering:
+    """Names and ordinals of a feed's bricks and partitions. Partitions are whole, also the first and the last one."""
+
+    def __init__(self, bricks: BrickClass, first: int, last: int, depth: int = 0, offset: int = 0) -> None:
+        """The partitions from the one that holds brick `first` to the one that holds `last`, ordinals of the class.
+
+        Raises:
+            BrickError: the class has no such bricks.
+        """
+        self.bricks = bricks
+        self.depth = depth
+        self.offset = offset
+        units = bricks.units(first, last, depth)
+        self._end = bricks.unit_after(units[-1], depth)
+        self.starts: Sequence[int] = shifted(units, offset)
+        """Starts of the partitions, in order."""
+
+    @cached_property
+    def ordinals(self) -> Sequence[int]:
+        """Ordinals of the bricks, in order."""
+        first = self.starts[0] - self.offset
+        return shifted(self.bricks.ordinals(first, self._end - 1), self.offset) if self.depth else self.starts
+
+    def __contains__(self, ordinal: int) -> bool:
+        return ordinal in self.ordinals
+
+    @property
+    def first(self) -> int:
+        """Ordinal of the first brick."""
+        return self.starts[0]
+
+    @property
+    def last(self) -> int:
+        """Ordinal of the last brick."""
+        return self.ordinals[-1]
+
+    def name(self, ordinal: int) -> str:
+        """Name of the partition that holds a brick.
+
+        Raises:
+            BrickError: the class has no such brick.
+        """
+        return self.bricks.unit_name(ordinal - self.offset, self.depth)
+
+    def names(self) -> list[str]:
+        """Names of all partitions, in order."""
+        return [self.name(start) for start in self.starts]
+
+    def start_named(self, name: str) -> int:
+        """Start of a partition, which need not be one of the feed's.
+
+        Raises:
+            BrickError: `name` is no partition's.
+        """
+        return self.bricks.unit_of_name(name, self.depth) + self.offset
+
+    def start(self, ordinal: int) -> int:
+        """Start of the partition that holds one of the bricks."""
+        return self.starts[bisect_right(self.starts, ordinal) - 1] if self.depth else ordinal
+
+    def end(self, start: int) -> int:
+        """Ordinal of the last brick of a partition."""
+        if not self.depth:
+            return start
+        after = self.next(start)
+        return self.last if after is None else self.ordinals[bisect_right(self.ordinals, after - 1) - 1]
+
+    def next(self, start: int) -> int | None:
+        """Start of the partition after one; None after the last."""
+        position = bisect_right(self.starts, start)
+        return self.starts[position] if position < len(self.starts) else None
+
+    def after(self, ordinal: int) -> int:
+        """Ordinal of the brick after one, which may be the first beyond the list."""
+        return self.bricks.unit_after(ordinal - self.offset, 0) + self.offset
+
+    def between(self, first: int, last: int) -> Sequence[int]:
+        """Starts of the partitions from one to another."""
+        return between(self.starts, first, last)
+
+    def bounds_text(self, start: int) -> str:
+        """What is in a partition, for people."""
+        return self.bricks.bounds_text(start - self.offset, self.end(start) - self.offset)
+
+    def span(self, first: int, last: int) -> str:
+        """The partitions from the one of a brick to that of another, as a range is written in the UI."""
+        low, high = self.name(first), self.name(last)
+        return low if low == high else f"{low}...{high}"
+
+    def spans(self, starts: Iterable[int]) -> Iterator[str]:
+        """Rising starts as names and ranges."""
+        first = last = following = None
+        for start in starts:
+            if first is not None and last is not None and start != following:
+                yield self.span(first, last)
+                first = None
+            first = start if first is None else first
+            last, following = start, self.next(start)
+        if first is not None and last is not None:
+            yield self.span(first, last)

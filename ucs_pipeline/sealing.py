@@ -1,0 +1,65 @@
+"""Which bricks can no longer change. Pure."""
+
+from bisect import bisect_right
+from datetime import datetime
+from typing import NamedTuple
+
+from ucs_pipeline.bricks import NumberBricks
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.time_bricks import MILLISECONDS, TimeBricks
+
+
+class Seal(NamedTuple):
+    """Where the partitions that can still change begin."""
+
+    open: int | None
+    """Start of the first one; None if none of the feed's can."""
+    waits_for: str = ""
+    """What seals it: the end of a sentence that begins with its name."""
+
+
+def seal(feed: BrickFeed, start: int, newest_id: int | None, now: float) -> Seal | str:
+    """Which partitions from `start` on can still change; or why that cannot be said, in a sentence.
+
+    Args:
+        feed: the feed.
+        start: a partition.
+        newest_id: for number bricks: the largest id of the table from there on, None if there is none.
+        now: seconds since 1970.
+    """
+    bricks = feed.numbering.bricks
+    if isinstance(bricks, NumberBricks):
+        return _by_growth(feed, bricks, start, newest_id)
+    if isinstance(bricks, TimeBricks):
+        return _by_clock(feed, bricks, now)
+    return (
+        f"feed {feed.name!r}: a text feed has no sealed bricks, since any row may still come into any of them: publish "
+        "it by a backfill, or give it a `schedule`"
+    )
+
+
+def _by_growth(feed: BrickFeed, bricks: NumberBricks, start: int, newest_id: int | None) -> Seal | str:
+    numbering = feed.numbering
+    if newest_id is None:
+        first = (start - numbering.offset) * bricks.width
+        return f"feed {feed.name!r}: brick {numbering.name(start)} is next, and the table has no ids from {first:,} on"
+    # The brick of the newest id can still grow; those before it cannot.
+    newest = newest_id // bricks.width + numbering.offset
+    if newest > numbering.last:
+        return Seal(None)
+    open_ = numbering.start(newest)
+    needed = (numbering.end(open_) - numbering.offset + 1) * bricks.width
+    return Seal(open_, f"newest id {newest_id:,}, needs {needed:,}")
+
+
+def _by_clock(feed: BrickFeed, bricks: TimeBricks, now: float) -> Seal:
+    numbering = feed.numbering
+    settled = int((now - feed.bricks.settle_s) * MILLISECONDS) + numbering.offset
+    # A partition is sealed when the one after it has begun, and the settling time is over.
+    position = bisect_right(numbering.starts, settled) - 1
+    if position == len(numbering.starts) - 1 and numbering.after(numbering.last) <= settled:
+        return Seal(None)
+    open_ = numbering.starts[max(0, position)]
+    end = numbering.after(numbering.end(open_)) - numbering.offset
+    ends = datetime.fromtimestamp(end // MILLISECONDS, bricks.zone).isoformat()
+    return Seal(open_, f"it ends at {ends}, and settles for {feed.bricks.settle_s:g} s")

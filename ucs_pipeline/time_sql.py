@@ -1,0 +1,140 @@
+"""SQL that numbers rows by time. The hours of a zone are worked out here and written into the query: ClickHouse's own
+time zone database need not be of the same year as Python's. Pure."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+from ucs_pipeline.key_sql import Key, KeySql, Within
+from ucs_pipeline.numbering import Numbering
+from ucs_pipeline.ordinals import Runs
+from ucs_pipeline.payload import integer_limits, literal
+from ucs_pipeline.time_bricks import DAY, HOUR, MILLISECONDS, TimeBricks
+
+Unit = Literal["s", "ms", "us", "ns"]
+
+_PER_SECOND: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_DATETIME64 = re.compile(r"DateTime64\((\d)")
+_DATES = {"Date": (0, 65535), "Date32": (-25567, 120529)}
+"""Smallest and largest day since 1970."""
+
+
+class TimeKeySql(KeySql):
+    """Of time bricks."""
+
+    def __init__(self, numbering: Numbering, bricks: TimeBricks, unit: Unit) -> None:
+        """`unit`: what integers count, since 1970."""
+        self._numbering = numbering
+        self._bricks = bricks
+        self._unit: Unit = unit
+
+    def refusal(self, type_name: str) -> str | None:
+        """Why keys of this type cannot be numbered; None if they can."""
+        base = Key("", type_name).base
+        if base in _DATES or base.startswith("DateTime") or integer_limits(type_name):
+            return None
+        return "a time (Date, Date32, DateTime, DateTime64, or an integer that counts `bricks.unit` since 1970)"
+
+    def ordinal(self, key: Key) -> str:
+        """The ordinal of a key's brick."""
+        plus = f" + {self._numbering.offset}" if self._numbering.offset else ""
+        if key.base in _DATES:
+            day, begin = f"toInt64({key.sql})", self._day(self._start)
+            midnights = self._bricks.midnights(begin - 1, self._day(self._end) + 1)
+            # A day without an hour in the list is before it or beyond it, and never asked for.
+            seconds = _piecewise(day, [(first, f"{day} * {DAY} + {late}") for first, late in midnights])
+        else:
+            moment = self._seconds(key)
+            seconds = _piecewise(moment, [(run[0], _hours(moment, run)) for run in self._runs()])
+        return f"toUInt64(({seconds}) * {MILLISECONDS}{plus})"
+
+    def within(self, key: Key, first: int, last: int) -> Within | None:
+        """The condition that a key is in a range of bricks."""
+        low, end = self._limits(key, first, last)
+        smallest, largest = self._range(key)
+        if low > largest or end <= smallest:
+            return None
+        condition = f"{key.sql} >= {self._literal(key, max(low, smallest))}"
+        if end <= largest:
+            condition += f" AND {key.sql} < {self._literal(key, end)}"
+        return Within(condition, {})
+
+    def outside(self, key: Key) -> Sequence[str]:
+        """Conditions that a key is in no brick."""
+        low, end = self._limits(key, self._numbering.first, self._numbering.last)
+        smallest, largest = self._range(key)
+        negative = f"{key.sql} < {self._literal(key, 0)}" if smallest < 0 else "0"
+        before = f"{key.sql} < {self._literal(key, low)}" if low <= largest else "1"
+        beyond = f"{key.sql} >= {self._literal(key, end)}" if end <= largest else "0"
+        return (f"isNull({key.sql})", negative, before, beyond)
+
+    @property
+    def _start(self) -> int:
+        return (self._numbering.first - self._numbering.offset) // MILLISECONDS
+
+    @property
+    def _end(self) -> int:
+        return self._after(self._numbering.last)
+
+    def _after(self, ordinal: int) -> int:
+        return (self._numbering.after(ordinal) - self._numbering.offset) // MILLISECONDS
+
+    def _runs(self) -> Iterable[range]:
+        offset = self._numbering.offset
+        ordinals = self._numbering.ordinals
+        assert isinstance(ordinals, Runs)
+        for run in ordinals.runs:
+            yield range((run[0] - offset) // MILLISECONDS, (run[-1] - offset) // MILLISECONDS + 1, HOUR)
+
+    def _limits(self, key: Key, first: int, last: int) -> tuple[int, int]:
+        """First and end of a range of bricks, in what the key counts."""
+        low, end = (first - self._numbering.offset) // MILLISECONDS, self._after(last)
+        if key.base in _DATES:
+            return self._day(low), self._day(end)
+        if key.base.startswith("DateTime"):
+            return low, end
+        return low * _PER_SECOND[self._unit], end * _PER_SECOND[self._unit]
+
+    def _day(self, seconds: int) -> int:
+        """The first day whose midnight is not before a time."""
+        day = seconds // DAY - 1
+        while next(late for _, late in self._bricks.midnights(day, day)) + day * DAY < seconds:
+            day += 1
+        return day
+
+    def _range(self, key: Key) -> tuple[int, int]:
+        """Smallest and largest value of the key, in what it counts."""
+        if key.base in _DATES:
+            return _DATES[key.base]
+        if match := _DATETIME64.match(key.base):
+            smallest, largest = _DATES["Date32"]
+            return (smallest * DAY, min((largest + 1) * DAY, 2**63 // 10 ** int(match[1])) - 1)
+        return integer_limits(key.type) or (0, 2**32 - 1)
+
+    def _literal(self, key: Key, value: int) -> str:
+        if key.base in _DATES:
+            return f"to{key.base}({value})"
+        if match := _DATETIME64.match(key.base):
+            return f"toDateTime64({value}, {match[1]}, 'UTC')"
+        if key.base.startswith("DateTime"):
+            return f"toDateTime({value}, 'UTC')"
+        return f"CAST({literal(str(value))}, {literal(key.base)})"
+
+    def _seconds(self, key: Key) -> str:
+        if key.base.startswith("DateTime"):
+            return f"toInt64({key.sql})"
+        return f"toInt64(intDiv({key.sql}, {_PER_SECOND[self._unit]}))"
+
+
+def _hours(moment: str, run: range) -> str:
+    # The last brick of a run may be longer than an hour.
+    return f"{run[0]} + least(intDiv({moment} - {run[0]}, {HOUR}), {len(run) - 1}) * {HOUR}"
+
+
+def _piecewise(value: str, pieces: Sequence[tuple[int, str]]) -> str:
+    """SQL for the piece that a value falls into, each given by where it begins."""
+    *earlier, (_, last) = pieces
+    if not earlier:
+        return last
+    cases: Callable[[int], str] = lambda i: f"{value} < {pieces[i + 1][0]}, {pieces[i][1]}"  # noqa: E731
+    return f"multiIf({', '.join(map(cases, range(len(earlier))))}, {last})"
