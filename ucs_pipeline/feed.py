@@ -162,6 +162,17 @@ class BrickFeed(dg.Component, Described):
         return self.stream.name or self.name
 
     @property
+    def warning(self) -> str | None:
+        """What is likely not to be as wished, in one sentence; None if nothing is."""
+        bricks = self.bricks
+        if bricks.kind != "text" or bricks.digit != "sum" or bricks.base == 10:
+            return None
+        return (
+            f"feed {self.name!r}: the sum of eight hex digits never exceeds 120, so at base {bricks.base} few bricks "
+            "get most of the keys: set `digit: integer`, or base 10"
+        )
+
+    @property
     def ordinals(self) -> Sequence[int]:
         """Ordinals of the feed's bricks in its stream, in order."""
         return self.numbering.ordinals

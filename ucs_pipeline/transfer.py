@@ -55,7 +55,7 @@ def transfer(
     done = dict(records(wanted))
     # A server that was never there is a wrong setting, not an interruption: the first contact is not retried.
     stream.refuse_eviction()
-    if warning := source.warning():
+    for warning in filter(None, (feed.warning, source.warning())):
         log(warning)
     reported: set[int] = set()
     fenced = False

@@ -99,6 +99,80 @@ def test_the_next_bricks(feed: dict[str, Any], seen: dict[str, Any], most: int, 
         assert found == expected
 
 
+def _hours(**more: Any) -> BrickFeed:
+    bricks = {"class": "time", "first": "2013-10-27", "last": "2013-10-27", "zone": "Europe/Berlin", "settle_s": 60}
+    return _feed(bricks=bricks, **more)
+
+
+def _at(hour: int, minute: int, second: int = 0, day: int = 27) -> float:
+    return datetime(2013, 10, day, hour, minute, second, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (_at(21, 0, day=26), "brick 2013.10.27.00 is open: it ends at 2013-10-27T01:00:00+02:00, and settles for 60 s"),
+        (_at(23, 0, 59, day=26), "brick 2013.10.27.00 is open"),
+        (_at(23, 1, day=26), ("2013.10.27.00", "2013.10.27.00")),
+        # The third brick is over at 02:00 UTC: two hours after its beginning.
+        (_at(1, 30), ("2013.10.27.00", "2013.10.27.01")),
+        (_at(2, 0, 59), ("2013.10.27.00", "2013.10.27.01")),
+        (_at(2, 1), ("2013.10.27.00", "2013.10.27.02")),
+        (_at(23, 0, 59), ("2013.10.27.00", "2013.10.27.22")),
+        (_at(23, 1), ("2013.10.27.00", "2013.10.27.23")),
+        (_at(12, 0, day=31), ("2013.10.27.00", "2013.10.27.23")),
+    ],
+)
+def test_an_hour_is_sealed_when_it_is_over_and_has_settled(now: float, expected: str | tuple[str, str]) -> None:
+    feed = _hours()
+    seen = _seen(feed, missing=feed.numbering.first, recorded=START, state=_state(), now=now)
+    found = next_bricks(feed, seen, 100)
+    if isinstance(expected, str):
+        assert isinstance(found, str)
+        assert expected in found
+    else:
+        assert isinstance(found, Request)
+        assert (feed.numbering.name(found.first), feed.numbering.name(found.last)) == expected
+        assert not found.open
+
+
+def test_a_feed_that_follows_its_tail_publishes_the_hour_that_is_not_over() -> None:
+    feed = _hours(tail="follow")
+    first, second, third = feed.numbering.starts[:3]
+    seen = _seen(feed, missing=first, recorded=START, state=_state(), now=_at(0, 30))
+    assert next_bricks(feed, seen, 100) == Request(first, third, open=True)
+    assert next_bricks(feed, seen, 1) == Request(first, first)
+    done = {"missing": third, "recorded": EntryId(second, 7), "now": _at(0, 30)}
+    for rows, top, expected in (
+        (9, EntryId(second, 7), Request(third, third, open=True)),
+        (9, EntryId(third, 8), Request(third, third, open=True)),
+        (9, EntryId(third, 9), "brick 2013.10.27.02 is open, and all its 9 rows are in the stream"),
+    ):
+        found = next_bricks(feed, _seen(feed, **done, state=_state(top), open_rows={third: rows}), 100)
+        assert found == expected if isinstance(expected, Request) else expected in str(found)
+
+
+def test_nothing_seals_text_bricks_and_their_sensor_says_so() -> None:
+    feed = _feed(bricks={"class": "text"})
+    found = next_bricks(feed, _seen(feed, missing=0, recorded=START, state=_state()), 100)
+    assert found == (
+        "feed 'numbers': a text feed has no sealed bricks, since any row may still come into any of them: publish it "
+        "by a backfill, or give it a `schedule`"
+    )
+
+
+def test_a_schedule_publishes_text_bricks(home: Path, instance: dg.DagsterInstance) -> None:
+    write_table(home, "numbers", {"n": pa.array(["a", "b"])})
+    feed = _feed(
+        bricks={"class": "text", "first": "2.0.0.0", "last": "2.0.0.9"}, schedule="* * * * *", schedule_bricks=3
+    )
+    [schedule] = [found for found in build_defs(feed).schedules or () if isinstance(found, dg.ScheduleDefinition)]
+    context = dg.build_schedule_context(instance, repository_def=build_defs(feed).get_repository_def())
+    [request] = schedule.evaluate_tick(context).run_requests or ()
+    assert request.tags["dagster/asset_partition_range_start"] == "2.0.0.0"
+    assert request.tags["dagster/asset_partition_range_end"] == "2.0.0.2"
+
+
 def test_what_fails_is_tried_again_with_growing_pauses_and_named() -> None:
     feed, request, top = _feed(), Request(3, 5), EntryId(2, 10_000)
     tries, now, pauses, said = Tries(), 1_000_000.0, list[float](), list[str]()

@@ -40,10 +40,11 @@ def test_every_setting_of_a_feed_is_documented_as_it_is() -> None:
     assert table == settings_table()
 
 
-def test_the_readme_s_python_examples_are_true() -> None:
-    failures, tried = doctest.testfile(str(PROJECT / "README.md"), module_relative=False)
-    assert tried >= 4
-    assert failures == 0
+def test_python_examples_are_true() -> None:
+    for page in ("README.md", "docs/numbering.md"):
+        failures, tried = doctest.testfile(str(PROJECT / page), module_relative=False)
+        assert tried >= 4
+        assert failures == 0
 
 
 def test_the_readme_s_feed_loads() -> None:

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from typing import Any
 
 import dagster as dg
@@ -46,6 +47,29 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["bricks.last", "beyond what an entry id can carry", str(MAX_ORDINAL)],
     ),
     "no range": ({"bricks": {"class": "number"}}, ["bricks.last is missing"]),
+    "a time that is none": (
+        {"bricks": {"class": "time", "first": "soon", "last": "2013-01-01"}},
+        ["bricks.first: expected an hour such as 2013-01-01T00", "'soon'"],
+    ),
+    "a time before 1970": (
+        {"bricks": {"class": "time", "first": "1969-12-31", "last": "1970-01-01"}},
+        ["bricks.first", "is before 1970"],
+    ),
+    "an hour that clocks skip": (
+        {"bricks": {"class": "time", "first": "2013.03.31.02", "last": "2014-01-01", "zone": "Europe/Berlin"}},
+        ["bricks.first: '2013.03.31.02' is not a brick: clocks in Europe/Berlin skip that hour"],
+    ),
+    "a zone that is none": (
+        {"bricks": {"class": "time", "first": "2013-01-01", "last": "2013-01-02", "zone": "Berlin"}},
+        ["bricks.zone: 'Berlin' is no time zone"],
+    ),
+    "a time feed without a first": ({"bricks": {"class": "time", "last": "2013-01-01"}}, ["bricks.first is missing"]),
+    "a setting of another class": (
+        {"bricks": {"class": "number", "last": 5, "zone": "Europe/Berlin"}},
+        ["bricks.zone is for the time class, and bricks.class is number"],
+    ),
+    "a text brick that is none": ({"bricks": {"class": "text", "first": "1.2.3"}}, ["bricks.first: '1.2.3' is not a"]),
+    "an unknown base": ({"bricks": {"class": "text", "base": 7}}, ["bricks.base", "10, 100 or 1000", "7"]),
     "an unknown setting": ({"colums": {"a": "b"}}, ["colums is not a setting"]),
     "an unknown setting of the bricks": ({"bricks": {"class": "number", "last": 5, "lost": 3}}, ["bricks.lost is not"]),
     "an unknown setting of the stream": ({"stream": {"nam": "x"}}, ["stream.nam is not a setting"]),
@@ -223,3 +247,46 @@ def test_every_setting_is_described_in_the_schema_of_the_component() -> None:
 def test_building_definitions_connects_to_nothing() -> None:
     defs = build_defs(BrickFeed(**GOOD))
     assert defs.resolve_asset_graph().has(dg.AssetKey("orders"))
+
+
+@pytest.mark.parametrize(
+    ("bricks", "first", "last", "count"),
+    [
+        ({"class": "time", "first": "2013-01-01", "last": "2013-12-31T23"}, "2013.01.01.00", "2013.12.31.23", 8760),
+        ({"class": "time", "first": "2013-01-01", "last": "2013-12-31"}, "2013.01.01.00", "2013.12.31.23", 8760),
+        (
+            {"class": "time", "first": "2013-03-31", "last": "2013-03-31", "zone": "Europe/Berlin"},
+            "2013.03.31.00",
+            "2013.03.31.23",
+            23,
+        ),
+        (
+            {"class": "time", "first": "2013.03.31.01", "last": "2013-03-31T03:30:00Z"},
+            "2013.03.31.01",
+            "2013.03.31.03",
+            3,
+        ),
+        ({"class": "text"}, "0.0.0.0", "9.9.9.9", 10_000),
+        ({"class": "text", "first": "2.0.0.0", "last": "2.0.0.9", "base": 100}, "2.0.0.0", "2.0.0.9", 10),
+    ],
+)
+def test_lists_of_time_and_text_bricks(bricks: dict[str, Any], first: str, last: str, count: int) -> None:
+    feed = BrickFeed(**{**GOOD, "bricks": bricks})
+    assert (feed.numbering.name(feed.numbering.first), feed.numbering.name(feed.numbering.last)) == (first, last)
+    assert len(feed.numbering.starts) == count
+    assert BrickFeed.resolve_from_yaml(_yaml({**GOOD, "bricks": bricks})) == feed
+    assert BrickFeed(**feed.model_dump(mode="json", by_alias=True)) == feed
+    assert (feed.warning is None) == (feed.bricks.base == 10)
+
+
+def test_python_may_give_times_as_such() -> None:
+    bricks = {"class": "time", "first": date(2013, 1, 1), "last": datetime(2013, 1, 1, 5, tzinfo=UTC)}
+    assert BrickFeed(**{**GOOD, "bricks": bricks}).numbering.names() == [f"2013.01.01.0{hour}" for hour in range(6)]
+
+
+def test_an_offset_moves_the_ordinals_and_not_the_names() -> None:
+    feed = BrickFeed(**{**GOOD, "stream": {"id_offset": 10**13}})
+    assert feed.ordinals == range(10**13, 10**13 + 10)
+    assert feed.numbering.names()[-1] == "0.0.0.9"
+    with pytest.raises(FeedError, match="beyond what an entry id can carry"):
+        BrickFeed(**{**GOOD, "stream": {"id_offset": MAX_ORDINAL}})

@@ -15,7 +15,7 @@ GIVEN: dict[str, Any] = {
     "name": "orders",
     "table": "orders",
     "key": "id",
-    "bricks": {"class": "number", "last": 9_999_999},
+    "bricks": {"class": "number", "first": 0, "last": 9_999_999},
     "stream": {"name": "orders"},
 }
 
