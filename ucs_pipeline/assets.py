@@ -186,7 +186,7 @@ def _description(feed: BrickFeed) -> str:
         [
             *([feed.description] if feed.description else []),
             f"Moves table `{feed.table}` into Redis stream `{feed.stream_name}`, exactly once and in the order of "
-            f"`{feed.key}`: {len(bricks.starts):,} bricks, `{first}` to `{last}`. {fields}",
+            f"`{feed.key}`: {len(bricks.starts):,} {bricks.unit}s, `{first}` to `{last}`. {fields}",
             f"A brick's entries are `XRANGE {feed.stream_name} <n> <n>`, where `<n>` is the number before the dash in "
             f"its `first_entry_id`. [All runs of this feed](../runs?q[0]=tag%3A{FEED_TAG}%3D{feed.name}).",
         ]

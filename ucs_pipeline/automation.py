@@ -67,7 +67,7 @@ def next_bricks(feed: BrickFeed, seen: Situation, most: int) -> Request | str:
         return f"feed {feed.name!r}: a run is publishing already (brick {bricks.name(seen.busy)})"
     start = first_to_publish(feed, seen.missing, seen.recorded, seen.state)
     if start is None:
-        return f"feed {feed.name!r}: all {len(bricks.starts):,} bricks are done"
+        return f"feed {feed.name!r}: all {len(bricks.starts):,} {bricks.unit}s are done"
     if isinstance(seen.seal, str):
         return seen.seal
     if seen.full:

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 import dagster as dg
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ucs_pipeline.brick_class import BrickClass
-from ucs_pipeline.bricks import NumberBricks
+from ucs_pipeline.brick_class import LEVELS, BrickClass
+from ucs_pipeline.bricks import BRICK, NumberBricks
 from ucs_pipeline.errors import BrickError
 from ucs_pipeline.numbering import Numbering
 from ucs_pipeline.settings import Described
@@ -16,8 +16,10 @@ from ucs_pipeline.text_bricks import Digit, TextBricks
 from ucs_pipeline.time_bricks import TimeBricks
 from ucs_pipeline.time_sql import Unit
 
+Level = Literal["brick", "block", "part", "shard"]
+
 _ONLY: Mapping[str, tuple[str, ...]] = {
-    "number": (),
+    "number": ("width",),
     "time": ("zone", "unit", "settle_s"),
     "text": ("base", "digit", "column"),
 }
@@ -53,6 +55,12 @@ class Bricks(Described):
         description="What the feed ends with; the brick that holds it is the last one. number: an id. time: an hour, "
         "or a day with all its hours. text: a brick, the last one of all if left out.",
     )
+    level: Level = Field(
+        default="brick",
+        description="What a partition is in Dagster: a brick, or all bricks of a block, part or shard, named by what "
+        "their names begin with. Entry ids and their order are those of bricks at every level.",
+    )
+    width: int = Field(default=BRICK, ge=1, description="number: ids in a brick.")
     zone: str = Field(
         default="UTC", description="time: the time zone whose hours are the bricks, such as Europe/Berlin."
     )
@@ -110,7 +118,7 @@ class Bricks(Described):
             BrickError: there is no such zone.
         """
         if self.kind == "number":
-            return NumberBricks()
+            return NumberBricks(self.width)
         if self.kind == "text":
             return TextBricks(self.base, self.digit)
         try:
@@ -147,7 +155,7 @@ class Bricks(Described):
         Raises:
             BrickError: the class has no such bricks.
         """
-        return Numbering(self.brick_class(), *self.ends(), 0, offset)
+        return Numbering(self.brick_class(), *self.ends(), LEVELS.index(self.level), offset)
 
 
 def _brick(bricks: BrickClass, setting: str, name: object) -> int:

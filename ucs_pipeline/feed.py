@@ -207,8 +207,9 @@ class BrickFeed(dg.Component, Described):
             )
         if len(numbering.starts) > MAX_PARTITIONS:
             raise ValueError(
-                f"bricks.first to bricks.last make {len(numbering.starts):,} bricks, and Dagster carries at most "
-                f"{MAX_PARTITIONS:,} partitions per asset: split the range over several feeds"
+                f"bricks.first to bricks.last make {len(numbering.starts):,} {numbering.unit}s, and Dagster carries "
+                f"at most {MAX_PARTITIONS:,} partitions per asset: choose a coarser `level`, or split the range over "
+                "several feeds"
             )
         if self.columns is not None and not self.columns and not self.constants:
             raise ValueError("columns is empty and there are no constants: an entry needs at least one field")

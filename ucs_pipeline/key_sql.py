@@ -46,6 +46,10 @@ class KeySql(ABC):
     def ordinal(self, key: Key) -> str:
         """The ordinal of a key's brick (UInt64)."""
 
+    def partition(self, key: Key) -> str:
+        """The start of a key's partition, or the ordinal of some brick in it (UInt64)."""
+        return self.ordinal(key)
+
     @abstractmethod
     def within(self, key: Key, first: int, last: int) -> Within | None:
         """The condition that a key, which may be NULL, is in the bricks `first` to `last`; None if none can be."""
@@ -84,8 +88,11 @@ class NumberKeySql(KeySql):
 
     def ordinal(self, key: Key) -> str:
         """The ordinal of a key's brick."""
-        plus = f" + {self._numbering.offset}" if self._numbering.offset else ""
-        return f"toUInt64(intDiv({key.sql}, {self._width}){plus})"
+        return _placed(f"intDiv({key.sql}, {self._width})", self._numbering)
+
+    def partition(self, key: Key) -> str:
+        """The start of a key's partition."""
+        return _placed(f"intDiv({key.sql}, {self._width})", self._numbering, grouped=True)
 
     def within(self, key: Key, first: int, last: int) -> Within | None:
         """The condition that a key is in a range of bricks."""
@@ -129,8 +136,11 @@ class TextKeySql(KeySql):
 
     def ordinal(self, key: Key) -> str:
         """The ordinal of a key's brick."""
-        plus = f" + {self._numbering.offset}" if self._numbering.offset else ""
-        return f"toUInt64({self._number(key)}{plus})"
+        return _placed(self._number(key), self._numbering)
+
+    def partition(self, key: Key) -> str:
+        """The start of a key's partition."""
+        return _placed(self._number(key), self._numbering, grouped=True)
 
     def within(self, key: Key, first: int, last: int) -> Within | None:
         """The condition that a key is in a range of bricks."""
@@ -177,6 +187,13 @@ class TextKeySql(KeySql):
 def key_of(expression: str, type_name: str) -> Key:
     """A key as it is selected: without LowCardinality, which functions on text do not take well."""
     return Key(selected(Column("", expression, type_name)), type_name)
+
+
+def _placed(ordinal: str, numbering: Numbering, *, grouped: bool = False) -> str:
+    """SQL for an ordinal of the class as one of the feed's stream, or for the start of its partition."""
+    size = numbering.bricks.unit_after(0, numbering.depth) if grouped else 1
+    start = ordinal if size == 1 else f"intDiv({ordinal}, {size}) * {size}"
+    return f"toUInt64({start} + {numbering.offset})" if numbering.offset else f"toUInt64({start})"
 
 
 def _compared(key: Key, operator: str, bound: int) -> str:

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
-from ucs_pipeline.brick_class import BrickClass
+from ucs_pipeline.brick_class import LEVELS, BrickClass
 from ucs_pipeline.ordinals import between, shifted
 
 
@@ -39,6 +39,11 @@ class Numbering:
 
     def __contains__(self, ordinal: int) -> bool:
         return ordinal in self.ordinals
+
+    @property
+    def unit(self) -> str:
+        """What a partition is: a brick, block, part or shard."""
+        return LEVELS[self.depth]
 
     @property
     def first(self) -> int:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -18,6 +19,7 @@ ADOPTED = "adopted"
 
 _PAGE = 1000
 _SHOWN = 100
+_EXACT = 100
 _VERSION = re.compile(r"(\d+)-([0-9a-f]{16})", re.ASCII)
 _EXACT_IN_A_BROWSER = 2**53
 _KEY = {"number": "id", "time": "time", "text": "key"}
@@ -82,7 +84,11 @@ def recorded(instance: dg.DagsterInstance, feed: BrickFeed, starts: Sequence[int
 
 
 def contents(instance: dg.DagsterInstance, feed: BrickFeed, starts: Sequence[int]) -> Mapping[int, BrickReport]:
-    """As `recorded`, for a whole feed: reads the data versions only, and leaves the first and last key out."""
+    """As `recorded`, for a whole feed: reads the data versions only, and leaves the first and last key out.
+
+    Where partitions are coarser than bricks, only the newest hundred say what their last entry is; of the others it is
+    the first that they could have.
+    """
     key, kind = dg.AssetKey(feed.name), dg.DagsterEventType.ASSET_MATERIALIZATION
     done = instance.get_latest_storage_id_by_partition(key, kind)
     versions = instance.event_log_storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION_TAG])
@@ -96,6 +102,9 @@ def contents(instance: dg.DagsterInstance, feed: BrickFeed, starts: Sequence[int
                 reports[ordinal] = _content(ordinal, int(match[1]), int(match[2], 16))
             else:
                 others.append(ordinal)
+    if feed.numbering.depth:
+        reports = {start: replace(report, last_entry=report.first_entry) for start, report in reports.items()}
+        others += list(reports)[-_EXACT:]
     return {**reports, **recorded(instance, feed, others)} if others else reports
 
 

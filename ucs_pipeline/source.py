@@ -58,7 +58,7 @@ class Census(NamedTuple):
     """What the whole table holds."""
 
     bricks: Mapping[int, Content]
-    """By ordinal; bricks without rows are left out."""
+    """Partitions by start; those without rows are left out."""
     unassigned: Mapping[str, int]
     """Rows that are in no brick of the feed, by `ucs_pipeline.key_sql.OUTSIDE`."""
 
@@ -159,12 +159,15 @@ class Source:
         """
         query = sql.census(self.shape())
         settings = {**TEXT_SETTINGS, **_CENSUS_SETTINGS, **self.feed.settings, **sql.COMPLETE_SETTINGS}
-        bricks, unassigned = {}, dict.fromkeys(OUTSIDE, 0)
+        bricks: dict[int, Content] = {}
+        unassigned = dict.fromkeys(OUTSIDE, 0)
         for row in self._run(query + sql.settings_clause(settings), {}):
             if row["place"]:
                 unassigned[OUTSIDE[row["place"] - 1]] = row["rows"]
             else:
-                bricks[row["ordinal"]] = Content(row["rows"], row["hash"])
+                start = self.feed.numbering.start(row["ordinal"])
+                rows, content = bricks.get(start, Content(0, 0))
+                bricks[start] = Content(rows + row["rows"], (content + row["hash"]) % 2**64)
         return Census(bricks, unassigned)
 
     def engine(self) -> str | None:

@@ -109,9 +109,9 @@ def newest_key(shape: Shape) -> str:
 def census(shape: Shape) -> str:
     """What the whole table holds, in one pass: the feed's bricks, and rows in none of them.
 
-    Columns: `place` (UInt8: 0 for a brick of the list, else one more than the place's index in `OUTSIDE`), `ordinal`
-    (UInt64; 0 outside), `rows` (UInt64) and `hash` (UInt64: sum modulo 2^64 of the `hash` that `scan` gives each row; 0
-    outside).
+    Columns: `place` (UInt8: 0 for a brick of the list, else one more than the place's index in `OUTSIDE`), `ordinal` of
+    a brick in its partition (UInt64; 0 outside), `rows` (UInt64) and `hash` (UInt64: sum modulo 2^64 of the `hash` that
+    `scan` gives each row; 0 outside).
     """
     alias = _alias(shape)
     key, names = shape.key._replace(sql=f"{alias}key"), _names(shape, alias)
@@ -121,7 +121,7 @@ def census(shape: Shape) -> str:
     sure = key._replace(sql=f"assumeNotNull({key.sql})")
     return (
         f"SELECT toUInt8(multiIf({tests}, 0)) AS place, "
-        f"if(place = 0, {shape.keys.ordinal(sure)}, 0) AS ordinal, count() AS rows, "
+        f"if(place = 0, {shape.keys.partition(sure)}, 0) AS ordinal, count() AS rows, "
         f"sumWithOverflow(if(place = 0, xxHash64({payload(shape.columns, names, shape.constants)}), 0)) AS hash "
         f"FROM (SELECT {inner} FROM {_from(shape)}{where}) GROUP BY place, ordinal"
     )
