@@ -69,7 +69,7 @@ def test_a_million_million_ids_are_a_hundred_thousand_blocks() -> None:
         ({"class": "number", "last": 10**10, "level": "part"}, ["0.0", "0.1"]),
         ({"class": "number", "last": 10**13, "level": "shard"}, ["0", "1"]),
         ({"class": "number", "last": 10**13, "level": "shard", "width": 10**5}, ["0"]),
-        ({"class": "time", "first": "2012-02-28", "last": "2012-02-29", "level": "block"}, ["2012.02.28", "2012.02.29"]),
+        ({"class": "time", "first": "2012-02-28", "last": "2012-02-28", "level": "block"}, ["2012.02.28"]),
         ({"class": "time", "first": "2012-12-31", "last": "2013-01-01", "level": "part"}, ["2012.12", "2013.01"]),
         ({"class": "time", "first": "2012-12-31", "last": "2013-01-01", "level": "shard"}, ["2012", "2013"]),
         ({"class": "text", "last": "0.1.0.0", "level": "part"}, ["0.0", "0.1"]),
