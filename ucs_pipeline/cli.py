@@ -17,7 +17,7 @@ def ucs() -> None:
 
 @ucs.command()
 def demo() -> None:
-    """Publish 336,776 real flights through Dagster, and prove that they arrived.
+    """Publish 336,776 real flights, the weather and the planes through Dagster, and prove that they arrived.
 
     Reads the embedded ClickHouse engine, or the server at UCS_CLICKHOUSE_URL; writes to the embedded redis-server,
     or to the one at UCS_REDIS_URL. Exits with 0 only if table and stream agree.

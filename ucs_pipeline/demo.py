@@ -10,7 +10,7 @@ import dagster as dg
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ucs_pipeline import redis_link, source
-from ucs_pipeline.demo_data import ROWS, load_flights, write_flights
+from ucs_pipeline.demo_data import DATASETS, Dataset, load_data, write_data
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.feeds import feed_named, use_project_home
@@ -20,36 +20,43 @@ from ucs_pipeline.report import console, print_verdict
 from ucs_pipeline.stream import OrderedStream, open_stream
 from ucs_pipeline.verify import verify
 
-FEED = "flights"
-
 
 def run_demo() -> bool:
-    """Publishes the demo feed, reads it back and prints the comparison. True if table and stream agree."""
+    """Publishes the demo's feeds, reads them back and prints the comparisons. True if tables and streams agree."""
     use_project_home()
-    feed = feed_named(FEED)
-    _prepare_table(feed)
-    table, stream = source.open_source(feed), open_stream(feed, redis_link.connect_redis())
+    feeds = [feed_named(name) for name in DATASETS]
+    client = redis_link.connect_redis()
+    agree = True
     with dg.DagsterInstance.get() as instance:
-        seconds = _publish(feed, table, stream, instance)
-    with _bar("comparing", ROWS) as progress:
+        for feed in feeds:
+            agree &= _run(feed, open_stream(feed, client), instance)
+    _say_what_next(feeds[0])
+    return agree
+
+
+def _run(feed: BrickFeed, stream: OrderedStream, instance: dg.DagsterInstance) -> bool:
+    data = DATASETS[feed.table]
+    _prepare_table(data)
+    table = source.open_source(feed)
+    seconds = _publish(feed, table, stream, instance)
+    with _bar("comparing", data.rows) as progress:
         verdict = verify(feed, table, stream, lambda rows: progress.update(progress.task_ids[0], completed=rows))
-    figures = [("bricks", f"{len(feed.numbering.starts):,}")]
+    figures = [("partitions", f"{len(feed.numbering.starts):,} {feed.numbering.unit}s")]
     if seconds is not None:
         figures += [("seconds", f"{seconds:.1f}"), ("rows per second", f"{verdict.rows / seconds:,.0f}")]
     print_verdict(feed, verdict, *figures)
-    _say_what_next(feed)
     return verdict.agrees
 
 
-def _prepare_table(feed: BrickFeed) -> None:
+def _prepare_table(data: Dataset) -> None:
     url = os.environ.get(source.URL_VARIABLE)
     if url:
-        if load_flights(url, feed.table):
-            console.print(f"created table {feed.table} on the ClickHouse server")
+        if load_data(data, url):
+            console.print(f"created table {data.name} on the ClickHouse server")
         return
     from ucs_pipeline.embedded_clickhouse import tables_dir
 
-    write_flights(tables_dir())
+    write_data(data, tables_dir())
 
 
 def _publish(
@@ -58,11 +65,11 @@ def _publish(
     """Runs the feed's asset over all its bricks. Returns seconds, or None if there was nothing to do."""
     bricks = feed.numbering
     done = len(known(feed, bricks.starts, stream.state(), recorded(instance, feed, bricks.starts)))
-    if done == len(feed.ordinals):
-        console.print(f"nothing to do: all {done} bricks are in stream {feed.stream_name!r} already")
+    if done == len(bricks.starts):
+        console.print(f"nothing to do: all {done} {bricks.unit}s are in stream {feed.stream_name!r} already")
         return None
     wanted = bricks.starts[done:]
-    console.print(f"publishing bricks {bricks.name(wanted[0])} to {bricks.name(wanted[-1])}")
+    console.print(f"publishing {bricks.unit}s {bricks.name(wanted[0])} to {bricks.name(wanted[-1])}")
     total = sum(table.count(bricks.first, bricks.last).values())
     started = time.monotonic()
     with _bar("publishing", total) as progress, _following(stream, progress):

