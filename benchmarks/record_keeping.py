@@ -1,8 +1,9 @@
 """What Dagster's record of a brick costs, side by side: its stock SQLite event log, and ours.
 
-    uv run python -m benchmarks.record_keeping [--bricks 1000] [--rounds 5] [--json]
+    uv run python -m benchmarks.record_keeping [--bricks 1000] [--rounds 5] [--pause 20] [--json]
 
 Runs an asset that yields the events of a feed and moves no rows. Every round runs every contender once, in turn.
+With a pause, in milliseconds, events come as far apart as bricks of rows do; it is taken off the step's time.
 """
 
 import argparse
@@ -23,11 +24,12 @@ from dagster import EventLogEntry
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 
-from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.assets import brick_event
+from ucs_pipeline.bricks import BRICK
 from ucs_pipeline.entries import EntryId
 from ucs_pipeline.event_log import PooledSqliteEventLogStorage
+from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.record import DATA_VERSION_TAG, data_version, metadata
 
 KEY = dg.AssetKey("bricks")
 
@@ -48,31 +50,31 @@ CONTENDERS: dict[str, type[Any] | None] = {
 }
 
 
-def asset(bricks: int) -> dg.AssetsDefinition:
-    """An asset of so many bricks, whose events are those of a feed."""
-    names = [name_of_ordinal(ordinal) for ordinal in range(bricks)]
+def asset(feed: BrickFeed, pause: float) -> dg.AssetsDefinition:
+    """An asset with the bricks of a feed, whose events are the feed's and so many milliseconds apart."""
+    partitions = dg.StaticPartitionsDefinition(feed.numbering.names())
 
-    @dg.asset(name=KEY.to_user_string(), partitions_def=dg.StaticPartitionsDefinition(names), output_required=False)
+    @dg.asset(name=feed.name, partitions_def=partitions, output_required=False)
     def events(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization]:
-        for ordinal in range(len(context.partition_keys)):
-            first, last = EntryId(ordinal, 1), EntryId(ordinal, 10_000)
-            ids = 10_000 * ordinal, 10_000 * ordinal + 9_999
-            report = BrickReport(ordinal, 10_000, *ids, first, last, ordinal, published=10_000, seconds=0.02)
-            yield dg.AssetMaterialization(
-                KEY,
-                partition=report.name,
-                metadata=metadata(report),
-                tags={"dagster/code_version": "1", DATA_VERSION_TAG: data_version(report)},
-            )
+        assert len(context.partition_keys) == len(feed.numbering.starts)
+        for ordinal in feed.numbering.starts:
+            time.sleep(pause / 1000)
+            first, last = EntryId(ordinal, 1), EntryId(ordinal, BRICK)
+            ids = BRICK * ordinal, BRICK * ordinal + BRICK - 1
+            report = BrickReport(ordinal, BRICK, *ids, first, last, ordinal, published=BRICK, seconds=0.02)
+            yield brick_event(feed, report)
 
     return events
 
 
-def run_once(instance: dg.DagsterInstance, bricks: int) -> dict[str, float]:
+def run_once(instance: dg.DagsterInstance, bricks: int, pause: float) -> dict[str, float]:
     """One ranged run: milliseconds a brick of its creation, and of its step by the step's own events."""
-    names = name_of_ordinal(0), name_of_ordinal(bricks - 1)
+    feed = BrickFeed(
+        name=KEY.to_user_string(), table="rows", key="id", bricks={"class": "number", "last": bricks * BRICK - 1}
+    )
+    names = feed.numbering.name(0), feed.numbering.name(bricks - 1)
     tags = dict(zip(("dagster/asset_partition_range_start", "dagster/asset_partition_range_end"), names, strict=True))
-    defs = dg.Definitions(assets=[asset(bricks)], executor=dg.in_process_executor)
+    defs = dg.Definitions(assets=[asset(feed, pause)], executor=dg.in_process_executor)
     job = defs.resolve_implicit_global_asset_job_def()
     started = time.perf_counter()
     run = instance.create_run_for_job(job, tags=tags)
@@ -83,7 +85,10 @@ def run_once(instance: dg.DagsterInstance, bricks: int) -> dict[str, float]:
     if len(instance.get_materialized_partitions(KEY)) != bricks:
         raise SystemExit(f"run {run.run_id} did not record every brick")
     [step] = instance.get_run_step_stats(run.run_id)
-    seconds = {"creation": created - started, "step": (step.end_time or 0) - (step.start_time or 0)}
+    seconds = {
+        "creation": created - started,
+        "step": (step.end_time or 0) - (step.start_time or 0) - bricks * pause / 1000,
+    }
     return {part: 1000 * value / bricks for part, value in seconds.items()}
 
 
@@ -98,7 +103,7 @@ def make_home(directory: Path, storage: type[Any] | None) -> Path:
     return directory
 
 
-def measure(bricks: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+def measure(bricks: int, rounds: int, pause: float) -> dict[str, dict[str, list[float]]]:
     """Milliseconds a brick by contender and part, of each round."""
     found: dict[str, dict[str, list[float]]] = {name: {"creation": [], "step": []} for name in CONTENDERS}
     for _ in range(rounds):
@@ -106,7 +111,7 @@ def measure(bricks: int, rounds: int) -> dict[str, dict[str, list[float]]]:
             with tempfile.TemporaryDirectory() as directory:
                 home = make_home(Path(directory) / "home", storage)
                 with dg.DagsterInstance.from_config(str(home)) as instance:
-                    for part, milliseconds in run_once(instance, bricks).items():
+                    for part, milliseconds in run_once(instance, bricks, pause).items():
                         found[name][part].append(milliseconds)
     for parts in found.values():
         parts["together"] = [sum(each) for each in zip(*parts.values(), strict=True)]
@@ -118,12 +123,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bricks", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pause", type=float, default=0, help="milliseconds between events")
     parser.add_argument("--json", action="store_true", help="print every figure for machines")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.DEBUG)
     with redirect_stderr(io.StringIO()):
-        found = measure(options.bricks, options.rounds)
+        found = measure(options.bricks, options.rounds, options.pause)
     if options.json:
         print(json.dumps({"bricks": options.bricks, "rounds": options.rounds, "ms_per_brick": found}, indent=2))
         return
