@@ -13,8 +13,7 @@ from ucs_pipeline.errors import BrickError
 from ucs_pipeline.numbering import Numbering
 from ucs_pipeline.settings import Described
 from ucs_pipeline.text_bricks import Digit, TextBricks
-from ucs_pipeline.time_bricks import TimeBricks
-from ucs_pipeline.time_sql import Unit
+from ucs_pipeline.time_bricks import TimeBricks, Unit
 
 Level = Literal["brick", "block", "part", "shard"]
 

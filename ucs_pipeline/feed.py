@@ -71,6 +71,12 @@ class Stream(Described):
     max_rows_per_second: float | None = Field(
         default=None, gt=0, description="Most rows to publish per second, spread evenly; for replays and back-tests."
     )
+    pace: float | None = Field(
+        default=None,
+        gt=0,
+        description="For time bricks: how many times as fast as the clock rows are published, by the times of their "
+        "keys, such as 1000; for replays and back-tests.",
+    )
     min_replicas: int = Field(
         default=0, ge=0, description="Replicas that must have a brick's entries before it counts as done."
     )
@@ -210,6 +216,11 @@ class BrickFeed(dg.Component, Described):
                 f"bricks.first to bricks.last make {len(numbering.starts):,} {numbering.unit}s, and Dagster carries "
                 f"at most {MAX_PARTITIONS:,} partitions per asset: choose a coarser `level`, or split the range over "
                 "several feeds"
+            )
+        if self.stream.pace is not None and self.bricks.kind != "time":
+            raise ValueError(
+                f"stream.pace goes by the times of keys, and bricks.class is {self.bricks.kind}: set "
+                "`stream.max_rows_per_second` instead"
             )
         if self.columns is not None and not self.columns and not self.constants:
             raise ValueError("columns is empty and there are no constants: an entry needs at least one field")

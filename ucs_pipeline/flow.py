@@ -1,6 +1,7 @@
 """Lets rows through to Redis as fast as the stream has room and the feed's pace allows."""
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -9,17 +10,27 @@ from ucs_pipeline.room import Room
 from ucs_pipeline.stream import TRANSACTION_ROWS, Transaction
 
 _STEPS_PER_SECOND = 10
+_LATE_SECONDS = 1.0
 
 
 class Flow:
     """Stands between the transactions and the publisher."""
 
-    def __init__(self, settings: Stream, room: Room, pause: Callable[[float], None]) -> None:
-        """`pause` waits so many seconds, or raises when the publisher ends."""
+    def __init__(
+        self,
+        settings: Stream,
+        room: Room,
+        pause: Callable[[float], None],
+        moment: Callable[[int | bytes], float] = float,
+    ) -> None:
+        """`pause` waits so many seconds, or raises when the publisher ends; `moment` gives a key's time in seconds."""
         self._room = room
         self._pause = pause
         self._pace = settings.max_rows_per_second
         self._due = time.monotonic()
+        self._times_real_time = settings.pace
+        self._moment = moment
+        self._clock: tuple[float, float] | None = None
         paced = max(1, int(self._pace / _STEPS_PER_SECOND)) if self._pace else TRANSACTION_ROWS
         self.most_rows = min(TRANSACTION_ROWS, settings.max_len, paced)
         """Rows that a transaction may have."""
@@ -36,13 +47,14 @@ class Flow:
             if rest is None:
                 yield None
             while rest:
-                if (seconds := self._seconds_until(rest.rows)) > 0:
+                due, seconds = self._on_time(rest)
+                if (seconds := max(seconds, self._seconds_until(due.rows))) > 0:
                     yield None
                     self._pause(seconds)
-                part = self._room.fitting(rest)
-                if part != rest:
+                part = self._room.fitting(due)
+                if part != due:
                     yield None
-                    part = self._room.wait_for(rest)
+                    part = self._room.wait_for(due)
                 self._room.sent(part)
                 yield part
                 rest = replace(rest, start=part.stop) if part.stop < rest.stop else None
@@ -50,6 +62,24 @@ class Flow:
     def added(self, transaction: Transaction, length: int) -> None:
         """Rows arrived; the stream has this length now."""
         self._room.added(transaction, length)
+
+    def _on_time(self, transaction: Transaction) -> tuple[Transaction, float]:
+        """The leading rows that are due at about the same time, and the seconds until then."""
+        if self._times_real_time is None:
+            return transaction, 0.0
+
+        def moment(row: int) -> float:
+            return self._moment(transaction.entries.key(row))
+
+        now, first = time.monotonic(), moment(transaction.start)
+        began, at = self._clock or (first, now)
+        seconds = at + (first - began) / self._times_real_time - now
+        if self._clock is None or seconds < -_LATE_SECONDS:
+            # What a full stream held up is not made up for by a burst: the clock stood still meanwhile.
+            self._clock, seconds = (first, now), 0.0
+        rows = range(transaction.start, transaction.stop)
+        together = bisect_right(rows, first + self._times_real_time / _STEPS_PER_SECOND, key=moment)
+        return replace(transaction, stop=transaction.start + together), seconds
 
     def _seconds_until(self, rows: int) -> float:
         """Seconds until so many rows may go. Time that was not used is not made up for by a burst."""

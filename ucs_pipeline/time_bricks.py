@@ -6,9 +6,10 @@ milliseconds since 1970. Inside here times are whole seconds since 1970.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 from ucs_pipeline.brick_class import Bounds, BrickClass
@@ -18,6 +19,9 @@ from ucs_pipeline.ordinals import Runs
 HOUR = 3600
 DAY = 24 * HOUR
 MILLISECONDS = 1000
+Unit = Literal["s", "ms", "us", "ns"]
+PER_SECOND: Mapping[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+"""How many of a unit make a second."""
 _NAME = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})\.(\d{2})", re.ASCII)
 _PARTS = (".01", ".01", ".00")
 
@@ -72,6 +76,14 @@ class TimeBricks(BrickClass):
         moment = moment if moment.tzinfo else moment.replace(tzinfo=self.zone)
         seconds = (moment - datetime.fromtimestamp(0, UTC)) // timedelta(seconds=1)
         return self._ordinal(self._start(seconds), key)
+
+    def moment(self, key: int | bytes, unit: Unit) -> float:
+        """Seconds since 1970 of a key as it comes from the table: a count of units, or text in ISO 8601."""
+        if isinstance(key, int) or key.isdigit():
+            return int(key) / PER_SECOND[unit]
+        time = datetime.fromisoformat(key.decode())
+        # A day has no zone; anything else has.
+        return (time if time.tzinfo else time.replace(tzinfo=self.zone)).timestamp()
 
     def ordinal_of_name(self, name: str) -> int:
         """Beginning of a brick in milliseconds since 1970.

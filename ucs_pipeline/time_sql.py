@@ -3,17 +3,13 @@ time zone database need not be of the same year as Python's. Pure."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
 
 from ucs_pipeline.key_sql import Key, KeySql, Within
 from ucs_pipeline.numbering import Numbering
 from ucs_pipeline.ordinals import Runs
 from ucs_pipeline.payload import integer_limits, literal
-from ucs_pipeline.time_bricks import DAY, HOUR, MILLISECONDS, TimeBricks
+from ucs_pipeline.time_bricks import DAY, HOUR, MILLISECONDS, PER_SECOND, TimeBricks, Unit
 
-Unit = Literal["s", "ms", "us", "ns"]
-
-_PER_SECOND: dict[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _DATETIME64 = re.compile(r"DateTime64\((\d)")
 _DATES = {"Date": (0, 65535), "Date32": (-25567, 120529)}
 """Smallest and largest day since 1970."""
@@ -93,7 +89,7 @@ class TimeKeySql(KeySql):
             return self._day(low), self._day(end)
         if key.base.startswith("DateTime"):
             return low, end
-        return low * _PER_SECOND[self._unit], end * _PER_SECOND[self._unit]
+        return low * PER_SECOND[self._unit], end * PER_SECOND[self._unit]
 
     def _day(self, seconds: int) -> int:
         """The first day whose midnight is not before a time."""
@@ -123,7 +119,7 @@ class TimeKeySql(KeySql):
     def _seconds(self, key: Key) -> str:
         if key.base.startswith("DateTime"):
             return f"toInt64({key.sql})"
-        return f"toInt64(intDiv({key.sql}, {_PER_SECOND[self._unit]}))"
+        return f"toInt64(intDiv({key.sql}, {PER_SECOND[self._unit]}))"
 
 
 def _hours(moment: str, run: range) -> str:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 from ucs_pipeline.background import Background
 from ucs_pipeline.compare import Comparison
@@ -19,6 +20,7 @@ from ucs_pipeline.room import Room
 from ucs_pipeline.source import Source
 from ucs_pipeline.stream import Comparer, OrderedStream, State, Transaction, cut
 from ucs_pipeline.tally import Span, Tally
+from ucs_pipeline.time_bricks import TimeBricks
 
 Records = Callable[[Sequence[int]], Mapping[int, BrickReport]]
 """Looks up what is recorded as done for some bricks, by ordinal."""
@@ -110,13 +112,18 @@ def _publish(
         _check_top(feed, source, stream, comparer, course, state)
         with Background(_prepared(source, stream, course), 2, "ucs-read") as chunks:
             room = Room(stream, feed.stream, state.length, chunks.pause, log)
-            flow = Flow(feed.stream, room, chunks.pause)
+            flow = Flow(feed.stream, room, chunks.pause, _moment(feed))
             spans = _spans(feed, stream, publisher, comparer, chunks, course, flow, progress)
             with Background(Tally(bricks, wanted, time.monotonic()).reports(spans), 1_000, "ucs-publish") as reports:
                 try:
                     yield from reports
                 finally:
                     chunks.close()
+
+
+def _moment(feed: BrickFeed) -> Callable[[int | bytes], float]:
+    bricks = feed.numbering.bricks
+    return partial(bricks.moment, unit=feed.bricks.unit) if isinstance(bricks, TimeBricks) else float
 
 
 def _check_top(

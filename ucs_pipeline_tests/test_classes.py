@@ -1,5 +1,7 @@
 """Feeds of time and text bricks from table to stream, and feeds that go on on an old program's stream."""
 
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from ucs_pipeline.adopt import adopt
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.engine import EmbeddedEngine
 from ucs_pipeline.entries import EntryId, encode
-from ucs_pipeline.errors import StreamError, UcsError
+from ucs_pipeline.errors import FeedError, StreamError, UcsError
 from ucs_pipeline.facts import collect
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.findings import findings
@@ -24,6 +26,7 @@ from ucs_pipeline.time_bricks import TimeBricks
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.home import run_bricks, write_table
 from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.tables import Table, source_of
 
 BERLIN = TimeBricks("Europe/Berlin")
 BEGIN = datetime(2013, 10, 26, 22, tzinfo=UTC)
@@ -35,7 +38,7 @@ ROWS_AN_HOUR = 40
 def _times() -> list[datetime]:
     # Nothing happens from 10 to 11 o'clock.
     times = [BEGIN + timedelta(minutes=90 * n / ROWS_AN_HOUR * 60 / 90) for n in range(HOURS * ROWS_AN_HOUR)]
-    return [time for time in times if BERLIN.get_brick_name(time) != "2013.10.27.10"]
+    return [at for at in times if BERLIN.get_brick_name(at) != "2013.10.27.10"]
 
 
 def _hours(**more: Any) -> BrickFeed:
@@ -86,10 +89,10 @@ def test_hours_are_published_under_their_own_milliseconds(
     assert run_bricks(build_defs(feed), "hours", instance, "2013.10.27.00", "2013.10.27.23").success
     rows: dict[int, int] = {}
     expected = []
-    for time in _times():
-        ordinal = BERLIN.ordinal_of_key(time)
+    for at in _times():
+        ordinal = BERLIN.ordinal_of_key(at)
         rows[ordinal] = rows.get(ordinal, 0) + 1
-        expected.append((f"{ordinal}-{rows[ordinal]}".encode(), time.isoformat(timespec="milliseconds").encode()))
+        expected.append((f"{ordinal}-{rows[ordinal]}".encode(), at.isoformat(timespec="milliseconds").encode()))
     client = redis_server.client()
     assert [(entry, fields[b"at"]) for entry, fields in client.xrange("hours")] == expected
     # What a consumer asks for by time: from noon on in UTC.
@@ -140,8 +143,54 @@ def test_portions_of_time_bricks_leave_nothing_out(home: Path) -> None:
     entries = list(encode(b"s", Source(feed, Small()).scan(feed.numbering.first, feed.numbering.last)))
     assert sum(part.count for part in entries) == len(_times())
     assert [segment.first.ordinal for part in entries for segment in part.segments] == sorted(
-        {BERLIN.ordinal_of_key(time) for time in _times()}
+        {BERLIN.ordinal_of_key(at) for at in _times()}
     )
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "bricks"),
+    [
+        ("DateTime64(3, 'UTC')", "toDateTime64({}, 3, 'UTC')", {}),
+        ("DateTime", "toDateTime({})", {}),
+        ("Int64", "({}) * 1000", {"unit": "ms"}),
+        ("Int128", "{}", {}),
+    ],
+)
+def test_a_replay_goes_as_fast_as_the_times_say(
+    column: str, value: str, bricks: dict[str, Any], redis_server: RedisServer
+) -> None:
+    # Ten minutes, a row every two seconds, with nothing from the fourth to the sixth.
+    rows = f"SELECT {value.format('1382832000 + number * 2')} FROM numbers(300) WHERE intDiv(number, 30) NOT IN (4, 5)"
+    table = Table(f"at {column}", rows)
+    chosen = {"class": "time", "first": "2013-10-27", "last": "2013-10-27", **bricks}
+    feed = table.feed(0, key="at", bricks=chosen, stream={"pace": 400})
+    stream = open_stream(feed, redis_server.client())
+    seen: list[tuple[float, int]] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            seen.append((time.monotonic(), stream.state().length))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        list(transfer(feed, source_of(feed), stream, feed.numbering.starts[:1], lambda _: {}))
+        seen.append((time.monotonic(), stream.state().length))
+    finally:
+        over.set()
+        watcher.join()
+    assert stream.state().length == 240
+    began = min(at for at, length in seen if length)
+    reached = {wanted: min(at for at, length in seen if length >= wanted) - began for wanted in (60, 120, 121, 240)}
+    # 600 seconds at 400 times real time are 1.5 of them; the rows of one tenth go together.
+    expected = {60: 118 / 400, 120: 238 / 400, 121: 360 / 400, 240: 598 / 400}
+    assert all(abs(reached[rows] - expected[rows]) < 0.3 for rows in expected), reached
+
+
+def test_a_pace_needs_times() -> None:
+    with pytest.raises(FeedError, match=r"stream\.pace goes by the times of keys, and bricks\.class is text"):
+        _words(stream={"pace": 10})
 
 
 def test_text_bricks_come_in_the_order_of_bricks_and_then_of_keys(
