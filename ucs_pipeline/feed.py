@@ -114,6 +114,12 @@ class BrickFeed(dg.Component, Described):
     constants: dict[str, str] = Field(
         default={}, description="Fields with the same value in every entry, after the columns."
     )
+    transform: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="package.module:function, for what SQL cannot say: it is given the columns of some rows as a "
+        "DataFrame, and returns one with a row for each, in the same order, whose columns are the fields.",
+    )
     where: str | None = Field(
         default=None, min_length=1, description="Extra SQL filter; rows it rejects are not part of the feed."
     )

@@ -35,6 +35,10 @@ _ORDERED = (
     *("Bool", "Date", "UUID", "IPv4", "IPv6", "Time"),
 )
 _PRINTED = (*_ORDERED, "Float", "BFloat16", "Interval")
+_PLAIN = {
+    *("Bool", "String", "Float32", "Float64", "Date32"),
+    *(f"{u}Int{n}" for u in ("", "U") for n in (8, 16, 32, 64)),
+}
 _CRLF = "\r\n"
 
 
@@ -96,6 +100,16 @@ def tie(name: str, type_name: str) -> str:
 def text(name: str, type_name: str) -> str:
     """SQL for the text of a value that is not NULL."""
     return _text(name, type_name)[0]
+
+
+def plain(name: str, type_name: str) -> str:
+    """SQL for a value as something Arrow has a type for: its text where it has none."""
+    base, _ = unwrap(type_name)
+    if base in _PLAIN:
+        return name
+    if base.startswith("DateTime"):
+        return name if base.startswith("DateTime64") else f"toDateTime64({name}, 0, 'UTC')"
+    return f"toDate32({name})" if base == "Date" else _text(name, type_name)[0]
 
 
 def arguments(columns: Sequence[Column], names: Sequence[str], constants: Mapping[str, str]) -> str:

@@ -78,6 +78,7 @@ class Source:
         self.feed = feed
         self._engine = engine
         self._shape: sql.Shape | None = None
+        self._transform: Any = None
 
     def scan(self, first: int, last: int) -> Generator[pa.RecordBatch, None, None]:
         """Rows of the bricks with ordinals `first` to `last`, in order; columns as in `ucs_pipeline.sql.scan`.
@@ -105,9 +106,10 @@ class Source:
         shape = self.shape()
         if within := shape.keys.within(shape.key, portion.first, portion.last):
             try:
-                query = sql.scan(shape, within) + settings
+                query = sql.scan(shape, within, raw=self.feed.transform is not None) + settings
                 with closing(self._engine.batches(query, within.parameters)) as batches:
-                    for batch in batches:
+                    for scanned in batches:
+                        batch = self._transformed(scanned, shape)
                         self._check(batch, portion.first, portion.last)
                         yield batch
             except SourceError as error:
@@ -230,6 +232,15 @@ class Source:
         columns = [Column(*three) for three in zip(chosen, expressions[1:], types[1:], strict=True)]
         key = Key(expressions[0], types[0])
         return sql.Shape(feed.table, feed.final, feed.where, key, keys, columns, feed.constants)
+
+    def _transformed(self, batch: pa.RecordBatch, shape: sql.Shape) -> pa.RecordBatch:
+        if self.feed.transform is None:
+            return batch
+        from ucs_pipeline.transform import Transform
+
+        transform = self._transform = self._transform or Transform(self.feed.transform, self.feed.constants)
+        fields = {column.field: f"raw_{n}" for n, column in enumerate(shape.columns)}
+        return transform.apply(batch, fields, self.feed.numbering.name(batch.column("ordinal")[0].as_py()))
 
     def _check(self, batch: pa.RecordBatch, first: int, last: int) -> None:
         low, high = (end.as_py() for end in pc.min_max(batch.column("ordinal")).values())

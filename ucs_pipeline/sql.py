@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ucs_pipeline.key_sql import Key, KeySql, Within, key_of
-from ucs_pipeline.payload import Column, arguments, literal, payload, selected, tie, unwrap
+from ucs_pipeline.payload import Column, arguments, literal, payload, plain, selected, tie, unwrap
 
 COMPLETE_SETTINGS: Mapping[str, str | int] = {
     # A result that is cut off must be an error: each of these could end one early without a word.
@@ -18,7 +18,6 @@ COMPLETE_SETTINGS: Mapping[str, str | int] = {
 }
 """ClickHouse settings that keep every row in a result. A feed cannot change them."""
 
-_HASH = "xxHash64(payload) AS hash"
 _QUOTED_TABLE = re.compile(r"`(?:[^`\\]|\\.|``)+`(?:\.`(?:[^`\\]|\\.|``)+`)?", re.DOTALL)
 
 
@@ -63,7 +62,7 @@ def describe_expressions(table: str, expressions: Sequence[str]) -> str:
     return f"DESCRIBE TABLE (SELECT {selection} FROM {table_expression(table)})"
 
 
-def scan(shape: Shape, within: Within) -> str:
+def scan(shape: Shape, within: Within, *, raw: bool = False) -> str:
     """The ordered scan over a range of bricks.
 
     Columns: `key` (an integer of up to 64 bits, or text), `ordinal` of its brick (UInt64), `arguments`
@@ -77,10 +76,15 @@ def scan(shape: Shape, within: Within) -> str:
     pairs = list(zip(shape.columns, names, strict=True))
     inner = ", ".join([f"{_key(shape)} AS {key.sql}", *_values(shape, names)])
     ties = [tie(name, column.type) for column, name in pairs if column.expression != shape.key.sql]
+    written = payload(shape.columns, names, shape.constants)
+    shown, hashed = ("'' AS payload", f"xxHash64({written})") if raw else (f"{written} AS payload", "xxHash64(payload)")
+    values = (
+        "".join(f", {plain(name, column.type)} AS raw_{n}" for n, (column, name) in enumerate(pairs)) if raw else ""
+    )
     return (
         f"SELECT {shape.keys.shown(key)} AS key, {shape.keys.ordinal(key)} AS ordinal, "
         f"{arguments(shape.columns, names, shape.constants)} AS arguments, "
-        f"{payload(shape.columns, names, shape.constants)} AS payload, {_HASH} "
+        f"{shown}, {hashed} AS hash{values} "
         f"FROM (SELECT {inner} FROM {_from(shape)} WHERE {_where(shape, within)}) "
         f"ORDER BY {', '.join([*shape.keys.order(key, 'ordinal'), *ties])}"
     )

@@ -1,0 +1,133 @@
+"""A feed's own Python function between table and stream: a DataFrame in, a DataFrame out, a batch of rows at a time.
+
+Its columns become the fields of the entries. From there on all is Arrow again: the text of values and the protocol's bytes
+are made column by column, without a Python object per row.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ucs_pipeline.entries import bulk
+from ucs_pipeline.errors import SourceError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CRLF = b"\r\n"
+
+
+class Transform:
+    """The function that a feed names."""
+
+    def __init__(self, name: str, constants: Mapping[str, str]) -> None:
+        """`name`: `package.module:function`; `constants`: fields with the same value in every entry, after its columns.
+
+        Raises:
+            SourceError: there is no such function.
+        """
+        self._name = name
+        self._constants = constants
+        module, _, function = name.partition(":")
+        try:
+            self._function: Callable[[pd.DataFrame], pd.DataFrame] = getattr(import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise SourceError(
+                f"transform {name!r} cannot be imported ({error}): expected package.module:function, importable where "
+                "the feed runs"
+            ) from error
+
+    def apply(self, batch: pa.RecordBatch, fields: Mapping[str, str], brick: str) -> pa.RecordBatch:
+        """A batch of the scan with the payload that the function makes of its raw columns.
+
+        Args:
+            batch: a batch with the columns of `ucs_pipeline.sql.scan`, raw ones included.
+            fields: the names that the function sees, to names of the raw columns.
+            brick: name of the first brick in it, for what is said about it.
+
+        Raises:
+            SourceError: the function fails, or what it returns cannot become one entry per row.
+        """
+        frame = _frame({name: batch.column(raw) for name, raw in fields.items()})
+        try:
+            result = self._function(frame.copy(deep=False))
+        except Exception as error:
+            raise self._wrong(brick, f"it failed with {type(error).__name__}: {error}") from error
+        columns = self._columns(result, frame.index, brick)
+        payload, arguments = _payload(columns, self._constants)
+        rest = {name: batch.column(name) for name in ("key", "ordinal", "hash")}
+        return pa.RecordBatch.from_pydict({**rest, "arguments": arguments, "payload": payload})
+
+    def _columns(self, result: Any, index: "pd.Index[Any]", brick: str) -> dict[str, pa.Array]:
+        import pandas as pd
+
+        if not isinstance(result, pd.DataFrame):
+            raise self._wrong(brick, f"it returned a {type(result).__name__}, expected a DataFrame")
+        if len(result) != len(index):
+            raise self._wrong(brick, f"it returned {len(result):,} rows for {len(index):,}, expected one for each")
+        if not result.index.equals(index):
+            raise self._wrong(
+                brick, "it returned the rows in another order (another index), expected them as they came"
+            )
+        names = [str(name) for name in result.columns]
+        doubled = [name for position, name in enumerate(names) if name in names[:position] or name in self._constants]
+        if doubled:
+            raise self._wrong(brick, f"field {doubled[0]!r} is there twice, or is a constant as well")
+        columns = {}
+        for position, name in enumerate(names):
+            try:
+                columns[name] = _text(pa.array(result.iloc[:, position], from_pandas=True))
+            except (pa.ArrowException, TypeError, ValueError) as error:
+                raise self._wrong(brick, f"column {name!r} cannot be written as text ({error})") from error
+        return columns
+
+    def _wrong(self, brick: str, what: str) -> SourceError:
+        return SourceError(f"transform {self._name!r}, at brick {brick}: {what}")
+
+
+def _frame(columns: Mapping[str, pa.Array]) -> "pd.DataFrame":
+    import pandas as pd
+
+    arrays = {
+        name: pc.cast(column, pa.string()) if pa.types.is_binary(column.type) else column
+        for name, column in columns.items()
+    }
+    # Arrow's types keep integers exact and NULL apart from nan.
+    frame: pd.DataFrame = pa.table(arrays).to_pandas(types_mapper=pd.ArrowDtype)
+    return frame
+
+
+def _text(column: "pa.Array | pa.ChunkedArray") -> pa.Array:
+    """The text of values, in the forms that ClickHouse gives them too."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _text(column.dictionary_decode())
+    if pa.types.is_timestamp(kind):
+        whole = pc.cast(pc.cast(column, pa.timestamp(kind.unit, "UTC")), pa.timestamp(kind.unit))
+        return pc.cast(pc.binary_join_element_wise(pc.strftime(whole, "%Y-%m-%dT%H:%M:%S"), "+00:00", ""), pa.binary())
+    if pa.types.is_nested(kind) or pa.types.is_duration(kind):
+        raise TypeError(f"it has type {kind}")
+    text = column if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) else pc.cast(column, pa.string())
+    if pa.types.is_floating(kind):
+        text = pc.replace_substring(text, "e+", "e")
+    return pc.cast(text, pa.binary())
+
+
+def _payload(columns: Mapping[str, pa.Array], constants: Mapping[str, str]) -> tuple[pa.Array, pa.Array]:
+    """Each row's fields as protocol bytes, and how many fields and values they are; NULL leaves its field out."""
+    parts: list[pa.Array | bytes] = []
+    nulls: Any = pa.scalar(0, pa.uint32())
+    for name, text in columns.items():
+        lengths = pc.cast(pc.cast(pc.binary_length(text), pa.string()), pa.binary())
+        field = pc.binary_join_element_wise(bulk(name.encode()) + b"$", lengths, _CRLF, text, _CRLF, b"")
+        parts.append(pc.fill_null(field, b""))
+        nulls = pc.add(nulls, pc.cast(pc.is_null(text), pa.uint32()))
+    tail = b"".join(bulk(name.encode()) + bulk(value.encode()) for name, value in constants.items())
+    most = pa.scalar(2 * (len(columns) + len(constants)), pa.uint32())
+    arguments = pc.subtract(most, pc.multiply(nulls, pa.scalar(2, pa.uint32())))
+    return pc.binary_join_element_wise(*parts, tail, b""), arguments
