@@ -1,7 +1,7 @@
 """A feed's own Python function between table and stream: a DataFrame in, a DataFrame out, a batch of rows at a time.
 
-Its columns become the fields of the entries. From there on all is Arrow again: the text of values and the protocol's bytes
-are made column by column, without a Python object per row.
+Its columns become the fields of the entries. From there on all is Arrow again: the text of values and the protocol's
+bytes are made column by column, without a Python object per row.
 """
 
 from collections.abc import Callable, Mapping
