@@ -183,7 +183,8 @@ def no_unassigned_rows(facts: Facts) -> Finding:
     if not offenders:
         text = f"feed {feed.name!r}: all {inside:,} rows of table {feed.table!r} are {where}"
     else:
-        found = ", ".join(f"{rows:,} {_PLACES[place]}" for place, rows in offenders)
+        places = {**_PLACES, "negative": "before 1970"} if feed.bricks.kind == "time" else _PLACES
+        found = ", ".join(f"{rows:,} {places[place]}" for place, rows in offenders)
         text = (
             f"feed {feed.name!r}: table {feed.table!r} has rows with a key {found}; expected every row {where}, and "
             "these are not published: change the feed's `bricks`, or leave such rows out with `where`"

@@ -178,6 +178,13 @@ def test_rows_outside_the_list_are_counted_by_place(place: str) -> None:
     assert "expected every row in a brick from 0.0.0.0 to 0.0.0.0" in finding.sentence
 
 
+def test_times_before_1970_are_called_that() -> None:
+    bricks = {"class": "time", "first": "1970-01-01", "last": "1970-01-01"}
+    facts = replace(_facts([5], 5, 0, {0}), feed=BrickFeed(name="feed", table="t", key="k", bricks=bricks))
+    early = replace(facts, census=Census(facts.census.bricks, {**NOTHING_OUTSIDE, "negative": 2}))
+    assert "rows with a key 2 before 1970; expected" in _by_name(early)["no_unassigned_rows"].sentence
+
+
 def test_a_feed_that_has_not_begun_passes() -> None:
     facts = _facts([5], 0, 0, set())
     assert _failed(facts) == set()
