@@ -22,7 +22,7 @@ def project(tmp_path: Path) -> Path:
     for name in ("pyproject.toml", "dagster.yaml", "workspace.yaml"):
         shutil.copy(PROJECT / name, tmp_path)
     shutil.copytree(PROJECT / "ucs_pipeline", tmp_path / "ucs_pipeline")
-    shutil.rmtree(tmp_path / "ucs_pipeline" / "defs" / "flights")
+    shutil.rmtree(tmp_path / "ucs_pipeline" / "defs")
     for number, name in enumerate(NAMES):
         feed = {
             "name": name,
@@ -36,7 +36,7 @@ def project(tmp_path: Path) -> Path:
             "check_schedule": f"{number} 5 * * *",
         }
         file = tmp_path / "ucs_pipeline" / "defs" / name / "defs.yaml"
-        file.parent.mkdir()
+        file.parent.mkdir(parents=True)
         file.write_text(yaml.safe_dump({"type": "ucs_pipeline.BrickFeed", "attributes": feed}))
     return tmp_path
 
