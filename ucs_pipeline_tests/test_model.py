@@ -1,6 +1,7 @@
 """Any order of publishers, workers and accidents on one stream: what is in it is always a prefix of the feed."""
 
 import itertools
+import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from ucs_pipeline_tests.tables import expected, numbers, source_of
 ROWS, STEP = 40, 2_500
 FEED = expected(ROWS, STEP)
 IDS = [entry_id for entry_id, _ in FEED]
+_names = itertools.count()
 ALL = (EntryId(0, 0), EntryId(2**63, 0))
 
 
@@ -30,6 +32,7 @@ class Writer:
         top = self.publisher.state.top
         self._next = 0 if top == START else IDS.index(top) + 1
         self._entries = entries
+        self._client: Any = stream.client
         self._sizes: list[int] = []
         self._going: Generator[Any, None, None] | Iterator[Any] = self.publisher.publish(self._transactions())
         self._held = False
@@ -46,6 +49,13 @@ class Writer:
         """Sends some transactions at first and then one more each time, and waits for the first one under way."""
         self._sizes += [rows] * 10
         next(self._going, None)
+
+    def settle(self) -> None:
+        """Returns when Redis has done with all that was sent. In the midst of it nothing could be looked at twice."""
+        name = f"settled-{next(_names)}"
+        self.publisher._wire.send([command(b"CLIENT", b"SETNAME", name.encode())])
+        while name not in {client["name"] for client in self._client.client_list()}:
+            time.sleep(0.001)
 
     def hold(self) -> None:
         """Sends rows, but not what ends their transaction: the next step, if any, does."""
@@ -87,7 +97,10 @@ def machine(server: RedisServer, entries: Entries) -> type[RuleBasedStateMachine
                 writer.step(rows)
             except (FencedError, StreamError):
                 self.writers.remove(writer)
+                writer.settle()
                 writer.publisher.close()
+            else:
+                writer.settle()
 
         @precondition(lambda self: self.writers)
         @rule(data=st.data(), rows=st.integers(1, 7))
