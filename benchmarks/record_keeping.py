@@ -26,10 +26,10 @@ from dagster._core.execution.api import execute_run
 
 from ucs_pipeline.assets import brick_event
 from ucs_pipeline.bricks import BRICK
-from ucs_pipeline.entries import EntryId
 from ucs_pipeline.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.position import EntryId
 
 KEY = dg.AssetKey("bricks")
 

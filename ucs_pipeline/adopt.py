@@ -15,15 +15,15 @@ from dagster._core.events import StepMaterializationData
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from ucs_pipeline.assets import brick_event
-from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.feeds import start_in
 from ucs_pipeline.plan import BrickReport, least_offset
+from ucs_pipeline.position import EntryId, floor
 from ucs_pipeline.record import recorded
 from ucs_pipeline.redis_link import translate
 from ucs_pipeline.source import Content, Source
-from ucs_pipeline.stream import OrderedStream, floor
+from ucs_pipeline.stream import OrderedStream
 
 _BATCH = 500
 _LAST_ROW = 2**64 - 1

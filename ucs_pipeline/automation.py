@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ucs_pipeline.entries import EntryId
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.ordinals import between
+from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.sealing import Seal
-from ucs_pipeline.stream import State
 
 MANY_TRIES = 6
 """Launches of one brick without any progress after which somebody should look."""

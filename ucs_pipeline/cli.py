@@ -82,7 +82,8 @@ def status(as_json: bool) -> None:
 def read(feed: str, brick: str, rows: int, as_csv: bool) -> None:
     """Show the entries of BRICK in the stream of FEED."""
     from ucs_pipeline.feeds import feed_named, use_project_home
-    from ucs_pipeline.read import print_brick, read_brick, write_csv
+    from ucs_pipeline.print_brick import print_brick, write_csv
+    from ucs_pipeline.read import read_brick
 
     use_project_home()
     chosen = feed_named(feed)

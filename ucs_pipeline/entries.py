@@ -15,28 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ucs_pipeline.errors import SourceError
+from ucs_pipeline.position import EntryId
 
 _CRLF = b"\r\n"
 _MAX_BYTES = 1 << 26
 _MEMORY = pa.system_memory_pool()
 # What stands before an id of so many characters, two numbers of at most twenty digits and a dash.
 _ID_HEADS = pa.array([b"$%d\r\n" % length for length in range(2 * 20 + 2)], pa.binary())
-
-
-class EntryId(NamedTuple):
-    """Id of a stream entry: the brick's ordinal and the row's number in the brick, from 1. Ids compare as positions."""
-
-    ordinal: int
-    row: int
-
-    def __str__(self) -> str:
-        return f"{self.ordinal}-{self.row}"
-
-    @classmethod
-    def parse(cls, text: str | bytes) -> "EntryId":
-        """From Redis' text form, `<ordinal>-<row>`."""
-        ordinal, row = (text.decode() if isinstance(text, bytes) else text).split("-")
-        return cls(int(ordinal), int(row))
 
 
 class Segment(NamedTuple):

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ucs_pipeline.entries import EntryId
-from ucs_pipeline.facts import Facts
+from ucs_pipeline.position import START, EntryId
 from ucs_pipeline.record import hash_text
-from ucs_pipeline.stream import START
 from ucs_pipeline.wording import content_shown, fields_shown, hash_shown, ranges
+
+if TYPE_CHECKING:
+    # Checks are declared in every process; what they look at is imported by those that run them.
+    from ucs_pipeline.facts import Facts
 
 _AGAIN = "publish to another stream name, or delete the stream and launch all bricks"
 _PLACES = {
@@ -67,7 +69,7 @@ class Finding:
         return not self.offenders
 
 
-def findings(facts: Facts, warning: str | None = None) -> list[Finding]:
+def findings(facts: "Facts", warning: str | None = None) -> list[Finding]:
     """The outcome of every check, in the order of `CHECKS`. `warning` is what the table's engine makes likely."""
     return [
         all_rows_arrived(facts),
@@ -78,7 +80,7 @@ def findings(facts: Facts, warning: str | None = None) -> list[Finding]:
     ]
 
 
-def all_rows_arrived(facts: Facts) -> Finding:
+def all_rows_arrived(facts: "Facts") -> Finding:
     """Compares the record with the table, and the table with what the stream still holds."""
     feed, verdict = facts.feed, facts.verdict
     offenders: list[tuple[str, str, str, str]] = [
@@ -133,7 +135,7 @@ def all_rows_arrived(facts: Facts) -> Finding:
     return Finding(ALL_ROWS_ARRIVED, text, figures, ("brick", "compared", "expected", "found"), offenders, more)
 
 
-def no_gaps(facts: Facts) -> Finding:
+def no_gaps(facts: "Facts") -> Finding:
     """Looks for bricks that were skipped."""
     bricks, newest = facts.feed.numbering, max(facts.records, default=-1)
     gaps = [start for start in bricks.starts if start < newest and start not in facts.records]
@@ -152,7 +154,7 @@ def no_gaps(facts: Facts) -> Finding:
     return Finding(NO_GAPS, text, figures, ("brick", "rows in the table"), offenders)
 
 
-def no_late_rows(facts: Facts) -> Finding:
+def no_late_rows(facts: "Facts") -> Finding:
     """Looks for finished bricks that grew or changed in the table."""
     bricks, changed = facts.feed.numbering, facts.changed
     late = sum(max(0, table.rows - record.rows) for record, table in changed)
@@ -173,7 +175,7 @@ def no_late_rows(facts: Facts) -> Finding:
     return Finding(NO_LATE_ROWS, text, figures, columns, offenders)
 
 
-def no_unassigned_rows(facts: Facts) -> Finding:
+def no_unassigned_rows(facts: "Facts") -> Finding:
     """Looks for rows that are in no brick of the feed."""
     feed, counts = facts.feed, facts.census.unassigned
     first, last = (feed.numbering.name(end) for end in (feed.numbering.first, feed.numbering.last))
@@ -193,7 +195,7 @@ def no_unassigned_rows(facts: Facts) -> Finding:
     return Finding(NO_UNASSIGNED_ROWS, text, figures, ("key", "rows"), offenders)
 
 
-def stream_not_behind(facts: Facts) -> Finding:
+def stream_not_behind(facts: "Facts") -> Finding:
     """Looks for recorded entries above the stream's top."""
     feed, bricks, top = facts.feed, facts.feed.numbering, facts.verdict.begin.top
     ends = {ordinal: record.last_entry for ordinal, record in facts.records.items() if record.last_entry}
@@ -219,5 +221,5 @@ def stream_not_behind(facts: Facts) -> Finding:
     return Finding(STREAM_NOT_BEHIND, text, figures, ("brick", "rows recorded", "last entry recorded"), offenders)
 
 
-def _finished(facts: Facts) -> str:
+def _finished(facts: "Facts") -> str:
     return f"feed {facts.feed.name!r}: of {len(facts.records):,} finished bricks"

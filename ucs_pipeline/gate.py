@@ -19,7 +19,7 @@ Why the scripts are sent whole each time. EVALSHA of a script that Redis has for
 transaction, and the rows behind it would be added without having been looked at.
 """
 
-from ucs_pipeline.entries import EntryId
+from ucs_pipeline.position import EntryId
 from ucs_pipeline.wire import command
 
 FENCED, GONE = b"fenced", b"gone"

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.stream import START, State, floor
+from ucs_pipeline.position import START, EntryId, State, floor
 
 Fields = Mapping[bytes, bytes]
 """Fields of an entry."""

@@ -12,11 +12,11 @@ from typing import Any, Self
 
 import hiredis
 
-from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.gate import FENCED, GONE, Gate
+from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.redis_link import classify
-from ucs_pipeline.stream import OrderedStream, State, Transaction
+from ucs_pipeline.stream import OrderedStream, Transaction
 from ucs_pipeline.wire import Wire, command
 
 _UNDER_WAY = 8

@@ -1,30 +1,23 @@
 """One brick read back from its stream, as a table."""
 
 from collections.abc import Iterator, Mapping
-from io import TextIOWrapper
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-import redis
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
-
-from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.feeds import feed_named, start_in
-from ucs_pipeline.redis_link import connect_redis, translate
-from ucs_pipeline.report import console, full_width, print_table
-from ucs_pipeline.stream import OrderedStream, floor, open_stream
+from ucs_pipeline.position import EntryId, floor
 
 if TYPE_CHECKING:
     import pandas as pd
+    import redis
 
-_CELL = 60
+    from ucs_pipeline.stream import OrderedStream
+
+# Dagster loads this module with the feeds, in every process: clients are imported where they are used.
+
 _CHUNK = 1000
 _LAST_ROW = 2**64 - 1
-_NULL = "\\N"
-"""How ClickHouse writes NULL into CSV too: an empty field is an empty string."""
 
 
 def read_brick(feed: BrickFeed | str, brick: str, client: "redis.Redis | None" = None) -> "pd.DataFrame":
@@ -45,6 +38,9 @@ def read_brick(feed: BrickFeed | str, brick: str, client: "redis.Redis | None" =
         StreamError: the stream cannot be read.
     """
     import pandas as pd
+
+    from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.stream import open_stream
 
     chosen = feed_named(feed) if isinstance(feed, str) else feed
     start = start_in(chosen, brick)
@@ -69,40 +65,11 @@ def read_brick(feed: BrickFeed | str, brick: str, client: "redis.Redis | None" =
     return frame
 
 
-def print_brick(frame: "pd.DataFrame", brick: str, stream: str, most: int) -> None:
-    """Prints the first rows of a brick, `most` of them, and how many there are."""
-    names = [_shown(name) for name in frame.columns]
-    rows = [
-        (_shown(entry_id), [_shown(value) if isinstance(value, str) else Text("NULL", "dim") for value in values])
-        for entry_id, *values in frame.head(most).astype(object).itertuples(name=None)
-    ]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in (Text("entry_id"), *names):
-        table.add_column(name)
-    for entry_id, values in rows:
-        table.add_row(entry_id, *values)
-    console.print(Text(f"brick {brick} in stream {stream}"))
-    if not console.is_terminal or full_width(table) <= console.width:
-        print_table(table)
-    else:
-        for entry_id, values in rows:
-            console.print(entry_id, style="bold")
-            for name, value in zip(names, values, strict=True):
-                console.print(Text("  ") + name + ": " + value)
-    missing = int(frame.index[0].split("-")[1]) - 1 if len(frame) else 0
-    trimmed = f"; the {missing:,} before them were trimmed" if missing else ""
-    console.print(f"{len(rows):,} of {len(frame):,} rows{trimmed}")
+def _entries(stream: "OrderedStream", first: int, last: int) -> Iterator[tuple[str, Mapping[str, str]]]:
+    import redis
 
+    from ucs_pipeline.redis_link import translate
 
-def write_csv(frame: "pd.DataFrame", file: BinaryIO) -> None:
-    r"""Writes a brick as CSV with a header, its bytes as they are in the stream; NULL is written as \N."""
-    text = TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-    frame.to_csv(text, na_rep=_NULL, lineterminator="\n")
-    text.flush()
-    text.detach()
-
-
-def _entries(stream: OrderedStream, first: int, last: int) -> Iterator[tuple[str, Mapping[str, str]]]:
     client: Any = stream.client
     start, end = EntryId(first, 0), EntryId(last, _LAST_ROW)
     while start <= end:
@@ -119,7 +86,7 @@ def _entries(stream: OrderedStream, first: int, last: int) -> Iterator[tuple[str
         start = newest._replace(row=newest.row + 1) if newest.row < _LAST_ROW else EntryId(newest.ordinal + 1, 0)
 
 
-def _refuse_absent(feed: BrickFeed, stream: OrderedStream, ordinal: int) -> None:
+def _refuse_absent(feed: BrickFeed, stream: "OrderedStream", ordinal: int) -> None:
     state = stream.state()
     brick = f"feed {feed.name!r}: brick {feed.numbering.name(ordinal)}"
     if state.top <= floor(feed) or ordinal > state.top.ordinal:
@@ -136,8 +103,3 @@ def _refuse_absent(feed: BrickFeed, stream: OrderedStream, ordinal: int) -> None
 def _text(value: bytes | str) -> str:
     # A caller's own client may decode replies itself.
     return value if isinstance(value, str) else value.decode(errors="surrogateescape")
-
-
-def _shown(value: str) -> Text:
-    shown = value if len(value) <= _CELL else value[: _CELL - 1] + "…"
-    return Text(shown.encode(errors="surrogateescape").decode(errors="backslashreplace"))

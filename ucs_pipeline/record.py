@@ -7,9 +7,9 @@ from typing import Any
 
 import dagster as dg
 
-from ucs_pipeline.entries import EntryId
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport, Key
+from ucs_pipeline.position import EntryId
 
 DATA_VERSION_TAG = "dagster/data_version"
 """Tag of an event that holds the version of a brick's content. Dagster keeps an index of it."""

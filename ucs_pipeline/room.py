@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import redis
 
-from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import StreamFullError
 from ucs_pipeline.feed import Stream
+from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.redis_link import translate
-from ucs_pipeline.stream import OrderedStream, State, Transaction
+from ucs_pipeline.stream import OrderedStream, Transaction
 
 _FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.01, 1.0
 _LOG_EVERY_SECONDS = 60

@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from ucs_pipeline.assets import brick_asset
-from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.record import rows_by_brick
 from ucs_pipeline.redis_link import connect_redis, translate
 from ucs_pipeline.report import print_table
-from ucs_pipeline.stream import OrderedStream, State
+from ucs_pipeline.stream import OrderedStream
 
 
 @dataclass(frozen=True)

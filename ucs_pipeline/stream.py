@@ -2,54 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, cast
 
 import hiredis
 import redis
 
-from ucs_pipeline.entries import Entries, EntryId
+from ucs_pipeline.entries import Entries
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.position import START, EntryId, State, floor
 from ucs_pipeline.redis_link import classify, translate
 from ucs_pipeline.wire import Wire, command
-
-START = EntryId(0, 0)
-"""The top of a stream that never had an entry."""
 
 TRANSACTION_ROWS = 1024
 """Rows that are appended together, at most: Redis takes about two milliseconds for them, in which others wait."""
 
 _MAX_SEQUENCE = 2**64 - 1
 _TRANSACTION_BYTES = 1 << 19
-
-
-class State(NamedTuple):
-    """What Redis knows of a stream, read in one step: it may be written and trimmed at the same time."""
-
-    exists: bool
-    top: EntryId
-    """The highest id the stream ever had; trims and deletes do not lower it. `START` if there is no stream."""
-    length: int
-    """Entries in it now."""
-    first: EntryId | None = None
-    """Id of the first entry that is still there; None if there is none."""
-    added: int | None = None
-    """Entries ever added; None before Redis 7, which does not count them."""
-    deleted: EntryId | None = None
-    """The highest id that was deleted by itself (XDEL); None before Redis 7."""
-    others: bool = False
-    """Whether it has entries of another program below the feed's; `first` is the feed's own, `length` counts all."""
-
-    def may_have_had(self, entry_id: EntryId) -> bool:
-        """Whether an entry up to the top that is not there now may have been there: it was trimmed or deleted."""
-        if self.added is not None and self.added == self.length:
-            return False
-        return entry_id <= self.trimmed or (self.deleted is not None and entry_id <= self.deleted)
-
-    @property
-    def trimmed(self) -> EntryId:
-        """Entries up to this id are gone from the stream's front. An empty stream was trimmed up to its top."""
-        return EntryId(self.first.ordinal, self.first.row - 1) if self.first else self.top
 
 
 @dataclass(frozen=True)
@@ -163,11 +132,6 @@ class OrderedStream:
     def named(self, error: StreamError) -> StreamError:
         """The same error, with the stream's name in front."""
         return type(error)(f"stream {self.name!r}: {error}")
-
-
-def floor(feed: BrickFeed) -> EntryId:
-    """What all entries of a feed are above: the beginning or, with an `id_offset`, what an old program has written."""
-    return EntryId(feed.numbering.first, 0) if feed.stream.id_offset else START
 
 
 def open_stream(feed: BrickFeed, client: "redis.Redis") -> OrderedStream:

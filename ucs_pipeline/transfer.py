@@ -15,10 +15,11 @@ from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.flow import Flow
 from ucs_pipeline.patience import Patience
 from ucs_pipeline.plan import BrickReport, Plan, hole, known, loss, plan, refuse_adopted
+from ucs_pipeline.position import State
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.room import Room
 from ucs_pipeline.source import Source
-from ucs_pipeline.stream import Comparer, OrderedStream, State, Transaction, cut
+from ucs_pipeline.stream import Comparer, OrderedStream, Transaction, cut
 from ucs_pipeline.tally import Span, Tally
 from ucs_pipeline.time_bricks import TimeBricks
 

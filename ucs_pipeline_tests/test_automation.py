@@ -12,11 +12,10 @@ import pytest
 
 from ucs_pipeline.automation import MANY_TRIES, Request, Situation, Tries, first_to_publish, next_bricks
 from ucs_pipeline.build import build_defs
-from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.position import START, EntryId, State
 from ucs_pipeline.sealing import Seal, seal
-from ucs_pipeline.stream import START, State
 from ucs_pipeline_tests.home import write_table
 from ucs_pipeline_tests.redis_server import RedisServer
 

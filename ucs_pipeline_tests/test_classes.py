@@ -13,11 +13,12 @@ import pytest
 from ucs_pipeline.adopt import adopt
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.engine import EmbeddedEngine
-from ucs_pipeline.entries import EntryId, encode
+from ucs_pipeline.entries import encode
 from ucs_pipeline.errors import FeedError, StreamError, UcsError
 from ucs_pipeline.facts import collect
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.findings import findings
+from ucs_pipeline.position import EntryId
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.source import Source, open_source
 from ucs_pipeline.stream import open_stream

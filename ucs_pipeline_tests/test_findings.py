@@ -7,15 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ucs_pipeline.bricks import NumberBricks, name_of_ordinal
-from ucs_pipeline.entries import EntryId
 from ucs_pipeline.facts import Facts
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.findings import CHECKS, Finding, findings
 from ucs_pipeline.key_sql import OUTSIDE
 from ucs_pipeline.numbering import Numbering
 from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.position import START, EntryId, State
 from ucs_pipeline.source import Census, Content
-from ucs_pipeline.stream import START, State
 from ucs_pipeline.verify import Difference, Verdict
 from ucs_pipeline.wording import fields_shown, ranges
 

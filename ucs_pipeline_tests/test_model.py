@@ -9,10 +9,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from ucs_pipeline.entries import Entries, EntryId, encode
+from ucs_pipeline.entries import Entries, encode
 from ucs_pipeline.errors import StreamError
+from ucs_pipeline.position import START, EntryId
 from ucs_pipeline.publisher import FencedError, Publisher
-from ucs_pipeline.stream import START, OrderedStream, Transaction
+from ucs_pipeline.stream import OrderedStream, Transaction
 from ucs_pipeline.wire import command
 from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import expected, numbers, source_of

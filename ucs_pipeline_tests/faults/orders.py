@@ -15,11 +15,11 @@ import dagster as dg
 
 from ucs_pipeline.assets import brick_asset
 from ucs_pipeline.build import build_defs
-from ucs_pipeline.entries import EntryId
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.position import EntryId
 from ucs_pipeline.record import recorded
 from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.source import open_source

@@ -1,0 +1,59 @@
+"""Positions in a stream: entry ids, and what is known of where a stream stands. Pure, and light to import."""
+
+from typing import NamedTuple
+
+from ucs_pipeline.feed import BrickFeed
+
+
+class EntryId(NamedTuple):
+    """Id of a stream entry: the brick's ordinal and the row's number in the brick, from 1. Ids compare as positions."""
+
+    ordinal: int
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.ordinal}-{self.row}"
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> "EntryId":
+        """From Redis' text form, `<ordinal>-<row>`."""
+        ordinal, row = (text.decode() if isinstance(text, bytes) else text).split("-")
+        return cls(int(ordinal), int(row))
+
+
+START = EntryId(0, 0)
+"""The top of a stream that never had an entry."""
+
+
+class State(NamedTuple):
+    """What Redis knows of a stream, read in one step: it may be written and trimmed at the same time."""
+
+    exists: bool
+    top: EntryId
+    """The highest id the stream ever had; trims and deletes do not lower it. `START` if there is no stream."""
+    length: int
+    """Entries in it now."""
+    first: EntryId | None = None
+    """Id of the first entry that is still there; None if there is none."""
+    added: int | None = None
+    """Entries ever added; None before Redis 7, which does not count them."""
+    deleted: EntryId | None = None
+    """The highest id that was deleted by itself (XDEL); None before Redis 7."""
+    others: bool = False
+    """Whether it has entries of another program below the feed's; `first` is the feed's own, `length` counts all."""
+
+    def may_have_had(self, entry_id: EntryId) -> bool:
+        """Whether an entry up to the top that is not there now may have been there: it was trimmed or deleted."""
+        if self.added is not None and self.added == self.length:
+            return False
+        return entry_id <= self.trimmed or (self.deleted is not None and entry_id <= self.deleted)
+
+    @property
+    def trimmed(self) -> EntryId:
+        """Entries up to this id are gone from the stream's front. An empty stream was trimmed up to its top."""
+        return EntryId(self.first.ordinal, self.first.row - 1) if self.first else self.top
+
+
+def floor(feed: BrickFeed) -> EntryId:
+    """What all entries of a feed are above: the beginning or, with an `id_offset`, what an old program has written."""
+    return EntryId(feed.numbering.first, 0) if feed.stream.id_offset else START
