@@ -174,7 +174,10 @@ class EmbeddedEngine:
     @contextmanager
     def _connection(self) -> Iterator[Any]:
         """A handle for one query: streams that are read side by side need one each."""
-        connection = self._idle.pop() if self._idle else self.connect()
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self.connect()
         try:
             yield connection
         except (RuntimeError, pa.ArrowException) as error:

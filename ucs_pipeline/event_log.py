@@ -58,7 +58,9 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
     def store_event(self, event: EventLogEntry) -> None:
         """Stores one event. A run's materialisations and plans of them are written in groups, a moment later."""
         if not event.run_id or not _in_groups(event):
-            # Takes a connection, and with it writes what came before.
+            if event.dagster_event:
+                # Fails where it cannot be written: the step hears of it, as it would of a single event.
+                self.flush()
             super().store_event(event)
             self._touch(event.run_id)
         elif self._pending.add(event, self._event_to_row(event)) >= _GROUP:
@@ -95,12 +97,13 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
             with self._db_lock:
                 while self._engines:
                     self._engines.popitem()[1][1].dispose()
+            # Waits for the watcher of files, which may want the lock.
             super().dispose()
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
         # Whoever reads finds what this process has stored, and any other event comes after those before it.
-        self.flush()
+        self._pending.write(keep=True)
         with self._db_lock, self._transaction(shard) as connection:
             yield connection
 

@@ -39,8 +39,9 @@ if redis.call('GET', KEYS[2]) == ARGV[1] then
 end
 """
 # A stream that is not there is made, to be moved over the text: an empty one says as much.
+# Nothing may lie where it is moved aside to: the last command would move that over the stream.
 _CLOSE = b"""
-if found == ARGV[2] then return 1 end
+if found == ARGV[2] and redis.call('EXISTS', KEYS[3]) == 0 then return 1 end
 if info.err and string.find(info.err, 'no such key') then
   redis.call('XGROUP', 'CREATE', KEYS[3], ARGV[1], '0', 'MKSTREAM')
   redis.call('XGROUP', 'DESTROY', KEYS[3], ARGV[1])
@@ -51,7 +52,7 @@ redis.call('SET', KEYS[1], '')
 return found
 """
 _ANSWER = b"""
-if found == ARGV[2] then return {redis.call('XLEN', KEYS[1]), added} end
+if found == ARGV[2] then return {redis.call('XLEN', KEYS[1]), added, found} end
 return found
 """
 
@@ -73,8 +74,8 @@ class Gate:
     def ask(self, top: EntryId) -> bytes:
         """What asks whether rows up to a top are there.
 
-        The answer is two integers, the stream's length and the entries it ever had (-1 before Redis 7), or what else
-        was found: another top, `FENCED` or `GONE`.
+        The answer is the stream's length, the entries it ever had (-1 before Redis 7) and the top, or what else was
+        found: another top, `FENCED` or `GONE`.
         """
         return self._script(_LOOK + _ANSWER, top)
 

@@ -1,6 +1,7 @@
 """Events of a run that wait for others to share a transaction with them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from threading import Lock, Timer
 from typing import Any
 
@@ -33,22 +34,27 @@ class PendingEvents:
                 self._timer.start()
             return len(self._events)
 
-    def write(self) -> None:
-        """Writes what waits, after what another thread is writing. Events that cannot be written are dropped."""
-        with self._writing:
-            if events := self._take():
-                self._write(events)
+    def write(self, *, keep: bool = False) -> None:
+        """Writes what waits, after what another thread is writing.
 
-    def _in_time(self) -> None:
+        Events that cannot be written are dropped, or wait for the next attempt if they are to be kept: whoever asks for
+        something else in the meantime, a log line or a look at the log, may take the error for its own and go on.
+        """
         with self._writing:
             events = self._take()
             try:
                 if events:
                     self._write(events)
-            except (SQLAlchemyError, OSError):
-                # Nobody would hear of it here: the step's next event writes these too, and fails if that fails.
-                with self._adding:
-                    self._events[:0] = events
+            except BaseException:
+                if keep:
+                    with self._adding:
+                        self._events[:0] = events
+                raise
+
+    def _in_time(self) -> None:
+        # Nobody would hear of an error here: the step's next event writes these too, and fails if that fails.
+        with suppress(SQLAlchemyError, OSError):
+            self.write(keep=True)
 
     def _take(self) -> list[Pending]:
         with self._adding:

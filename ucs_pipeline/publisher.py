@@ -88,6 +88,13 @@ class Publisher:
 
     def _take_over(self) -> State:
         gate, wire = self._gate, self._wire
+        wire.send([command(b"EXISTS", gate.aside)])
+        self._look_for_errors([aside := wire.reply()])
+        if aside:
+            raise StreamError(
+                f"stream {self._stream.name!r}: there is a key {gate.aside.decode()!r}, a name that this project needs "
+                "for itself and leaves nothing under: rename or delete it"
+            )
         # A group that comes and goes is the only way to create a stream without an entry.
         self._demand(command(b"SET", gate.fence, self._token))
         self._demand(command(b"XGROUP", b"CREATE", gate.stream, self._token, b"0", b"MKSTREAM"))
@@ -130,12 +137,14 @@ class Publisher:
         return before
 
     def _accepted(self, transaction: Transaction, before: EntryId) -> int:
-        for _ in range(1 if self._quiet else transaction.rows + 4):
-            self._wire.reply()
+        replies = [self._wire.reply() for _ in range(1 if self._quiet else transaction.rows + 4)]
         answer = self._wire.reply()
         if not isinstance(answer, list):
             raise self._reason(transaction, before, answer)
-        length, added = answer
+        length, added, top = answer
+        # While a script of somebody's runs too long, Redis refuses to speak, and says nothing.
+        if replies[0] != b"OK" or top != str(transaction.ids[1]).encode():
+            raise self._out_of_step()
         if self._waits(transaction):
             self._check_replicas()
         if self._added is not None:
@@ -154,7 +163,10 @@ class Publisher:
             return self._stream.named(classify(str(answer)))
         if answer == FENCED:
             return FencedError()
-        found = None if answer == GONE else EntryId.parse(answer)
+        try:
+            found = None if answer == GONE else EntryId.parse(answer)
+        except ValueError:
+            return self._out_of_step()
         if found == before:
             return self._refusal(transaction, before)
         if found is not None and found > before:
@@ -175,6 +187,9 @@ class Publisher:
         return self._error(replies) or StreamUnavailableError(
             f"stream {self._stream.name!r}: Redis refused rows for a moment"
         )
+
+    def _out_of_step(self) -> StreamUnavailableError:
+        return StreamUnavailableError(f"stream {self._stream.name!r}: Redis left a question unanswered")
 
     def _waits(self, transaction: Transaction) -> bytes:
         """What asks for the replicas after a transaction that ends a brick, or begins the one after it."""
@@ -199,6 +214,8 @@ class Publisher:
     def _check_replicas(self) -> None:
         reply = self._wire.reply()
         self._look_for_errors([reply])
+        if not isinstance(reply, int):
+            raise self._out_of_step()
         if reply < self._min_replicas:
             raise StreamUnavailableError(
                 f"stream {self._stream.name!r}: {reply} replicas have confirmed the entries within {_WAIT_SECONDS} s, "

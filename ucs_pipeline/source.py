@@ -89,16 +89,25 @@ class Source:
         portions = deque(self._portions(first, last))
         with ExitStack() as started:
             portion = portions.popleft()
-            following: Iterator[pa.RecordBatch] | None = started.enter_context(closing(self._read(portion)))
-            while following:
-                current, following, left = following, None, portion.rows
+            current: Iterator[pa.RecordBatch] = started.enter_context(closing(self._read(portion)))
+            while True:
+                following, left = None, portion.rows
                 for batch in current:
                     yield batch
                     left -= batch.num_rows
-                    if portions and not following and left < _AHEAD_ROWS:
+                    if portions and following is None and left < _AHEAD_ROWS:
                         # Its first rows come after all of it was sorted: by then the current one has gone out.
-                        portion = portions.popleft()
-                        following = iter(started.enter_context(Background(self._read(portion), 1, "ucs-ahead")))
+                        following = self._begin(portions, started)
+                if portions and following is None:
+                    # There were fewer rows than had been counted.
+                    following = self._begin(portions, started)
+                if following is None:
+                    return
+                portion, current = following
+
+    def _begin(self, portions: "deque[_Portion]", started: ExitStack) -> "tuple[_Portion, Iterator[pa.RecordBatch]]":
+        portion = portions.popleft()
+        return portion, iter(started.enter_context(Background(self._read(portion), 1, "ucs-ahead")))
 
     def _read(self, portion: "_Portion") -> Generator[pa.RecordBatch, None, None]:
         chosen = {**_SCAN_SETTINGS, **self._engine.scan_settings, **self.feed.settings}

@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -283,6 +283,35 @@ def test_events_that_could_not_be_written_in_time_are_written_with_the_next(pool
     pending.add(record.event_log_entry, {})
     pending.write()
     assert sum(written) == 2
+
+
+def test_an_event_whose_group_failed_under_a_log_line_is_written_all_the_same(
+    pooled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Dagster swallows what goes wrong in a log call: nobody would hear that a brick was not recorded.
+    @dg.op(out=dg.Out(dg.Nothing))
+    def publish(context: dg.OpExecutionContext) -> Iterator[dg.AssetMaterialization]:
+        storage = context.instance.event_log_storage
+        assert isinstance(storage, PooledSqliteEventLogStorage)
+        pending = storage._pending
+        write = pending._write
+
+        def locked(_events: object) -> None:
+            monkeypatch.setattr(pending, "_write", write)
+            raise OperationalError("INSERT", {}, Exception("database is locked"))
+
+        yield dg.AssetMaterialization(KEY, partition="a")
+        monkeypatch.setattr(pending, "_write", locked)
+        context.log.info("a pause, as a publisher says it")
+        yield dg.AssetMaterialization(KEY, partition="b")
+
+    @dg.job
+    def once() -> None:
+        publish()
+
+    with dg.DagsterInstance.from_config(str(pooled)) as instance:
+        assert once.execute_in_process(instance=instance).success
+        assert instance.get_materialized_partitions(KEY) == {"a", "b"}
 
 
 def test_a_batch_is_stored_as_if_each_event_came_alone(pooled: Path, stock: Path) -> None:

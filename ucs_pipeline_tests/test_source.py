@@ -673,3 +673,16 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     rows, megabytes = map(int, done.stdout.split())
     assert rows == 5_000_000
     assert megabytes < 200
+
+
+@pytest.mark.parametrize("counted", [1, 1_000_000])
+def test_portions_with_other_rows_than_were_counted_are_all_read(
+    embedded: Place, monkeypatch: pytest.MonkeyPatch, counted: int
+) -> None:
+    monkeypatch.setattr(EmbeddedEngine, "sorted_rows", counted)
+    # Every other brick is empty.
+    source = embedded.source(
+        embedded.table("id UInt64", "SELECT number * 5000 + intDiv(number, 2) * 10000 FROM numbers(40)")
+    )
+    monkeypatch.setattr(source, "count", lambda first, last: dict.fromkeys(range(first, last + 1), counted))
+    assert _keys(source) == [number * 5_000 + number // 2 * 10_000 for number in range(40)]

@@ -26,7 +26,7 @@ ROWS = 5_000
 ALL = (EntryId(0, 0), EntryId(2**63, 0))
 KEYS = "~feed ~{feed}:writer ~{feed}:writer:aside"
 PUBLISH = ["set", "xgroup|create", "xgroup|destroy", "xinfo|stream", "multi", "eval", "exec", "xadd"]
-SCRIPTS = ["get", "rename", "xlen"]
+SCRIPTS = ["get", "rename", "exists", "xlen"]
 QUIET = "client|reply"
 COMPARE = ["xrange", "xrevrange"]
 
@@ -193,6 +193,38 @@ def test_a_stream_that_had_other_entries_than_were_sent_is_refused(stream: Order
         client.execute_command("XSETID", "feed", str(first.ids[1]), "ENTRIESADDED", 1_025, "MAXDELETEDID", "0-0")
         with pytest.raises(StreamError, match="'feed' had 2,001 entries after 0-2000, expected 2,000"):
             list(publisher.publish(iter([second])))
+
+
+def test_a_key_where_the_stream_is_moved_aside_to_does_not_take_its_place(
+    stream: OrderedStream, entries: Entries
+) -> None:
+    client: Any = stream.client
+    first, second = cut(entries, 0, 2_000)
+    with Publisher(stream) as publisher:
+        list(publisher.publish(iter([first])))
+        client.set("{feed}:writer:aside", "somebody's")
+        with pytest.raises(StreamUnavailableError, match="refused rows for a moment"):
+            list(publisher.publish(iter([second])))
+    assert stream.entries(*ALL) == expected(2_000)
+    client.set("{feed}:writer:aside", "somebody's")
+    with pytest.raises(StreamError, match=r"there is a key '\{feed\}:writer:aside'.*rename or delete it"):
+        Publisher(stream)
+    assert client.get("{feed}:writer:aside") == b"somebody's"
+    assert stream.entries(*ALL) == expected(2_000)
+
+
+def test_a_question_that_redis_does_not_answer_is_no_answer_to_the_next(
+    stream: OrderedStream, entries: Entries
+) -> None:
+    # While somebody's script runs too long, Redis refuses all, also to speak, and the refusal is not heard.
+    first, second = cut(entries, 0, 2_000)
+    with Publisher(stream) as publisher:
+        gate, wire = publisher._gate, publisher._wire
+        wire.send([gate.enter(START), entries.requests.rows(first.start, first.stop), gate.leave])
+        publisher._top = first.ids[1]
+        publisher._send(second)
+        with pytest.raises(StreamUnavailableError, match="left a question unanswered"):
+            publisher._accepted(first, START)
 
 
 def test_a_text_that_took_the_stream_s_place_is_kept(stream: OrderedStream, entries: Entries) -> None:
