@@ -83,7 +83,8 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         list(found), middle, xerr=spread, color=["#4f43dd" if name.startswith("ucs") else "#bbb" for name in found]
     )
     axes.axvline(1, color="#888", linewidth=0.8)
-    axes.set_xlabel(f"rows per second, {CEILING} = 1 ({result['rows']:,} rows of {result['shape']})")
+    axes.set_xlabel(f"rows per second, {CEILING} = 1")
+    axes.set_title(f"{result['rows']:,} rows; {result['shape']}", loc="left", fontsize="medium")
     figure.savefig(path)
 
 
