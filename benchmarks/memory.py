@@ -1,10 +1,11 @@
 """Peak memory of a publishing process against the number of rows, and with a Redis that crawls.
 
-    uv run python -m benchmarks.memory [--rows 1000000 20000000]
+    uv run python -m benchmarks.memory [--rows 1000000 20000000] [--http]
 
-Each case is a process of its own: ClickHouse's engine on a Parquet file of so many rows, and the row path. Memory
-is what belongs to the process alone (RssAnon): pages of the mapped file are the kernel's to drop. The stream keeps its
-newest 100,000 entries, so that Redis needs little.
+Each case is a process of its own: ClickHouse's engine on a Parquet file of so many rows, and the row path; or, over
+HTTP, the row path alone. *Idle* is that process once everything is imported and the engine, if any, has answered.
+Memory is what belongs to the process alone (RssAnon): pages of the mapped file are the kernel's to drop. The stream
+keeps its newest 100,000 entries, so that Redis needs little.
 """
 
 import argparse
@@ -16,20 +17,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from benchmarks.servers import clickhouse_over_http
+from ucs_pipeline.bricks import BRICK
 from ucs_pipeline_tests.redis_server import RedisServer
 
 _STOPPED_SECONDS, _RUNNING_SECONDS = 0.09, 0.01
 
 
 def publish(path: str, rows: int, url: str) -> None:
-    """Publishes the file, and prints seconds and peak memory in MiB."""
+    """Publishes the file, and prints seconds, idle and peak memory in MiB."""
     import redis
 
     from ucs_pipeline.feed import BrickFeed
-    from ucs_pipeline.source import EmbeddedEngine, Source
+    from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import OrderedStream
     from ucs_pipeline.transfer import transfer
 
@@ -40,20 +43,27 @@ def publish(path: str, rows: int, url: str) -> None:
         bricks={"class": "number", "last": rows - 1},
         stream={"max_len": 100_000, "when_full": "trim"},
     )
-    source, stream = Source(feed, EmbeddedEngine()), OrderedStream("rows", redis.Redis.from_url(url, protocol=2))
+    source, stream = open_source(feed), OrderedStream("rows", redis.Redis.from_url(url, protocol=2))
+    assert source.count(0, 0) == {0: min(rows, BRICK)}
+    idle = _own()
     started = time.perf_counter()
     with _peak() as peak:
         moved = sum(report.rows for report in transfer(feed, source, stream, feed.ordinals, lambda _: {}))
     assert moved == rows, f"{moved} rows arrived"
-    print(f"{time.perf_counter() - started:.1f} {peak[0]}")
+    print(f"{time.perf_counter() - started:.1f} {idle} {peak[0]}")
 
 
 def main() -> None:
     """Runs the cases and prints them side by side."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 20_000_000])
+    parser.add_argument("--http", action="store_true", help="read from a ClickHouse over HTTP: the tests' own server")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, RedisServer(Path(name)) as server:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        RedisServer(Path(name)) as server,
+        clickhouse_over_http() if chosen.http else nullcontext(),
+    ):
         first = 0
         for rows, crawling in [*((rows, False) for rows in chosen.rows), (chosen.rows[0], True)]:
             path = Path(name) / f"{rows}.parquet"
@@ -61,12 +71,11 @@ def main() -> None:
                 _in_a_process("write", str(path), str(rows))
             server.client().flushall()
             with _crawling(server, crawling):
-                seconds, peak = _in_a_process("publish", str(path), str(rows), server.url).split()
+                seconds, idle, peak = _in_a_process("publish", str(path), str(rows), server.url).split()
             first = first or int(peak)
             what = "Redis stopped nine tenths of the time" if crawling else "Redis at full speed"
-            print(
-                f"{rows:>12,} rows  {float(seconds):>7.1f} s  peak {int(peak):>5} MiB  {int(peak) / first:5.2f}  {what}"
-            )
+            took, memory = f"{float(seconds):>7.1f} s", f"idle {int(idle):>5} MiB  peak {int(peak):>5} MiB"
+            print(f"{rows:>12,} rows  {took}  {memory}  {int(peak) / first:5.2f}  {what}", flush=True)
 
 
 def write(path: str, rows: int) -> None:
@@ -95,15 +104,20 @@ def child() -> None:
         publish(path, int(rows), *url)
 
 
+def _own() -> int:
+    """Memory of this process alone, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [own] = [int(line.split()[1]) // 1024 for line in lines if line.startswith("RssAnon")]
+    return own
+
+
 @contextmanager
 def _peak() -> Iterator[list[int]]:
     peak, over = [0], threading.Event()
 
     def watch() -> None:
         while not over.wait(0.02):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            [now] = [int(line.split()[1]) // 1024 for line in lines if line.startswith("RssAnon")]
-            peak[0] = max(peak[0], now)
+            peak[0] = max(peak[0], _own())
 
     thread = threading.Thread(target=watch)
     thread.start()

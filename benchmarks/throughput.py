@@ -8,20 +8,18 @@ all of them. Compare the ratios; the rows per second belong to the machine.
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS, PIPELINES, ROW_BY_ROW, Stage
+from benchmarks.servers import clickhouse_over_http
 from benchmarks.shapes import SHAPES, STREAM, write_rows
 from ucs_pipeline.embedded_clickhouse import embedded_connection
-from ucs_pipeline.engine import URL_VARIABLE
-from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.redis_server import RedisServer
 
 CEILING = "redis-cli --pipe"
@@ -34,8 +32,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory() as name,
         RedisServer(Path(name), _AOF if options.aof else {}) as server,
-        _clickhouse(options.http),
+        clickhouse_over_http() if options.http else nullcontext(),
     ):
+        if not options.http:
+            embedded_connection()  # the engine's start is not what is measured
         path = write_rows(Path(name), options.rows)
         stage = Stage(shape.feed(path, options.rows), server, Path(name), options.unix)
         speeds: dict[str, list[float]] = {contender: [] for contender in options.contenders}
@@ -86,18 +86,6 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel(f"rows per second, {CEILING} = 1")
     axes.set_title(f"{result['rows']:,} rows; {result['shape']}", loc="left", fontsize="medium")
     figure.savefig(path)
-
-
-@contextmanager
-def _clickhouse(over_http: bool) -> Iterator[None]:
-    """The engine that the feed reads: in this process, or behind the tests' HTTP server."""
-    if not over_http:
-        embedded_connection()  # the engine's start is not what is measured
-        yield
-        return
-    with ClickHouseServer() as server:
-        os.environ[URL_VARIABLE] = server.url
-        yield
 
 
 def main() -> None:

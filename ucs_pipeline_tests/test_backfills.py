@@ -34,11 +34,6 @@ defs = build_defs(*map(feed, ["whole", "beyond", "gap", "finished", "failed", "c
 """
 
 _BEFORE = "from ucs_pipeline_tests.test_backfills import before; before()"
-_LAUNCH = """
-mutation ($it: LaunchBackfillParams!) {
-  launchPartitionBackfill(backfillParams: $it) { ... on LaunchBackfillSuccess { backfillId } ... on Error { message } }
-}
-"""
 _RESUME = """
 mutation ($id: String!) {
   reexecutePartitionBackfill(reexecutionParams: {parentRunId: $id, strategy: FROM_FAILURE}) {
@@ -134,12 +129,7 @@ def _launch_all(cockpit: Cockpit) -> dict[str, list[str]]:
         "cancelled": [BRICKS],
         "twice": [BRICKS[:6], BRICKS[:6]],
     }
-    return {name: [_launch(cockpit, name, bricks) for bricks in each] for name, each in selections.items()}
-
-
-def _launch(cockpit: Cockpit, name: str, bricks: list[str]) -> str:
-    answer = cockpit.ask(_LAUNCH, it={"assetSelection": [{"path": [name]}], "partitionNames": bricks})
-    return str(answer["launchPartitionBackfill"]["backfillId"])
+    return {name: [cockpit.launch(name, bricks) for bricks in each] for name, each in selections.items()}
 
 
 def _cancel_and_resume(cockpit: Cockpit, found: Launched) -> None:

@@ -1,0 +1,19 @@
+"""Servers that benchmarks read from."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ucs_pipeline.engine import URL_VARIABLE
+from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
+
+
+@contextmanager
+def clickhouse_over_http() -> Iterator[None]:
+    """The tests' own ClickHouse behind HTTP, which feeds of this process, and of those it starts, read from."""
+    with ClickHouseServer() as server:
+        os.environ[URL_VARIABLE] = server.url
+        try:
+            yield
+        finally:
+            del os.environ[URL_VARIABLE]
