@@ -1,7 +1,6 @@
 """A feed as a partitioned asset: one partition per brick, one materialisation as each brick completes."""
 
 import re
-import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
@@ -21,7 +20,6 @@ FEED_TAG = "ucs/feed"
 OPEN_BRICK_TAG = "ucs/open_brick"
 """Run tag that names a brick whose rows are published, and which is not done: the table may still add to it."""
 
-_PROGRESS_SECONDS = 20
 _RETRIES, _RETRY_SECONDS = 2, 10
 
 CODE_VERSION = "1"
@@ -71,7 +69,7 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
         context.instance.add_run_tags(context.run.run_id, run_tags(feed, wanted[0], wanted[-1]))
         seen = {*_finished_before_retry(context), context.run.tags.get(OPEN_BRICK_TAG)}
         try:
-            for report in _with_progress(context, feed, _move(context, feed, wanted), wanted):
+            for report in _move(context, feed, wanted):
                 if feed.numbering.name(report.ordinal) not in seen:
                     yield brick_event(feed, report)
         except UcsError as error:
@@ -94,6 +92,7 @@ def _freshness(feed: BrickFeed) -> dg.FreshnessPolicy | None:
 
 def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[int]) -> Iterator[BrickReport]:
     # Heavy imports wait for a run: definitions load in every process.
+    from ucs_pipeline.progress import Progress
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
@@ -107,26 +106,8 @@ def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[i
         wanted,
         lambda ordinals: recorded(context.instance, feed, ordinals),
         context.log.warning,
+        Progress(feed, wanted, context.log.info).watch,
     )
-
-
-def _with_progress(
-    context: dg.AssetExecutionContext, feed: BrickFeed, reports: Iterator[BrickReport], wanted: Sequence[int]
-) -> Iterator[BrickReport]:
-    """The same reports; says now and then in the run's log how far it is. A line per brick would cost as much as it."""
-    started = said = time.monotonic()
-    published = 0
-    for report in reports:
-        published += report.published
-        done, now = wanted.index(report.ordinal) + 1, time.monotonic()
-        if now - said > _PROGRESS_SECONDS:
-            said = now
-            left = (now - started) / done * (len(wanted) - done)
-            context.log.info(
-                f"brick {done:,} of {len(wanted):,} ({feed.numbering.name(report.ordinal)}), "
-                f"{published / (now - started):,.0f} rows/s, about {left:,.0f} s left"
-            )
-        yield report
 
 
 def run_tags(feed: BrickFeed, first: int, last: int) -> dict[str, str]:

@@ -63,6 +63,10 @@ class Numbering:
         """
         return self.bricks.unit_name(ordinal - self.offset, self.depth)
 
+    def brick_name(self, ordinal: int) -> str:
+        """Name of a brick, also where partitions are coarser."""
+        return self.bricks.unit_name(ordinal - self.offset, 0)
+
     def names(self) -> list[str]:
         """Names of all partitions, in order."""
         return [self.name(start) for start in self.starts]

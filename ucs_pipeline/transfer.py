@@ -37,6 +37,7 @@ def transfer(
     wanted: Sequence[int],
     records: Records,
     log: Callable[[str], None] = lambda _: None,
+    watch: Callable[[Span], None] = lambda _: None,
 ) -> Generator[BrickReport, None, None]:
     """Publishes bricks in order and yields a report of each one as soon as all its rows are in the stream.
 
@@ -47,6 +48,7 @@ def transfer(
         wanted: starts of the partitions to publish, consecutive.
         records: what was recorded as done before.
         log: takes one sentence each time the transfer has to pause.
+        watch: is told of rows as they are known to be in the stream.
 
     Raises:
         StreamError: the range would leave a hole, the stream is not this feed's, or Redis refuses.
@@ -55,6 +57,12 @@ def transfer(
         SourceError: the table cannot be read.
     """
     patience = Patience(feed.stream.timeout_s, log)
+
+    def moved(span: Span) -> None:
+        if span.length is not None:
+            patience.progress()
+        watch(span)
+
     done = dict(records(wanted))
     # A server that was never there is a wrong setting, not an interruption: the first contact is not retried.
     stream.refuse_eviction()
@@ -78,7 +86,7 @@ def transfer(
             if len(finished) == len(wanted):
                 return
             refuse_adopted(feed, wanted[len(finished) :], state, done)
-            for report in _publish(feed, source, stream, wanted[len(finished) :], records, patience.progress, log):
+            for report in _publish(feed, source, stream, wanted[len(finished) :], records, moved, log):
                 done[report.ordinal] = replace(report, preview={})
                 # Published twice, because Redis lost it in between, is worth a second report; an empty brick is not.
                 if report.published or report.ordinal not in reported:
@@ -101,7 +109,7 @@ def _publish(
     stream: OrderedStream,
     wanted: Sequence[int],
     records: Records,
-    progress: Callable[[], None],
+    moved: Callable[[Span], None],
     log: Callable[[str], None],
 ) -> Generator[BrickReport, None, None]:
     with Publisher(stream, feed.stream.min_replicas) as publisher, Comparer(stream) as comparer:
@@ -114,7 +122,7 @@ def _publish(
         with Background(_prepared(source, stream, course), 2, "ucs-read") as chunks:
             room = Room(stream, feed.stream, state.length, chunks.pause, log)
             flow = Flow(feed.stream, room, chunks.pause, _moment(feed))
-            spans = _spans(feed, stream, publisher, comparer, chunks, course, flow, progress)
+            spans = _told(_spans(feed, stream, publisher, comparer, chunks, course, flow), moved)
             with Background(Tally(bricks, wanted, time.monotonic()).reports(spans), 1_000, "ucs-publish") as reports:
                 try:
                     yield from reports
@@ -161,7 +169,6 @@ def _spans(
     chunks: Background[Entries],
     course: Plan,
     flow: Flow,
-    progress: Callable[[], None],
 ) -> Generator[Span, None, None]:
     comparison = Comparison(feed, stream, comparer, course, publisher.state)
     for entries in chunks:
@@ -176,10 +183,15 @@ def _spans(
             transactions = flow.admit(_transactions(entries, inside, chunks, flow.most_rows))
             for transaction, length in publisher.publish(transactions):
                 flow.added(transaction, length)
-                progress()
                 yield Span(transaction, length)
             return
     comparison.finish()
+
+
+def _told(spans: Iterator[Span], moved: Callable[[Span], None]) -> Iterator[Span]:
+    for span in spans:
+        moved(span)
+        yield span
 
 
 def _transactions(entries: Entries, start: int, chunks: Background[Entries], most: int) -> Iterator[Transaction | None]:

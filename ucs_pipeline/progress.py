@@ -1,0 +1,46 @@
+"""Says now and then in a run's log how far it is. A line per brick would cost as much as the brick."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.tally import Span
+
+SECONDS = 20.0
+"""Time between two lines, at least."""
+
+
+class Progress:
+    """Watches rows as they arrive; also inside a partition, which at a coarser level may take hours."""
+
+    def __init__(
+        self, feed: BrickFeed, wanted: Sequence[int], log: Callable[[str], None], seconds: float = SECONDS
+    ) -> None:
+        """`wanted`: starts of the partitions of the run, consecutive; `log` takes one sentence."""
+        self._feed = feed
+        self._wanted = wanted
+        self._log = log
+        self._seconds = seconds
+        self._started = self._said = time.monotonic()
+        self._published = 0
+
+    def watch(self, span: Span) -> None:
+        """Rows are in the stream."""
+        if span.length is not None:
+            self._published += span.transaction.rows
+        now = time.monotonic()
+        if now - self._said > self._seconds:
+            self._said = now
+            self._log(self._sentence(span.transaction.ids[1].ordinal, now - self._started))
+
+    def _sentence(self, ordinal: int, seconds: float) -> str:
+        bricks, unit = self._feed.numbering, self._feed.numbering.unit
+        start = max(bricks.start(ordinal), self._wanted[0])
+        name = bricks.name(start) if unit == "brick" else f"{bricks.name(start)}, at brick {bricks.brick_name(ordinal)}"
+        # Bricks before the run's own are compared on the way to them; of those nothing is known but that they are few.
+        done = max(0, ordinal - self._wanted[0]) / (bricks.end(self._wanted[-1]) - self._wanted[0] + 1)
+        left = f", about {seconds / done * (1 - done):,.0f} s left" if done else ""
+        return (
+            f"{unit} {self._wanted.index(start) + 1:,} of {len(self._wanted):,} ({name}), "
+            f"{self._published / seconds:,.0f} rows/s{left}"
+        )
