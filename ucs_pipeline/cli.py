@@ -54,8 +54,16 @@ def verify(feed: str) -> None:
 
 
 @ucs.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON list instead of a table.")
-def status(as_json: bool) -> None:
+@click.option(
+    "--format",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "json", "prometheus"]),
+    help="Print a table, one JSON list, or metrics as Prometheus reads them.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def status(form: str, as_json: bool) -> None:
     """Show where every feed is: bricks done, what its stream holds, what its consumers have yet to read."""
     import dataclasses
     import json
@@ -68,8 +76,15 @@ def status(as_json: bool) -> None:
     use_project_home()
     with dg.DagsterInstance.get() as instance:
         found = feed_statuses(all_feeds(), instance)
-    if as_json:
+    if as_json or form == "json":
         click.echo(json.dumps([dataclasses.asdict(feed) for feed in found], indent=2))
+    elif form == "prometheus":
+        from ucs_pipeline.metrics import prometheus_text
+
+        click.echo(prometheus_text(found), nl=False)
+        # Texts are no metrics. Each is said once, though it may be that of every feed.
+        for problem in dict.fromkeys(feed.problem for feed in found if feed.problem):
+            click.echo(f"ucs: {problem}", err=True)
     else:
         print_statuses(found)
 

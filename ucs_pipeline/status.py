@@ -54,6 +54,8 @@ class FeedStatus:
     """Of those, recorded as done."""
     failed: int
     """Of those, tried and failed since they were last done."""
+    in_progress: int
+    """Of those, about to be published by a run, or being published."""
     next_brick: str | None
     """The first one that is not done; None if all are."""
     rows: int
@@ -121,6 +123,7 @@ def _status(feed: BrickFeed, instance: dg.DagsterInstance, stream: StreamStatus 
         len(names),
         sum(name in done for name in names),
         sum(status is AssetPartitionStatus.FAILED for status in statuses.values()),
+        sum(status is AssetPartitionStatus.IN_PROGRESS for status in statuses.values()),
         next((name for name in names if name not in done), None),
         sum(rows.get(name, 0) for name in names),
         feed.stream.max_len,

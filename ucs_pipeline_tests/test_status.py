@@ -151,6 +151,7 @@ def test_the_command_prints_a_table_and_json(tmp_path: Path, redis_server: Redis
             "bricks": 34,
             "done": 0,
             "failed": 0,
+            "in_progress": 0,
             "next_brick": "0.0.0.0",
             "rows": 0,
             "max_len": 10_000_000,
