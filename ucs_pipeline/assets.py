@@ -168,9 +168,19 @@ def _description(feed: BrickFeed) -> str:
             *([feed.description] if feed.description else []),
             f"Moves table `{feed.table}` into Redis stream `{feed.stream_name}`, exactly once and in the order of "
             f"`{feed.key}`: {len(bricks.starts):,} {bricks.unit}s, `{first}` to `{last}`. {fields}",
-            f"A brick's entries are `XRANGE {feed.stream_name} <n> <n>`, where `<n>` is the number before the dash in "
-            f"its `first_entry_id`. [All runs of this feed](../runs?q[0]=tag%3A{FEED_TAG}%3D{feed.name}).",
+            f"{_where(feed)} [All runs of this feed](../runs?q[0]=tag%3A{FEED_TAG}%3D{feed.name}).",
         ]
+    )
+
+
+def _where(feed: BrickFeed) -> str:
+    """How to ask Redis for the entries of a partition."""
+    read, brick = f"`XRANGE {feed.stream_name}", "`<n>` is the number before the dash in"
+    if not feed.numbering.depth:
+        return f"A brick's entries are {read} <n> <n>`, where {brick} its `first_entry_id`."
+    return (
+        f"A {feed.numbering.unit}'s entries are {read} <first> <last>`, from its `first_entry_id` to its "
+        f"`last_entry_id`; those of one brick in it are {read} <n> <n>`, where {brick} the brick's entry ids."
     )
 
 

@@ -182,6 +182,21 @@ def test_a_feed_that_takes_every_column_says_so() -> None:
     assert "dagster/column_schema" not in asset.metadata_by_key[key]
 
 
+@pytest.mark.parametrize(
+    ("level", "said"),
+    [
+        ("brick", "A brick's entries are `XRANGE numbers <n> <n>`, where"),
+        (
+            "block",
+            "A block's entries are `XRANGE numbers <first> <last>`, from its `first_entry_id` to its `last_entry_id`",
+        ),
+    ],
+)
+def test_the_description_says_how_to_read_a_partition(level: str, said: str) -> None:
+    asset = build_defs(_feed(bricks={"class": "number", "last": 10**8, "level": level})).get_assets_def("numbers")
+    assert said in asset.descriptions_by_key[dg.AssetKey("numbers")]
+
+
 def test_a_table_leads_to_a_feed_and_a_feed_to_its_stream() -> None:
     graph = build_defs(_feed("a"), _feed("b", stream={"name": "to:b"})).resolve_asset_graph()
     parents = {
