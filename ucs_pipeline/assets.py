@@ -6,10 +6,11 @@ from datetime import timedelta
 
 import dagster as dg
 
-from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
+from ucs_pipeline.errors import OutOfTurnError, SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.record import DATA_VERSION_TAG, data_version, metadata, recorded
+from ucs_pipeline.run_queue import queue_again
 
 FEED_METADATA = "ucs/feed"
 """Asset metadata that holds the feed's settings, for people in the UI and for the command line."""
@@ -79,6 +80,8 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
             if passing and context.retry_number < _RETRIES:
                 pause = _RETRY_SECONDS * 2**context.retry_number
                 raise dg.RetryRequested(max_retries=_RETRIES, seconds_to_wait=pause) from error
+            if isinstance(error, OutOfTurnError) and queue_again(context.instance, context.run):
+                context.log.warning("a run of the bricks before these is launched again, and this one after it")
             raise dg.Failure(str(error)) from error
 
     return bricks

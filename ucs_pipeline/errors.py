@@ -25,6 +25,10 @@ class StreamError(UcsError):
     """The stream cannot be written as asked. Publishing again without a change would fail again."""
 
 
+class OutOfTurnError(StreamError):
+    """The bricks are not the next ones. Publishing them works once those before them are in the stream."""
+
+
 class StreamUnavailableError(StreamError):
     """Redis cannot take rows right now (down, loading, full, read-only). Publishing again later is safe."""
 

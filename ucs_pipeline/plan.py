@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ucs_pipeline.errors import StreamError
+from ucs_pipeline.errors import OutOfTurnError, StreamError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import START, EntryId, State, floor
 
@@ -167,14 +167,14 @@ def _first_open(feed: BrickFeed, start: int, wanted: Sequence[int], below: Mappi
     return start
 
 
-def hole(feed: BrickFeed, found: EntryId, plan_: Plan) -> StreamError:
+def hole(feed: BrickFeed, found: EntryId, plan_: Plan) -> OutOfTurnError:
     """The refusal of a range that does not follow on what is in the stream."""
     name = feed.numbering.name
     missing, first = name(found.ordinal), name(plan_.wanted_from)
     have = "is empty" if plan_.top == START else f"ends at {plan_.top}"
     if plan_.top.ordinal in feed.numbering and plan_.top != START:
         have += f" (brick {name(plan_.top.ordinal)})"
-    return StreamError(
+    return OutOfTurnError(
         f"feed {feed.name!r}: publishing {first} now would leave a hole: stream {feed.stream_name!r} {have}, and brick "
         f"{missing} comes before {first} and has rows that are not in it; launch {missing}...{name(plan_.last)} instead"
     )
@@ -182,7 +182,7 @@ def hole(feed: BrickFeed, found: EntryId, plan_: Plan) -> StreamError:
 
 def changed(feed: BrickFeed, ordinal: int, table: int, stream: int) -> StreamError:
     """The refusal of a brick whose row count changed after some of it was published."""
-    return StreamError(
+    return OutOfTurnError(
         f"feed {feed.name!r}, brick {feed.numbering.name(ordinal)}: the table has {table:,} rows and the stream "
         f"{feed.stream_name!r} already {stream:,}: the brick changed after it was published, or the stream holds "
         "another feed's entries; restore the table's rows, or publish to another stream name"

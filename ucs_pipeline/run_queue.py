@@ -2,10 +2,17 @@
 
 Dagster's own class gives a pool its limit when it first finds a run of it in the queue, and applies it from the next
 look on: the chunks of a feed's first backfill would all start at once, and those after the first one be refused.
+
+A run whose process died is launched again at the end of the queue, behind the next chunks of its backfill, which are
+refused meanwhile: `queue_again` sends them to the end, too.
 """
 
-from dagster import DagsterRun
+from dagster import DagsterInstance, DagsterRun, RunsFilter
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
+
+_BACKFILL_TAG = "dagster/backfill"
+_RETRIED_TAG = "dagster/will_retry"
+_RETRY_TAG = "dagster/retry_on_asset_or_op_failure"
 
 
 class StreamRunCoordinator(QueuedRunCoordinator):
@@ -19,3 +26,19 @@ class StreamRunCoordinator(QueuedRunCoordinator):
             for pool in (needed.all_pools or set()) - storage.get_concurrency_keys():
                 storage.initialize_concurrency_limit_to_default(pool)
         return super().submit_run(context)
+
+
+def queue_again(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Has Dagster launch a refused run again after it failed, if one before it in the same backfill is launched again.
+
+    It costs the run one of its `run_retries`. Returns whether it is.
+    """
+    backfill = run.tags.get(_BACKFILL_TAG)
+    if backfill is None:
+        return False
+    before = RunsFilter(job_name=run.job_name, tags={_BACKFILL_TAG: backfill, _RETRIED_TAG: "true"})
+    asked = run.asset_selection
+    if not any(other.asset_selection == asked for other in instance.get_runs(before)):
+        return False
+    instance.add_run_tags(run.run_id, {_RETRY_TAG: "true"})
+    return True

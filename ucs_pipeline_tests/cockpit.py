@@ -92,13 +92,7 @@ class Cockpit:
 
     def ask(self, query: str, **variables: object) -> Mapping[str, Any]:
         """What the UI would be told: the data of a GraphQL query."""
-        body = json.dumps({"query": query, "variables": variables}).encode()
-        request = urllib.request.Request(f"{self.url}/graphql", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer: Mapping[str, Any] = json.load(response)
-        assert "errors" not in answer, answer
-        data: Mapping[str, Any] = answer["data"]
-        return data
+        return ask(self.url, query, **variables)
 
     def launch(self, feed: str, partitions: Sequence[str]) -> str:
         """Launches a backfill, as the button in the UI does; its id."""
@@ -145,6 +139,17 @@ class Cockpit:
     @property
     def _log(self) -> Path:
         return self.home / "dagster-dev.log"
+
+
+def ask(url: str, query: str, **variables: object) -> Mapping[str, Any]:
+    """Data of a GraphQL query to the web server at `url`."""
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer: Mapping[str, Any] = json.load(response)
+    assert "errors" not in answer, answer
+    data: Mapping[str, Any] = answer["data"]
+    return data
 
 
 def chromium() -> str:

@@ -1,0 +1,71 @@
+"""Runs as Celery tasks, and a sign of life from each: a run whose worker is gone fails within a minute.
+
+Dagster's own launcher asks Celery's result backend how a task is. That knows of a task that ended, and of a process
+that died under its worker, but of nobody who died with the worker itself: such a task stays "STARTED". So a worker
+renews a lease in the result backend while it executes a run, and a started run without one is given up. To be wrong
+does no harm: a worker that was frozen and wakes up finds that the stream has gone on, and adds nothing twice.
+"""
+
+import threading
+from contextlib import suppress
+
+from celery import Celery
+from dagster import DagsterRun
+from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+from dagster_celery.launcher import CeleryRunLauncher
+from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+from redis.exceptions import RedisError
+
+LEASE_SECONDS = 30
+"""How long a worker may give no sign of life."""
+
+_RENEW_SECONDS = 5
+
+
+class LeasedCeleryRunLauncher(CeleryRunLauncher):
+    """Starts runs as Celery tasks whose workers hold leases. The result backend has to be a Redis."""
+
+    def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        """What has become of the worker of a run that has started."""
+        found = super().check_run_worker_health(run)
+        if found.status in (WorkerStatus.SUCCESS, WorkerStatus.FAILED):
+            return found
+        # Dagster asks for the run again before it gives it up: one that ends at this moment is left alone.
+        if self.celery.backend.client.exists(_key(run.tags[DAGSTER_CELERY_TASK_ID_TAG])):
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"no sign of life from its worker in {LEASE_SECONDS} seconds")
+
+
+class Lease:
+    """A worker's sign of life, renewed by a thread from `hold` until `release`."""
+
+    def __init__(self, app: Celery, task_id: str) -> None:
+        self._app = app
+        self._key = _key(task_id)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="ucs-lease", daemon=True)
+
+    def hold(self) -> None:
+        """Takes the lease."""
+        self._renew()
+        self._thread.start()
+
+    def release(self) -> None:
+        """Gives the lease back; if Redis cannot be reached, it runs out."""
+        self._over.set()
+        self._thread.join()
+        with suppress(RedisError):
+            self._app.backend.client.delete(self._key)
+
+    def _keep(self) -> None:
+        while not self._over.wait(_RENEW_SECONDS):
+            self._renew()
+
+    def _renew(self) -> None:
+        # A Redis that is away for a moment is no reason to end a run; if it stays away, nobody asks it either.
+        with suppress(RedisError):
+            self._app.backend.client.set(self._key, b"", ex=LEASE_SECONDS)
+
+
+def _key(task_id: str) -> str:
+    return f"ucs-lease-{task_id}"
