@@ -182,7 +182,7 @@ def hole(feed: BrickFeed, found: EntryId, plan_: Plan) -> OutOfTurnError:
 
 def changed(feed: BrickFeed, ordinal: int, table: int, stream: int) -> StreamError:
     """The refusal of a brick whose row count changed after some of it was published."""
-    return OutOfTurnError(
+    return StreamError(
         f"feed {feed.name!r}, brick {feed.numbering.name(ordinal)}: the table has {table:,} rows and the stream "
         f"{feed.stream_name!r} already {stream:,}: the brick changed after it was published, or the stream holds "
         "another feed's entries; restore the table's rows, or publish to another stream name"

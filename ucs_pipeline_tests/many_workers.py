@@ -8,15 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import dagster as dg
 
-from ucs_pipeline_tests.cockpit import ask
+from ucs_pipeline_tests.cockpit import launch
 from ucs_pipeline_tests.home import PROJECT
 
 CONFIGURATION = PROJECT / "deploy" / "celery"
@@ -81,9 +81,9 @@ class Deployment:
         parent = int(Path(f"/proc/{run}/stat").read_text().rpartition(")")[2].split()[1])
         return next(name for name, process in self._processes.items() if process.pid == parent)
 
-    def ask(self, query: str, **variables: object) -> Any:
-        """What the UI would be told: the data of a GraphQL query."""
-        return ask(f"http://127.0.0.1:{self._ports['webserver']}", query, **variables)
+    def launch(self, feed: str, partitions: Sequence[str]) -> str:
+        """Launches a backfill, as the button in the UI does; its id."""
+        return launch(f"http://127.0.0.1:{self._ports['webserver']}", feed, partitions)
 
     def log(self, name: str) -> str:
         """The end of what a process has said."""

@@ -36,11 +36,6 @@ from ucs_pipeline_tests.test_celery import feed
 
 defs = build_defs(*map(feed, {NAMES}))
 """
-_LAUNCH = """
-mutation ($it: LaunchBackfillParams!) {
-  launchPartitionBackfill(backfillParams: $it) { ... on LaunchBackfillSuccess { backfillId } ... on Error { message } }
-}
-"""
 
 
 def feed(name: str) -> BrickFeed:
@@ -106,16 +101,10 @@ def published(tmp_path_factory: pytest.TempPathFactory, clickhouse_http: ClickHo
         with dg.DagsterInstance.get() as instance, deployment, target.client() as client:
             found = Published(instance, client, {}, {}, {})
             for name in NAMES:
-                found.backfills[name] = _launch(deployment, name)
+                found.backfills[name] = deployment.launch(name, feed(name).numbering.names())
             _interrupt_all(deployment, found)
             wait_until(lambda: all(_ended(found, name) for name in NAMES), lambda: deployment.log("daemon"), 240)
             yield found
-
-
-def _launch(deployment: Deployment, name: str) -> str:
-    bricks = feed(name).numbering.names()
-    answer = deployment.ask(_LAUNCH, it={"assetSelection": [{"path": [name]}], "partitionNames": bricks})
-    return str(answer["launchPartitionBackfill"]["backfillId"])
 
 
 def _interrupt_all(deployment: Deployment, found: Published) -> None:

@@ -11,7 +11,10 @@ from ucs_pipeline.cli import ucs
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline_tests.home import PROJECT
 
-PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [
+    *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/celery/README.md")),
+    *sorted((PROJECT / "docs").glob("*.md")),
+]
 
 
 def _settings(schema: dict[str, Any], model: dict[str, Any], prefix: str = "") -> list[str]:
@@ -53,14 +56,14 @@ def test_the_readme_s_feed_loads() -> None:
     assert BrickFeed.resolve_from_yaml(feed).name == "orders"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_every_ucs_command_in_the_documentation_exists(page: Path) -> None:
     for command in re.findall(r"uv run ucs (\w+)", page.read_text()):
         assert command in ucs.commands, f"{page.name} names ucs {command}"
