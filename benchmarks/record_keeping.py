@@ -1,9 +1,10 @@
-"""What Dagster's record of a brick costs, side by side: its stock SQLite event log, and ours.
+"""What Dagster's record of a brick costs, side by side: its stock event log, and ours.
 
-    uv run python -m benchmarks.record_keeping [--bricks 1000] [--rounds 5] [--pause 20] [--json]
+    uv run python -m benchmarks.record_keeping [--bricks 1000] [--rounds 5] [--pause 20] [--postgres] [--json]
 
 Runs an asset that yields the events of a feed and moves no rows. Every round runs every contender once, in turn.
-With a pause, in milliseconds, events come as far apart as bricks of rows do; it is taken off the step's time.
+With a pause, in milliseconds, events come as far apart as bricks of rows do; it is taken off the step's time. The logs
+are in SQLite files, or in a PostgreSQL of the benchmark's own.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import redirect_stderr
+from contextlib import ExitStack, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ import dagster as dg
 from dagster import EventLogEntry
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
+from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster_postgres.event_log import PostgresEventLogStorage
 
 from ucs_pipeline.assets import brick_event
 from ucs_pipeline.bricks import BRICK
@@ -30,6 +33,8 @@ from ucs_pipeline.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.position import EntryId
+from ucs_pipeline.postgres_event_log import PooledPostgresEventLogStorage
+from ucs_pipeline_tests.postgres_server import PostgresServer
 
 KEY = dg.AssetKey("bricks")
 
@@ -43,10 +48,15 @@ class OneByOne(PooledSqliteEventLogStorage):
         self.flush()
 
 
-CONTENDERS: dict[str, type[Any] | None] = {
-    "stock": None,
+SQLITE: dict[str, type[Any]] = {
+    "stock": SqliteEventLogStorage,
     "connections kept": OneByOne,
     "and in groups": PooledSqliteEventLogStorage,
+}
+
+POSTGRES: dict[str, type[Any]] = {
+    "stock": PostgresEventLogStorage,
+    "kept, and in groups": PooledPostgresEventLogStorage,
 }
 
 
@@ -92,24 +102,24 @@ def run_once(instance: dg.DagsterInstance, bricks: int, pause: float) -> dict[st
     return {part: 1000 * value / bricks for part, value in seconds.items()}
 
 
-def make_home(directory: Path, storage: type[Any] | None) -> Path:
+def make_home(directory: Path, storage: type[Any], postgres_url: str | None) -> Path:
     """A Dagster home with that event log, and otherwise as Dagster makes it."""
     directory.mkdir()
-    lines = ["telemetry: {enabled: false}"]
-    if storage:
-        block = {"module": storage.__module__, "class": storage.__name__, "config": {"base_dir": f"{directory}/runs"}}
-        lines.append(f"event_log_storage: {json.dumps(block)}")
-    (directory / "dagster.yaml").write_text("\n".join(lines))
+    place = {"postgres_url": postgres_url} if postgres_url else {"base_dir": f"{directory}/runs"}
+    block = {"module": storage.__module__, "class": storage.__name__, "config": place}
+    (directory / "dagster.yaml").write_text(json.dumps({"telemetry": {"enabled": False}, "event_log_storage": block}))
     return directory
 
 
-def measure(bricks: int, rounds: int, pause: float) -> dict[str, dict[str, list[float]]]:
+def measure(bricks: int, rounds: int, pause: float, *, postgres: bool) -> dict[str, dict[str, list[float]]]:
     """Milliseconds a brick by contender and part, of each round."""
-    found: dict[str, dict[str, list[float]]] = {name: {"creation": [], "step": []} for name in CONTENDERS}
+    contenders = POSTGRES if postgres else SQLITE
+    found: dict[str, dict[str, list[float]]] = {name: {"creation": [], "step": []} for name in contenders}
     for _ in range(rounds):
-        for name, storage in CONTENDERS.items():
-            with tempfile.TemporaryDirectory() as directory:
-                home = make_home(Path(directory) / "home", storage)
+        for name, storage in contenders.items():
+            with tempfile.TemporaryDirectory() as directory, ExitStack() as servers:
+                url = servers.enter_context(PostgresServer()).url if postgres else None
+                home = make_home(Path(directory) / "home", storage, url)
                 with dg.DagsterInstance.from_config(str(home)) as instance:
                     for part, milliseconds in run_once(instance, bricks, pause).items():
                         found[name][part].append(milliseconds)
@@ -124,12 +134,13 @@ def main() -> None:
     parser.add_argument("--bricks", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pause", type=float, default=0, help="milliseconds between events")
+    parser.add_argument("--postgres", action="store_true", help="event logs in PostgreSQL")
     parser.add_argument("--json", action="store_true", help="print every figure for machines")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.DEBUG)
     with redirect_stderr(io.StringIO()):
-        found = measure(options.bricks, options.rounds, options.pause)
+        found = measure(options.bricks, options.rounds, options.pause, postgres=options.postgres)
     if options.json:
         print(json.dumps({"bricks": options.bricks, "rounds": options.rounds, "ms_per_brick": found}, indent=2))
         return

@@ -1,21 +1,20 @@
 """Dagster's SQLite event log with its connections kept open, and the events of bricks written in groups.
 
 Dagster's own class makes a new SQLAlchemy engine and a new SQLite connection for every event, and a transaction in each
-of two files, which costs more than the event. This one keeps an engine per database file, and a run's events of bricks
-wait a tenth of a second at most for others to share a transaction. A process killed meanwhile leaves bricks unrecorded
-whose rows are in the stream, never the reverse: the next run compares and records them. Files, tables and queries stay
-Dagster's: either class opens what the other has written, and removing the block from dagster.yaml switches back.
+of two files, which costs more than the event. This one keeps an engine per database file, and writes in groups. Files,
+tables and queries stay Dagster's: either class opens what the other has written, and removing the block from
+dagster.yaml switches back.
 """
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dagster import DagsterEventType, EventLogEntry
-from dagster._core.storage.event_log import SqlEventLogStorageTable, SqliteEventLogStorage
+from dagster import EventLogEntry
+from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
@@ -23,23 +22,15 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.event import listen
 from sqlalchemy.pool import QueuePool
 
+from ucs_pipeline.grouped_events import INSERT, GroupedEventLog, waits
 from ucs_pipeline.home import project_home
-from ucs_pipeline.pending_events import PendingEvents
+from ucs_pipeline.pending_events import Pending, PendingEvents
 
 _OPEN_FILES = 16
 """Databases kept open at once: the index, and the runs a process is busy with."""
 
-_GROUP = 200
-"""Events written in one transaction at most."""
 
-_GROUPED = {DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
-"""Events of which a run has one per brick."""
-
-_INSERT = SqlEventLogStorageTable.insert()
-_INSERT_FOR_IDS = _INSERT.returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
-
-
-class PooledSqliteEventLogStorage(SqliteEventLogStorage):
+class PooledSqliteEventLogStorage(GroupedEventLog, SqliteEventLogStorage):
     """SQLite event log that keeps its connections. `base_dir` is taken from DAGSTER_HOME if it is relative."""
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
@@ -47,6 +38,7 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
         self._tables: set[str] = set()
         self._pending = PendingEvents(self._write)
         super().__init__(base_dir, inst_data)
+        self._follow_forks()
 
     @classmethod
     def from_config_value(
@@ -57,31 +49,9 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
 
     def store_event(self, event: EventLogEntry) -> None:
         """Stores one event. A run's materialisations and plans of them are written in groups, a moment later."""
-        if not event.run_id or not _in_groups(event):
-            if event.dagster_event:
-                # Fails where it cannot be written: the step hears of it, as it would of a single event.
-                self.flush()
-            super().store_event(event)
+        super().store_event(event)
+        if not waits(event):
             self._touch(event.run_id)
-        elif self._pending.add(event, self._event_to_row(event)) >= _GROUP:
-            self.flush()
-
-    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
-        """Stores events, and returns when they are written."""
-        for event in events:
-            if _in_groups(event):
-                self._pending.add(event, self._event_to_row(event))
-            else:
-                self.store_event(event)
-        self.flush()
-
-    def flush(self) -> None:
-        """Writes the events that wait for their group. Those that cannot be written are dropped, as one event would be.
-
-        Raises:
-            sqlalchemy.exc.SQLAlchemyError: they cannot be written.
-        """
-        self._pending.write()
 
     def has_table(self, table_name: str) -> bool:
         """Whether the index has a table. Asked for each event with tags; the answer never turns into no."""
@@ -107,28 +77,21 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
         with self._db_lock, self._transaction(shard) as connection:
             yield connection
 
-    def _write(self, pending: Sequence[tuple[EventLogEntry, Mapping[str, Any]]]) -> None:
-        events, rows = [event for event, _ in pending], [row for _, row in pending]
+    def _write(self, pending: Sequence[Pending]) -> None:
         runs: dict[str, list[Mapping[str, Any]]] = {}
-        for row in rows:
+        for _, row in pending:
             runs.setdefault(row["run_id"], []).append(row)
         # The index is committed last, as in Dagster's class; a lock it cannot get leaves the runs' files as they were.
         with self._db_lock, self._transaction(INDEX_SHARD_NAME) as index:
-            ids = index.scalars(_INSERT_FOR_IDS, rows).all()
-            self._store_asset_event_tags(index, events, ids)
-            # The asset's own row is about its latest event of each kind only, the latest last.
-            latest: dict[object, tuple[EventLogEntry, int]] = {}
-            for event, event_id, row in zip(events, ids, rows, strict=True):
-                kind = (row["asset_key"], row["dagster_event_type"])
-                latest.pop(kind, None)
-                latest[kind] = (event, event_id)
-            for event, event_id in latest.values():
-                self._store_asset_event(index, event, event_id)
+            self._insert(index, pending)
             for run_id, own in runs.items():
                 with self._transaction(run_id) as connection:
-                    connection.execute(_INSERT, own)
+                    connection.execute(INSERT, own)
         for run_id in runs:
             self._touch(run_id)
+
+    def _kept(self) -> Iterable[Engine]:
+        return [engine for _, engine in self._engines.values()]
 
     def _touch(self, run_id: str) -> None:
         # With the connection kept open the write-ahead log grows and this file does not change; the UI's live log of a
@@ -168,11 +131,6 @@ class PooledSqliteEventLogStorage(SqliteEventLogStorage):
         if len(self._engines) > _OPEN_FILES:
             self._engines.popitem(last=False)[1][1].dispose()
         return engine
-
-
-def _in_groups(event: EventLogEntry) -> bool:
-    found = event.dagster_event
-    return found is not None and found.event_type in _GROUPED and found.asset_key is not None
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from threading import Lock, Timer
+from threading import Lock, Timer, get_ident
 from typing import Any
 
 from dagster import EventLogEntry
@@ -20,9 +20,14 @@ class PendingEvents:
 
     def __init__(self, write: Callable[[Sequence[Pending]], None]) -> None:
         self._write = write
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins anew, in a forked process: what waits is its parent's, and so is the thread that would write it."""
         self._events: list[Pending] = []
         self._timer: Timer | None = None
         self._adding, self._writing = Lock(), Lock()
+        self._writer: int | None = None
 
     def add(self, event: EventLogEntry, row: Mapping[str, Any]) -> int:
         """Adds one event. Returns how many wait."""
@@ -40,7 +45,10 @@ class PendingEvents:
         Events that cannot be written are dropped, or wait for the next attempt if they are to be kept: whoever asks for
         something else in the meantime, a log line or a look at the log, may take the error for its own and go on.
         """
+        if self._writer == get_ident():  # a look at the log on the way of writing
+            return
         with self._writing:
+            self._writer = get_ident()
             events = self._take()
             try:
                 if events:
@@ -50,6 +58,8 @@ class PendingEvents:
                     with self._adding:
                         self._events[:0] = events
                 raise
+            finally:
+                self._writer = None
 
     def _in_time(self) -> None:
         # Nobody would hear of an error here: the step's next event writes these too, and fails if that fails.

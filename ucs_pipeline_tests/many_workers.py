@@ -43,6 +43,11 @@ class Deployment:
         self._workers = workers
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
+    @property
+    def workers(self) -> list[str]:
+        """Names of the workers."""
+        return [name for name in self._processes if name.startswith("worker")]
+
     def start(self) -> Self:
         """Starts the processes, and returns once the web server answers."""
         self._start("code-server", "dagster", "api", "grpc", "-f", str(self.home / "feeds.py"))

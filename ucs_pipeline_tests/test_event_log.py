@@ -151,6 +151,23 @@ def test_the_live_log_of_a_run_hears_of_new_events(pooled: Path) -> None:
         assert file.stat().st_mtime > 0
 
 
+def test_a_forked_process_leaves_its_parent_s_events_alone(pooled: Path) -> None:
+    run_id = _run(pooled)
+    with dg.DagsterInstance.from_config(str(pooled)) as instance:
+        [record] = instance.get_records_for_run(run_id, of_type=MATERIALIZED, limit=1).records
+        storage = instance.event_log_storage
+        assert isinstance(storage, PooledSqliteEventLogStorage)
+        storage._pending._write = lambda _events: os._exit(1)
+        storage.store_event(record.event_log_entry)  # waits
+        child = os.fork()
+        if not child:
+            storage.flush()
+            os._exit(0)
+        storage._pending._write = storage._write
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(instance.get_records_for_run(run_id, of_type=MATERIALIZED).records) == 31
+
+
 def test_threads_may_write_at_once(pooled: Path) -> None:
     with dg.DagsterInstance.from_config(str(pooled)) as instance:
 

@@ -1,0 +1,98 @@
+"""Dagster's event logs in SQL, with the events of bricks written in groups.
+
+A run's events of bricks wait a tenth of a second at most for others to share a transaction. A process killed meanwhile
+leaves bricks unrecorded whose rows are in the stream, never the reverse: the next run compares and records them.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from weakref import WeakMethod
+
+from dagster import DagsterEventType, EventLogEntry
+from dagster._core.storage.event_log import SqlEventLogStorage, SqlEventLogStorageTable
+from sqlalchemy import Connection, Engine
+
+from ucs_pipeline.pending_events import Pending, PendingEvents
+
+_GROUP = 200
+"""Events written in one transaction at most."""
+
+_GROUPED = {DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
+"""Events of which a run has one per brick."""
+
+INSERT = SqlEventLogStorageTable.insert()
+"""Adds rows to a table of events."""
+
+_INSERT_FOR_IDS = INSERT.returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
+
+
+class GroupedEventLog(SqlEventLogStorage):
+    """What the groups of an event log have in common, whatever its database; goes before Dagster's own class."""
+
+    _pending: PendingEvents
+
+    def _follow_forks(self) -> None:
+        forked = WeakMethod(self._forked)
+        os.register_at_fork(after_in_child=lambda: (method := forked()) and method())
+
+    def _forked(self) -> None:
+        # What waits and what is connected stays the parent's.
+        self._pending.forget()
+        for engine in self._kept():
+            engine.dispose(close=False)
+
+    def _kept(self) -> Iterable[Engine]:
+        """The engines whose connections are kept."""
+        raise NotImplementedError
+
+    def store_event(self, event: EventLogEntry) -> None:
+        """Stores one event. A run's materialisations and plans of them are written in groups, a moment later."""
+        if waits(event):
+            if self._pending.add(event, self._event_to_row(event)) >= _GROUP:
+                self.flush()
+            return
+        if event.dagster_event:
+            # Fails where it cannot be written: the step hears of it, as it would of a single event.
+            self.flush()
+        super().store_event(event)
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        """Stores events, and returns when they are written."""
+        for event in events:
+            if _in_groups(event):
+                self._pending.add(event, self._event_to_row(event))
+            else:
+                self.store_event(event)
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes the events that wait for their group. Those that cannot be written are dropped, as one event would be.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError: they cannot be written.
+        """
+        self._pending.write()
+
+    def _insert(self, index: Connection, pending: Sequence[Pending]) -> None:
+        """Adds a group to the tables of all runs, within the transaction of a connection."""
+        events, rows = [event for event, _ in pending], [row for _, row in pending]
+        ids = index.scalars(_INSERT_FOR_IDS, rows).all()
+        self._store_asset_event_tags(index, events, ids)
+        # The asset's own row is about its latest event of each kind only, the latest last.
+        latest: dict[object, tuple[EventLogEntry, int]] = {}
+        for event, event_id, row in zip(events, ids, rows, strict=True):
+            kind = (row["asset_key"], row["dagster_event_type"])
+            latest.pop(kind, None)
+            latest[kind] = (event, event_id)
+        for event, event_id in latest.values():
+            self._store_asset_event(index, event, event_id)
+
+
+def waits(event: EventLogEntry) -> bool:
+    """Whether an event waits for a group: a run's, about a brick."""
+    return bool(event.run_id) and _in_groups(event)
+
+
+def _in_groups(event: EventLogEntry) -> bool:
+    found = event.dagster_event
+    return found is not None and found.event_type in _GROUPED and found.asset_key is not None

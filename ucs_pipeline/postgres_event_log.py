@@ -1,0 +1,82 @@
+"""Dagster's PostgreSQL event log with its connection kept open, and the events of bricks written in groups.
+
+Dagster's own class connects anew for every event, and again for the asset's tables. Tables and queries stay Dagster's:
+either class goes on where the other has stopped, and the class's name in dagster.yaml is all that switches it on.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from zlib import crc32
+
+from dagster._serdes import ConfigurableClassData
+from dagster_postgres.event_log import PostgresEventLogStorage
+from dagster_postgres.utils import (
+    create_pg_connection,
+    create_pg_engine,
+    get_token_provider_from_config,
+    pg_url_from_config,
+)
+from sqlalchemy import Connection, Engine, func, select
+
+from ucs_pipeline.grouped_events import GroupedEventLog
+from ucs_pipeline.pending_events import Pending, PendingEvents
+
+
+class PooledPostgresEventLogStorage(GroupedEventLog, PostgresEventLogStorage):
+    """PostgreSQL event log that keeps a connection."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._pending = PendingEvents(self._write)
+        super().__init__(*arguments, **named)
+        self._engine.dispose()
+        # Kept connections may have been cut by the server or a firewall: each is asked before it is used.
+        self._engine = create_pg_engine(
+            self.postgres_url, self._token_provider, isolation_level="AUTOCOMMIT", pool_size=1, pool_pre_ping=True
+        )
+        self._follow_forks()
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> "PooledPostgresEventLogStorage":
+        """Dagster's constructor from dagster.yaml."""
+        return cls(
+            inst_data=inst_data,
+            postgres_url=pg_url_from_config(config_value),
+            should_autocreate_tables=config_value.get("should_autocreate_tables", True),
+            token_provider=get_token_provider_from_config(config_value),
+        )
+
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
+        """Dagster's settings for a web server, in whose place they come."""
+        self._engine.dispose()
+        super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
+
+    def dispose(self) -> None:
+        """Writes what waits, and closes every connection."""
+        try:
+            self.flush()
+        finally:
+            super().dispose()
+            self._engine.dispose()
+
+    @contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        # Whoever reads finds what this process has stored, and any other event comes after those before it.
+        self._pending.write(keep=True)
+        with create_pg_connection(self._engine) as connection:
+            yield connection
+
+    def _write(self, pending: Sequence[Pending]) -> None:
+        with create_pg_connection(self._engine) as kept:
+            connection = kept.execution_options(isolation_level="READ COMMITTED")
+            with connection.begin():
+                # Dagster remembers up to which id it has seen an asset's events: a group must not appear after an event
+                # of the same asset whose id is higher.
+                for asset in sorted({str(row["asset_key"]) for _, row in pending}):
+                    connection.execute(select(func.pg_advisory_xact_lock(crc32(b"ucs:" + asset.encode()))))
+                self._insert(connection, pending)
+
+    def _kept(self) -> Iterable[Engine]:
+        return (self._engine,)
