@@ -4,6 +4,7 @@ from collections import Counter
 
 import dagster as dg
 
+from ucs_pipeline.alerts import alert_defs
 from ucs_pipeline.assets import FEED_METADATA, brick_asset, stream_key, table_key
 from ucs_pipeline.checks import check_defs, checks_name
 from ucs_pipeline.errors import FeedError
@@ -27,7 +28,7 @@ def build_defs(*feeds: BrickFeed) -> dg.Definitions:
 
 
 def assemble(defs: dg.Definitions) -> dg.Definitions:
-    """Adds the feeds' tables and streams as external assets, and the executor they share.
+    """Adds the feeds' tables and streams as external assets, the sensors that alert, and the executor they share.
 
     Raises:
         FeedError: two feeds write to one stream, or one has the name of the other's job.
@@ -54,7 +55,7 @@ def assemble(defs: dg.Definitions) -> dg.Definitions:
     }
     # One process per run: starting a step process costs seconds, and a run has one step.
     shared = dg.Definitions(assets=[*tables.values(), *streams.values()], executor=dg.in_process_executor)
-    return dg.Definitions.merge(defs, shared)
+    return dg.Definitions.merge(defs, shared, alert_defs(feeds))
 
 
 def feeds_of(defs: dg.Definitions) -> list[BrickFeed]:

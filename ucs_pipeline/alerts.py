@@ -1,0 +1,139 @@
+"""Alerts about runs that failed and checks that did not pass, posted to a webhook.
+
+Plain sensors that keep a cursor of their own: Dagster's `run_failure_sensor` moves on when its body fails, and an alert
+that the webhook did not take would be lost. Here it stays, and is sent at a later tick. An alert may come twice.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import dagster as dg
+from dagster import AssetCheckEvaluation, DagsterEventType
+
+from ucs_pipeline.assets import FEED_TAG
+from ucs_pipeline.checks import checks_name
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.webhook import URL_VARIABLE, WebhookError, post, webhook_url
+
+_RUNS_AT_ONCE = 20
+"""Runs that a tick looks at, at most."""
+
+_SECONDS = 30
+_LONGEST_TEXT = 2000
+_BRICKS_TAG = "ucs/bricks"
+_RETRIED_TAG = "dagster/will_retry"
+_RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+
+_Change = Literal[DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_SUCCESS]
+_FeedsOf = Callable[[dg.DagsterRun], Sequence[str]]
+
+
+def alert_defs(feeds: Sequence[BrickFeed]) -> dg.Definitions:
+    """The sensors that watch these feeds, if the environment says where alerts go; else nothing."""
+    if not feeds or webhook_url() is None:
+        return dg.Definitions()
+    names = [feed.name for feed in feeds]
+    jobs = {checks_name(feed): feed.name for feed in feeds}
+
+    def feeds_of(run: dg.DagsterRun) -> list[str]:
+        # A run that never began has no tag of the feed's yet, but it has a selection.
+        keys = {*(run.asset_selection or ()), *(key.asset_key for key in run.asset_check_selection or ())}
+        found = {jobs.get(run.job_name), run.tags.get(FEED_TAG), *(key.to_user_string() for key in keys)}
+        return [name for name in names if name in found]
+
+    failed: _Change = DagsterEventType.RUN_FAILURE
+    ended: _Change = DagsterEventType.RUN_SUCCESS
+    return dg.Definitions(
+        sensors=[
+            _sensor("run_failure_alerts", "every run of a feed that fails and is not launched again", failed, feeds_of),
+            _sensor("check_failure_alerts", "every check of a feed that does not pass", ended, feeds_of),
+        ]
+    )
+
+
+def _sensor(name: str, what: str, change: _Change, feeds_of: _FeedsOf) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=name,
+        description=f"Posts {what} to the webhook in {URL_VARIABLE}.",
+        minimum_interval_seconds=_SECONDS,
+        # Whoever sets the variable has asked for it.
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        url = webhook_url()
+        assert url
+        if context.cursor is None:
+            newest = context.instance.fetch_run_status_changes(change, limit=1).records
+            context.update_cursor(str(newest[0].storage_id if newest else 0))
+            return dg.SkipReason("alerts begin with the runs that end from now on")
+        after = dg.RunStatusChangeRecordsFilter(change, after_storage_id=int(context.cursor))
+        sent = 0
+        for record in context.instance.fetch_run_status_changes(after, limit=_RUNS_AT_ONCE, ascending=True).records:
+            run = context.instance.get_run_by_id(record.run_id)
+            message = alert(context.instance, run, feeds_of(run)) if run else None
+            if message is not None:
+                try:
+                    post(url, message)
+                except WebhookError as error:
+                    if not sent:
+                        raise
+                    # A tick that fails keeps the cursor where it was, and these would be sent again.
+                    return dg.SkipReason(f"alerts sent: {sent}; then {error}")
+                sent += 1
+            context.update_cursor(str(record.storage_id))
+        return dg.SkipReason(f"alerts sent: {sent}" if sent else "nothing to alert about")
+
+    return sensor
+
+
+def alert(instance: dg.DagsterInstance, run: dg.DagsterRun, feeds: Sequence[str]) -> dict[str, Any] | None:
+    """What is posted about a run that has ended; None if nothing is.
+
+    Its `text` says it all; the rest is for programs.
+    """
+    if not feeds:
+        return None
+    feed, bricks = ", ".join(feeds), _bricks(run)
+    error = _error(instance, run) if run.is_failure_or_canceled and run.tags.get(_RETRIED_TAG) != "true" else None
+    failed = _failed_checks(instance, run)
+    if error is None and not failed:
+        return None
+    about = f"feed {feed!r}, bricks {bricks}" if bricks else f"feed {feed!r}"
+    lines = [] if error is None else [f"{about}: run {run.run_id} failed: {error}"]
+    lines += [f"check {check.check_name} ({check.severity.value}) failed: {check.description}" for check in failed]
+    return {
+        "text": "\n".join(lines)[:_LONGEST_TEXT],
+        "feed": feed,
+        "bricks": bricks,
+        "run_id": run.run_id,
+        "error": error and error[:_LONGEST_TEXT],
+        "failed_checks": [check.check_name for check in failed],
+    }
+
+
+def _bricks(run: dg.DagsterRun) -> str | None:
+    ends = [run.tags.get(tag) for tag in _RANGE_TAGS]
+    return run.tags.get(_BRICKS_TAG) or ("...".join(map(str, ends)) if all(ends) else run.tags.get("dagster/partition"))
+
+
+def _error(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """The sentence with which a step failed, or Dagster's word if none says it."""
+    for record in instance.get_records_for_run(run.run_id, of_type=DagsterEventType.STEP_FAILURE).records:
+        event = record.event_log_entry.dagster_event
+        data = event.step_failure_data if event else None
+        if data and data.user_failure_data and data.user_failure_data.description:
+            return data.user_failure_data.description
+        if data and data.error:
+            # Of an error that nobody foresaw only its class: its text may say anything, and this leaves the house.
+            return f"{(data.error.cause or data.error).cls_name}; the run's log says more"
+    for record in instance.get_records_for_run(run.run_id, of_type=DagsterEventType.RUN_FAILURE).records:
+        event = record.event_log_entry.dagster_event
+        if event and event.message:
+            return event.message
+    return "the run's log says why"
+
+
+def _failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[AssetCheckEvaluation]:
+    records = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION).records
+    events = [record.event_log_entry.get_dagster_event() for record in records]
+    return [event.asset_check_evaluation_data for event in events if not event.asset_check_evaluation_data.passed]

@@ -1,0 +1,77 @@
+"""Posts a JSON text to the address in UCS_ALERT_WEBHOOK_URL. The address is a secret: nothing here ever says it."""
+
+import json
+import os
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from ucs_pipeline.errors import UcsError
+
+URL_VARIABLE = "UCS_ALERT_WEBHOOK_URL"
+
+_TIMEOUT_SECONDS = 5
+_TRIES = 2
+
+
+class WebhookError(UcsError):
+    """A message could not be posted. Posting it again later is right."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Takes a redirect for the error it is: a POST that is sent elsewhere becomes a GET without its message."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """No request follows."""
+
+
+def webhook_url() -> str | None:
+    """Where alerts go; None if nowhere."""
+    return os.environ.get(URL_VARIABLE) or None
+
+
+def post(url: str, message: Mapping[str, Any]) -> None:
+    """Posts a message as JSON, and once more if that fails.
+
+    Raises:
+        WebhookError: it was not taken, or the address is none.
+    """
+    problem = ""
+    for _ in range(_TRIES):
+        problem = _problem(url, json.dumps(message).encode())
+        if not problem:
+            return
+    raise WebhookError(
+        f"the webhook in {URL_VARIABLE} did not take an alert: {problem}, expected a status of 200 to 299; "
+        "put that right, and the alert is sent at a later tick"
+    )
+
+
+def _problem(url: str, body: bytes) -> str:
+    """Why a message was not taken, without a word of the address; nothing if it was.
+
+    Errors of urllib and its kin often quote the address, or a part of it, and so none of them leaves this function.
+    """
+    try:
+        if urlsplit(url).scheme not in ("http", "https"):
+            return "it is no http:// or https:// address"
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=_TIMEOUT_SECONDS):
+            return ""
+    except urllib.error.HTTPError as error:
+        error.close()
+        return f"it answered with status {error.code}"
+    except OSError as error:
+        return f"it cannot be reached ({_kind(error)})"
+    except Exception as error:  # ValueError and http.client.HTTPException, in many kinds: InvalidURL, BadStatusLine...
+        return f"the address or its answer cannot be read ({type(error).__name__})"
+
+
+def _kind(error: OSError) -> str:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    # The texts of the operating system are fixed; others name hosts. TLS has numbers of its own.
+    number = reason.errno if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError) else None
+    return os.strerror(number) if number is not None and number > 0 else type(reason).__name__

@@ -1,0 +1,244 @@
+"""Alerts as Dagster's daemon sends them: its own sensor iteration over a code server, and a webhook that answers."""
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
+from dagster._core.test_utils import create_test_daemon_workspace_context, freeze_time
+from dagster._core.workspace.load_target import PythonFileTarget
+from dagster._daemon.sensor import execute_sensor_iteration
+
+from ucs_pipeline.build import build_defs
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.webhook import URL_VARIABLE, WebhookError, post
+from ucs_pipeline_tests.home import run_bricks, write_table
+from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.webhook_server import SECRET, WebhookServer, closed_port
+
+FEEDS = """
+from ucs_pipeline import build_defs
+from ucs_pipeline_tests.test_alerts import feed
+
+defs = build_defs(feed("numbers"), feed("nowhere"))
+"""
+
+RUNS, CHECKS = "run_failure_alerts", "check_failure_alerts"
+
+
+def feed(name: str) -> BrickFeed:
+    """A feed of three bricks."""
+    return BrickFeed(name=name, table=name, key="n", bricks={"class": "number", "last": 29_999}, sensor=False)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[WebhookServer]:
+    with WebhookServer() as server:
+        yield server
+
+
+@pytest.fixture
+def webhook(server: WebhookServer) -> WebhookServer:
+    """A webhook that nothing was posted to yet."""
+    for seen in (server.taken, server.asked, server.answers):
+        seen.clear()
+    return server
+
+
+# The webhook
+
+
+@pytest.mark.parametrize("answers", [[], [500], [404]])
+def test_a_message_is_posted_once_and_once_more_if_that_failed(webhook: WebhookServer, answers: list[int]) -> None:
+    webhook.answers.extend(answers)
+    post(webhook.url, {"text": "“a”", "run_id": None})
+    assert webhook.taken == [{"text": "“a”", "run_id": None}]
+    assert len(webhook.asked) == len(answers) + 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_refused_and_not_followed(webhook: WebhookServer, status: int) -> None:
+    webhook.answers.extend([status, status])
+    with pytest.raises(WebhookError, match=f"it answered with status {status}"):
+        post(webhook.url, {"text": "a"})
+    assert [asked.split()[0] for asked in webhook.asked] == ["POST", "POST"]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (f"http://127.0.0.1:{closed_port()}/{SECRET}", "it cannot be reached (Connection refused)"),
+        (f"http://{SECRET}.invalid/", "it cannot be reached (gaierror)"),
+        (f"https://127.0.0.1:{closed_port()}/{SECRET}", "it cannot be reached (Connection refused)"),
+        (f"file:///{SECRET}", "it is no http:// or https:// address"),
+        (SECRET, "it is no http:// or https:// address"),
+        (f"http://user:{SECRET}@127.0.0.1/", "the address or its answer cannot be read (InvalidURL)"),
+        (f"http://[{SECRET}/", "the address or its answer cannot be read (ValueError)"),
+        (f"http://127.0.0.1/a b{SECRET}", "the address or its answer cannot be read (InvalidURL)"),
+    ],
+)
+def test_an_address_that_does_not_work_is_not_said(url: str, said: str) -> None:
+    with pytest.raises(WebhookError) as caught:
+        post(url, {"text": "a"})
+    assert said in str(caught.value)
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+    assert caught.value.__context__ is None
+
+
+def test_a_server_without_tls_is_named_as_such(webhook: WebhookServer) -> None:
+    with pytest.raises(WebhookError, match=r"it cannot be reached \(SSLError\)"):
+        post(webhook.url.replace("http:", "https:"), {"text": "a"})
+
+
+# The sensors
+
+
+class Daemon:
+    """Dagster's sensor daemon, one look at a time, half a minute apart."""
+
+    def __init__(self, home: Path, instance: dg.DagsterInstance, workspace: Any) -> None:
+        self.home = home
+        self.instance = instance
+        self._workspace = workspace
+        self._now = datetime.now(tz=UTC)
+        self._defs = build_defs(feed("numbers"), feed("nowhere"))
+
+    def look(self) -> None:
+        """Every sensor that is due ticks."""
+        self._now += timedelta(seconds=31)
+        with freeze_time(self._now):
+            list(execute_sensor_iteration(self._workspace, logging.getLogger("daemon"), None, None))
+
+    def tick(self, name: str) -> InstigatorTick:
+        """A sensor's latest tick."""
+        [state] = [found for found in self.instance.all_instigator_state() if found.instigator_name == name]
+        [tick] = self.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+        return tick
+
+    def publish(self, name: str) -> dg.ExecuteInProcessResult:
+        """A run of the feed's bricks."""
+        return run_bricks(self._defs, name, self.instance, 0, 2)
+
+    def check(self) -> dg.ExecuteInProcessResult:
+        """A run of the checks of the feed that works."""
+        return self._defs.resolve_job_def("numbers_checks").execute_in_process(instance=self.instance)
+
+    def fail(self, **tags: str) -> str:
+        """A run that ends before it begins; its id."""
+        job = self._defs.resolve_implicit_global_asset_job_def()
+        ends = {"dagster/asset_partition_range_start": "0.0.0.1", "dagster/asset_partition_range_end": "0.0.0.2"}
+        selection = frozenset([dg.AssetKey("nowhere")])
+        run = self.instance.create_run_for_job(job, asset_selection=selection, tags={**ends, **tags})
+        self.instance.report_run_failed(run, "the machine was switched off")
+        return run.run_id
+
+
+@pytest.fixture(scope="module")
+def daemon(
+    tmp_path_factory: pytest.TempPathFactory, server: WebhookServer, redis_server: RedisServer
+) -> Iterator[Daemon]:
+    """A daemon that has had its first look, with a table of a feed that works, and none of the other."""
+    home = tmp_path_factory.mktemp("alerts")
+    write_table(home, "numbers", {"n": pa.array(range(25_000), pa.int64())})
+    (home / "feeds.py").write_text(FEEDS)
+    target = PythonFileTarget(str(home / "feeds.py"), None, None, "feeds")
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("DAGSTER_HOME", str(home))
+        patch.setenv("UCS_REDIS_URL", redis_server.url)
+        patch.delenv("UCS_CLICKHOUSE_URL", raising=False)
+        instance = stack.enter_context(dg.instance_for_test(temp_dir=str(home)))
+        # The code server has the address; runs of this process need none.
+        with pytest.MonkeyPatch.context() as address:
+            address.setenv(URL_VARIABLE, server.url)
+            workspace = stack.enter_context(create_test_daemon_workspace_context(target, instance))
+        found = Daemon(home, instance, workspace)
+        found.fail()
+        found.look()
+        for sensor in (RUNS, CHECKS):
+            assert found.tick(sensor).skip_reason == "alerts begin with the runs that end from now on"
+        assert server.asked == []
+        yield found
+
+
+def test_a_failed_run_is_posted_when_the_webhook_takes_it(daemon: Daemon, webhook: WebhookServer) -> None:
+    webhook.answers.extend([500, 500])
+    run_id = daemon.publish("nowhere").run_id
+    daemon.look()
+    tick = daemon.tick(RUNS)
+    assert tick.status is TickStatus.FAILURE
+    assert tick.error is not None
+    said = f"the webhook in {URL_VARIABLE} did not take an alert: it answered with status 500"
+    assert said in tick.error.to_string()
+    assert webhook.taken == []
+
+    daemon.look()
+    assert daemon.tick(RUNS).skip_reason == "alerts sent: 1"
+    [message] = webhook.taken
+    assert message["text"].startswith(f"feed 'nowhere', bricks 0.0.0.0...0.0.0.2: run {run_id} failed: feed 'nowhere'")
+    assert (message["feed"], message["bricks"], message["run_id"]) == ("nowhere", "0.0.0.0...0.0.0.2", run_id)
+    assert message["error"] in message["text"]
+    daemon.look()
+    assert len(webhook.taken) == 1
+    stored = [path for path in daemon.home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+    assert stored == []
+
+
+def test_checks_that_do_not_pass_are_posted(daemon: Daemon, webhook: WebhookServer, redis_server: RedisServer) -> None:
+    assert daemon.publish("numbers").success
+    assert daemon.check().success
+    daemon.look()
+    assert daemon.tick(CHECKS).skip_reason == "nothing to alert about"
+    redis_server.client().delete("numbers")
+    assert daemon.check().success
+    daemon.look()
+    assert daemon.tick(RUNS).skip_reason == "nothing to alert about"
+    assert daemon.tick(CHECKS).skip_reason == "alerts sent: 1"
+    [message] = webhook.taken
+    assert (message["feed"], message["bricks"], message["error"]) == ("numbers", None, None)
+    assert "stream_not_behind" in message["failed_checks"]
+    assert "check stream_not_behind (ERROR) failed: feed 'numbers'" in message["text"]
+
+
+def test_a_run_that_is_launched_again_is_posted_when_its_last_one_failed(
+    daemon: Daemon, webhook: WebhookServer
+) -> None:
+    daemon.fail(**{"dagster/will_retry": "true"})
+    daemon.look()
+    assert daemon.tick(RUNS).skip_reason == "nothing to alert about"
+    last = daemon.fail(**{"dagster/will_retry": "false"})
+    daemon.look()
+    assert [message["run_id"] for message in webhook.taken] == [last]
+
+
+def test_what_was_sent_before_the_webhook_failed_is_not_sent_again(daemon: Daemon, webhook: WebhookServer) -> None:
+    runs = [daemon.fail(), daemon.fail()]
+    webhook.answers.extend([200, 503, 503])
+    daemon.look()
+    said = daemon.tick(RUNS).skip_reason
+    assert said is not None
+    assert said.startswith("alerts sent: 1; then the webhook in")
+    daemon.look()
+    assert [message["run_id"] for message in webhook.taken] == runs
+
+
+def test_a_run_that_never_began_is_posted_too(daemon: Daemon, webhook: WebhookServer) -> None:
+    run_id = daemon.fail()
+    daemon.look()
+    [message] = webhook.taken
+    about = "feed 'nowhere', bricks 0.0.0.1...0.0.0.2"
+    assert message["text"] == f"{about}: run {run_id} failed: the machine was switched off"
+
+
+def test_without_an_address_there_are_no_alerts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    assert not list(build_defs(feed("numbers")).sensors or ())
+    monkeypatch.setenv(URL_VARIABLE, "")
+    assert not list(build_defs(feed("numbers")).sensors or ())
