@@ -155,6 +155,30 @@ def adopt(feed: str, last_brick: str) -> None:
 
 
 @ucs.command()
+@click.option(
+    "--days", default=30, show_default=True, type=click.IntRange(min=1), help="Keep runs that ended since so many days."
+)
+@click.option("--dry-run", is_flag=True, help="Only say how many runs would be deleted.")
+def prune(days: int, dry_run: bool) -> None:
+    """Delete old runs of the feeds, and the files they left. Runs that a brick is recorded by stay."""
+    from datetime import UTC, datetime, timedelta
+
+    import dagster as dg
+
+    from ucs_pipeline.feeds import all_feeds, use_project_home
+    from ucs_pipeline.prune import prune as prune_runs
+
+    use_project_home()
+    before = datetime.now(tz=UTC) - timedelta(days=days)
+    with dg.DagsterInstance.get() as instance:
+        found = prune_runs(all_feeds(), instance, before, dry_run=dry_run)
+    click.echo(
+        f"{'would delete' if dry_run else 'deleted'} {found.deleted:,} runs that ended before {before:%Y-%m-%d %H:%M} "
+        f"UTC; kept {found.kept:,}, by which bricks or checks are recorded"
+    )
+
+
+@ucs.command()
 def stop() -> None:
     """Stop the embedded redis-server. Its data stays; the next command starts it again."""
     from ucs_pipeline.embedded_redis import stop_embedded_redis

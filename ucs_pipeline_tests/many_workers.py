@@ -19,7 +19,7 @@ import dagster as dg
 from ucs_pipeline_tests.cockpit import launch
 from ucs_pipeline_tests.home import PROJECT
 
-CONFIGURATION = PROJECT / "deploy" / "celery"
+CONFIGURATION = [PROJECT / "deploy" / "celery" / "dagster.yaml", PROJECT / "deploy" / "workspace.yaml"]
 _STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")
 
 
@@ -29,8 +29,8 @@ class Deployment:
     def __init__(self, home: Path, feeds: str, workers: int, **environment: str) -> None:
         """`feeds`: Python text of a module that makes the definitions."""
         self.home = home
-        for name in ("dagster.yaml", "workspace.yaml"):
-            shutil.copy(CONFIGURATION / name, home)
+        for file in CONFIGURATION:
+            shutil.copy(file, home)
         (home / "feeds.py").write_text(feeds)
         self._ports = {name: _free_port() for name in ("code-server", "webserver")}
         self.environment = {

@@ -1,0 +1,96 @@
+"""Deletes old runs of feeds. Deleting a run deletes its events, so those that a brick is recorded by stay."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import dagster as dg
+from dagster import DagsterEventType
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
+from dagster._core.storage.event_log import SqliteEventLogStorage
+
+from ucs_pipeline.checks import checks_name
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.findings import CHECKS
+
+_PAGE = 1000
+_BACKFILL_TAG = "dagster/backfill"
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of the runs that ended long enough ago."""
+
+    deleted: int
+    kept: int
+    """Runs that hold the latest record of a brick or of a check, or belong to a backfill that goes on."""
+
+
+def prune(
+    feeds: Sequence[BrickFeed], instance: dg.DagsterInstance, before: datetime, *, dry_run: bool = False
+) -> Pruned:
+    """Deletes the feeds' runs that ended before some time and hold nothing that is needed.
+
+    Of those that stay, what they wrote to stdout and stderr is deleted. A dry run only counts.
+    """
+    found = _ended(feeds, instance, before)
+    # Asked after the runs were listed: what is recorded meanwhile is recorded by others.
+    needed = {run_id for feed in feeds for run_id in _holders(feed, instance)}
+    going_on = _unfinished_backfills(instance)
+    deleted = 0
+    for run_id, backfill in found.items():
+        keep = run_id in needed or backfill in going_on
+        deleted += not keep
+        if not dry_run:
+            instance.compute_log_manager.delete_logs(prefix=[run_id])
+            if not keep:
+                _delete(run_id, instance)
+    return Pruned(deleted, len(found) - deleted)
+
+
+def _ended(feeds: Sequence[BrickFeed], instance: dg.DagsterInstance, before: datetime) -> dict[str, str | None]:
+    """The backfill, if any, of each run that ended before some time and was about these feeds alone."""
+    keys = {dg.AssetKey(feed.name) for feed in feeds}
+    jobs = {checks_name(feed) for feed in feeds}
+    wanted = dg.RunsFilter(statuses=FINISHED_STATUSES, updated_before=before)
+    found: dict[str, str | None] = {}
+    cursor: str | None = None
+    while records := instance.get_run_records(wanted, limit=_PAGE, cursor=cursor):
+        for run in (record.dagster_run for record in records):
+            asked = {*(run.asset_selection or ()), *(key.asset_key for key in run.asset_check_selection or ())}
+            if asked <= keys if asked else run.job_name in jobs:
+                found[run.run_id] = run.tags.get(_BACKFILL_TAG)
+        cursor = records[-1].dagster_run.run_id
+    return found
+
+
+def _holders(feed: BrickFeed, instance: dg.DagsterInstance) -> Iterator[str]:
+    """The runs that a brick or a check of the feed is recorded by. Also of bricks that the feed has no more."""
+    key = dg.AssetKey(feed.name)
+    latest = instance.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_MATERIALIZATION)
+    ids = list(latest.values())
+    for start in range(0, len(ids), _PAGE):
+        page = ids[start : start + _PAGE]
+        records = instance.fetch_materializations(dg.AssetRecordsFilter(key, storage_ids=page), limit=len(page)).records
+        yield from (record.run_id for record in records)
+    checks = [dg.AssetCheckKey(key, check.name) for check in CHECKS]
+    for summary in instance.event_log_storage.get_asset_check_summary_records(checks).values():
+        if found := summary.last_completed_check_execution_record:
+            yield found.run_id
+
+
+def _unfinished_backfills(instance: dg.DagsterInstance) -> set[str | None]:
+    statuses = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
+    return {backfill.backfill_id for backfill in instance.get_backfills(BulkActionsFilter(statuses=statuses))}
+
+
+def _delete(run_id: str, instance: dg.DagsterInstance) -> None:
+    instance.delete_run(run_id)
+    storage = instance.event_log_storage
+    if isinstance(storage, SqliteEventLogStorage):
+        # Dagster empties the run's own database, and leaves its file: 0.1 MB and more for each run there ever was.
+        path = Path(storage.path_for_shard(run_id))
+        for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
+            file.unlink(missing_ok=True)
