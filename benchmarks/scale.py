@@ -76,7 +76,7 @@ def _measure(home: Path, url: str, bricks: int) -> tuple[float, float, float]:
     pq.write_table(pa.table({"id": pa.array(range(0, bricks * BRICK, BRICK))}), tables / "rows.parquet")
     feed = feed_of(bricks)
     with dg.DagsterInstance.get() as instance:
-        stream = OrderedStream(feed.stream_name, connect_redis())
+        stream = OrderedStream(feed.stream_name, connect_redis(feed.stream_name))
         adopt(feed, name_of_ordinal(bricks - 3), open_source(feed), stream, instance)
         repository = build_defs(feed).get_repository_def()
         sensor = repository.get_sensor_def(f"{feed.name}_sensor")

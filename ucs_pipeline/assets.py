@@ -101,7 +101,7 @@ def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[i
     from ucs_pipeline.stream import open_stream
     from ucs_pipeline.transfer import transfer
 
-    stream = open_stream(feed, connect_redis())
+    stream = open_stream(feed, connect_redis(feed.stream_name))
     yield from transfer(
         feed,
         open_source(feed),

@@ -58,7 +58,7 @@ def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
 
         try:
             source = open_source(feed)
-            stream = open_stream(feed, connect_redis())
+            stream = open_stream(feed, connect_redis(feed.stream_name))
             warning = source.warning()
             facts = collect(feed, source, stream, context.instance, held_only=True)
             [status] = feed_statuses([feed], context.instance)

@@ -43,7 +43,7 @@ def verify(feed: str) -> None:
 
     use_project_home()
     chosen = feed_named(feed)
-    source, stream = open_source(chosen), open_stream(chosen, connect_redis())
+    source, stream = open_source(chosen), open_stream(chosen, connect_redis(chosen.stream_name))
     warning = source.warning()
     with dg.DagsterInstance.get() as instance:
         facts = collect(chosen, source, stream, instance, held_only=False)
@@ -136,7 +136,7 @@ def adopt(feed: str, last_brick: str) -> None:
             f"{chosen.stream_name!r} after {last_brick}?",
             abort=True,
         )
-    stream = open_stream(chosen, connect_redis())
+    stream = open_stream(chosen, connect_redis(chosen.stream_name))
     with dg.DagsterInstance.get() as instance, Progress(console=console) as bar:
         task = bar.add_task("recording bricks", total=bricks)
         found = adopt_bricks(

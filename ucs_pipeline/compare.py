@@ -1,5 +1,6 @@
 """Holds the table against what the stream has already: nothing is published on top of rows that do not match."""
 
+from ucs_pipeline.errors import StreamUnavailableError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import Plan, changed, differs
 from ucs_pipeline.position import EntryId, State
@@ -23,6 +24,7 @@ class Comparison:
 
         Raises:
             StreamError: an entry differs from its row, or a brick has another number of rows.
+            StreamUnavailableError: Redis lost entries meanwhile.
         """
         entries, start, stop = transaction.entries, transaction.start, transaction.stop
         if not self._comparer.holds(entries, start, stop):
@@ -49,7 +51,23 @@ class Comparison:
         there = self._top.row if last.ordinal == self._top.ordinal else self._stream.last_row(last.ordinal)
         gone = not there and self._state.may_have_had(last)
         if there != last.row and not gone:
+            self._refuse_less()
             raise changed(self._feed, last.ordinal, last.row, there)
+
+    def _refuse_less(self) -> None:
+        """Keeps entries that were lost from being taken for rows that changed.
+
+        Raises:
+            StreamUnavailableError: the stream ends before where it ended when its top was looked at.
+        """
+        # Of two servers that are promoted one after the other, a connection may still be with the first.
+        self._stream.client.connection_pool.disconnect(inuse_connections=False)
+        top = self._stream.state().top
+        if top < self._top:
+            raise StreamUnavailableError(
+                f"stream {self._stream.name!r} ends at {top}, and ended at {self._top} a moment ago: Redis lost "
+                "entries while they were compared with the table"
+            )
 
     def _compare_each(self, transaction: Transaction) -> None:
         table = transaction.entries.fields(transaction.start, transaction.stop)

@@ -25,11 +25,10 @@ def run_demo() -> bool:
     """Publishes the demo's feeds, reads them back and prints the comparisons. True if tables and streams agree."""
     use_project_home()
     feeds = [feed_named(name) for name in DATASETS]
-    client = redis_link.connect_redis()
     agree = True
     with dg.DagsterInstance.get() as instance:
         for feed in feeds:
-            agree &= _run(feed, open_stream(feed, client), instance)
+            agree &= _run(feed, open_stream(feed, redis_link.connect_redis(feed.stream_name)), instance)
     _say_what_next(feeds[0])
     return agree
 

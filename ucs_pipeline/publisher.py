@@ -88,6 +88,8 @@ class Publisher:
 
     def _take_over(self) -> State:
         gate, wire = self._gate, self._wire
+        # A cluster refuses keys in several slots here, before it is asked about any of them.
+        self._demand(command(b"EXISTS", gate.stream, gate.fence, gate.aside))
         wire.send([command(b"EXISTS", gate.aside)])
         self._look_for_errors([aside := wire.reply()])
         if aside:
@@ -100,6 +102,9 @@ class Publisher:
         self._demand(command(b"XGROUP", b"CREATE", gate.stream, self._token, b"0", b"MKSTREAM"))
         self._demand(command(b"XGROUP", b"DESTROY", gate.stream, self._token))
         state = self._stream.state()
+        # What is missing in a script Redis does not name.
+        self._demand(command(b"GET", gate.fence))
+        self._demand(command(b"XLEN", gate.stream))
         # An empty transaction shows now, before any row, that this user may do all a transaction does.
         wire.send([gate.enter(state.top), gate.leave])
         self._look_for_errors([wire.reply() for _ in range(4)])

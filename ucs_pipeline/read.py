@@ -44,7 +44,7 @@ def read_brick(feed: BrickFeed | str, brick: str, client: "redis.Redis | None" =
 
     chosen = feed_named(feed) if isinstance(feed, str) else feed
     start = start_in(chosen, brick)
-    stream = open_stream(chosen, client or connect_redis())
+    stream = open_stream(chosen, client or connect_redis(chosen.stream_name))
     ids: list[str] = []
     columns: dict[str, list[str | None]] = {}
     for entry_id, fields in _entries(stream, start, chosen.numbering.end(start)):

@@ -1,32 +1,67 @@
 """Connections to Redis, made by redis-py, and what Redis' own errors mean for a publisher."""
 
 import os
+import re
+import ssl
+from collections.abc import Sequence
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AskError,
+    ClusterCrossSlotError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
+    TryAgainError,
+)
 from redis.retry import Retry
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.redis_found import WrongServerError, found
+from ucs_pipeline.redis_url import Nodes, parse_nodes
 
 URL_VARIABLE = "UCS_REDIS_URL"
 
 _TIMEOUT_SECONDS = 30
+_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_MOVING = "the Redis cluster is moving the stream's slot"
 _PASSING = {
     "OOM": "Redis is out of memory (maxmemory): let consumers catch up and trim, or raise maxmemory",
     "LOADING": "Redis is loading its data from disk",
     "BUSY": "Redis is busy with a script",
     "READONLY": "this Redis is a read-only replica: point " + URL_VARIABLE + " at the primary",
     "MASTERDOWN": "this Redis is a replica that lost its primary",
-    "TRYAGAIN": "the Redis cluster is moving the stream's slot",
+    "TRYAGAIN": _MOVING,
+    "ASK": _MOVING,
     "CLUSTERDOWN": "the Redis cluster is down",
     "MISCONF": "Redis cannot save to disk and refuses writes: see its log",
     "NOREPLICAS": "Redis has fewer replicas than its min-replicas-to-write",
 }
+_CODES: dict[type[redis.RedisError], str] = {
+    redis.BusyLoadingError: "LOADING",
+    redis.ReadOnlyError: "READONLY",
+    redis.OutOfMemoryError: "OOM",
+    MasterDownError: "MASTERDOWN",
+    ClusterDownError: "CLUSTERDOWN",
+    TryAgainError: "TRYAGAIN",
+    MovedError: "MOVED",
+    AskError: "ASK",
+    ClusterCrossSlotError: "CROSSSLOT",
+    redis.exceptions.NoPermissionError: "NOPERM",
+}
 _DISCARDED = "EXECABORT Transaction discarded because of: "
 _SCRIPT_USER = "The user executing the script"
+_RIGHTS = "docs/configuration.md lists all that it needs, under Redis rights"
 _LASTING = {
     "WRONGTYPE": "the key holds another type, expected a stream: choose another stream name, or delete the key",
-    "NOPERM": "the Redis user may not do this: grant it the commands and keys listed in the documentation",
+    "MOVED": "the stream is on another node of a Redis cluster: name the cluster in "
+    + URL_VARIABLE
+    + ", as redis+cluster://host:port,host:port",
+    "CROSSSLOT": "the stream's name has braces, with which its companion keys get another slot of the Redis cluster: "
+    "choose another stream name",
+    "NOPERM": "the Redis user may not do this: grant it the keys and the command; " + _RIGHTS,
     "NOAUTH": "Redis wants a password: give it in " + URL_VARIABLE,
     "WRONGPASS": "user or password is wrong: check " + URL_VARIABLE,
 }
@@ -42,30 +77,52 @@ def redis_url() -> str:
     return embedded_redis_url()
 
 
-def connect_redis() -> "redis.Redis":
-    """A client for `UCS_REDIS_URL`, or else for the project's embedded server. Connects at the first command.
+def connect_redis(stream: str) -> "redis.Redis":
+    """A client for a stream's keys, at `UCS_REDIS_URL` or else at the project's embedded server.
 
-    redis-py's own retries are off: it would send a write again without knowing whether the first one arrived.
+    Connects at the first command. redis-py's own retries are off: it would send a write again without knowing whether
+    the first one arrived.
+
+    Raises:
+        StreamError: the URL is none, or the stream's keys cannot be together in its cluster.
     """
+    return connect_each([stream])[0]
+
+
+def connect_each(streams: Sequence[str]) -> list["redis.Redis"]:
+    """The same for several streams: one client for all or, where they are in a cluster, one for each."""
     url = redis_url()
     try:
-        client = redis.Redis.from_url(
-            url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=_TIMEOUT_SECONDS,
-            socket_connect_timeout=_TIMEOUT_SECONDS,
-        )
-        # Connects to nothing; options that redis-py does not know show here.
-        client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
-    except (ValueError, TypeError):
+        nodes = parse_nodes(url)
+        clients = [_client(url, nodes, stream) for stream in (streams if nodes and not nodes.master else streams[:1])]
+        for client in clients:
+            # Connects to nothing; options that redis-py does not know show here.
+            client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
+    except (ValueError, TypeError, redis.RedisError):
         # What went wrong is left out: it may quote a part of the password.
         raise StreamError(
-            f"{URL_VARIABLE} is not a Redis URL; expected redis://user:password@host:6379/0, rediss://... or "
-            "unix:///path?db=0, with other characters than letters and digits percent-encoded in user and password, "
-            "and only options of redis-py after a question mark"
+            f"{URL_VARIABLE} is not a Redis URL; expected redis://user:password@host:6379/0, rediss://..., "
+            "unix:///path?db=0, redis+sentinel://user:password@host:26379,host:26379/master/0 or "
+            "redis+cluster://user:password@host:6379,host:6379, with other characters than letters and digits "
+            "percent-encoded in user and password, and only options of redis-py after a question mark"
         ) from None
-    return client
+    for name in _FILES:
+        path = clients[0].connection_pool.connection_kwargs.get(name) if clients else None
+        if path and not os.access(path, os.R_OK):
+            raise StreamError(f"{name} in {URL_VARIABLE} names {path}, expected a file that can be read")
+    return clients if len(clients) == len(streams) else clients * len(streams)
+
+
+def _client(url: str, nodes: Nodes | None, stream: str) -> "redis.Redis":
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": _TIMEOUT_SECONDS,
+        "socket_connect_timeout": _TIMEOUT_SECONDS,
+    }
+    if nodes is None:
+        return redis.Redis.from_url(url, **options)
+    return redis.Redis.from_pool(found(nodes, stream, options))
 
 
 def classify(message: str) -> StreamError:
@@ -74,6 +131,9 @@ def classify(message: str) -> StreamError:
     reason = message.removeprefix(_DISCARDED)
     # A missing right is worded in another way inside a script.
     code = "NOPERM" if _SCRIPT_USER in reason else reason.split(" ", 1)[0]
+    if denied := re.search(r"permissions to run the '([^']+)' command", reason):
+        command, right = denied[1].replace("|", " ").upper(), f"+{denied[1]}"
+        return StreamError(f"the Redis user may not run {command}: grant it {right}; {_RIGHTS} ({message})")
     if code in _PASSING:
         return StreamUnavailableError(f"{_PASSING[code]} ({message})")
     if code in _LASTING:
@@ -86,15 +146,44 @@ def translate(error: Exception) -> StreamError:
     # redis-py strips the code of some replies into the class of the exception.
     if isinstance(error, redis.AuthenticationError):
         return StreamError(f"Redis refused the login: user or password is wrong or missing; check {URL_VARIABLE}")
-    for kind, code in (
-        (redis.BusyLoadingError, "LOADING"),
-        (redis.ReadOnlyError, "READONLY"),
-        (redis.OutOfMemoryError, "OOM"),
-    ):
+    for kind, code in _CODES.items():
         if isinstance(error, kind):
-            return StreamUnavailableError(f"{_PASSING[code]} ({error})")
-    if isinstance(error, redis.exceptions.NoPermissionError):
-        return StreamError(f"{_LASTING['NOPERM']} ({error})")
+            return classify(f"{code} {error}")
     if isinstance(error, redis.ResponseError):
         return classify(str(error))
-    return StreamUnavailableError(f"Redis cannot be reached ({error}); check {URL_VARIABLE} and the server")
+    if isinstance(error, WrongServerError):
+        return StreamUnavailableError(f"another server has the stream by now ({error})")
+    return _tls(error) or StreamUnavailableError(
+        f"Redis cannot be reached ({error}); check {URL_VARIABLE} and the server"
+    )
+
+
+def _tls(error: BaseException | None) -> StreamError | None:
+    """The error that stands for what TLS has against a connection, where that is why it broke."""
+    # What Redis has against a client certificate it says after the handshake, and then closes the connection: the first
+    # command may find it closed before it is heard.
+    closed = (ConnectionResetError, BrokenPipeError) if os.environ.get(URL_VARIABLE, "").startswith("rediss") else ()
+    while error is not None and not isinstance(error, (ssl.SSLError, *closed)):
+        error = error.__cause__ or error.__context__
+    if error is None:
+        return None
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return StreamError(
+            f"the certificate of Redis is not trusted ({error.verify_message}): expected one for the host's name, "
+            f"signed by the CA in ssl_ca_certs; check both in {URL_VARIABLE}"
+        )
+    reason = str(error.reason) if isinstance(error, ssl.SSLError) else ""
+    if "ALERT" in reason:
+        return StreamError(
+            f"Redis refused the TLS connection ({reason}): expected a client certificate that it trusts; check "
+            f"ssl_certfile and ssl_keyfile in {URL_VARIABLE}"
+        )
+    if isinstance(error, ssl.SSLError) and error.library == "X509":
+        return StreamError(
+            f"a certificate cannot be used ({reason}): check ssl_certfile, ssl_keyfile and ssl_ca_certs in "
+            f"{URL_VARIABLE}"
+        )
+    return StreamUnavailableError(
+        f"the TLS connection to Redis broke ({error}); if it does not come back, Redis may expect a client certificate "
+        f"that it trusts (ssl_certfile and ssl_keyfile in {URL_VARIABLE})"
+    )

@@ -16,7 +16,7 @@ from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.record import rows_by_brick
-from ucs_pipeline.redis_link import connect_redis, translate
+from ucs_pipeline.redis_link import connect_each, translate
 from ucs_pipeline.report import print_table
 from ucs_pipeline.stream import OrderedStream
 
@@ -71,17 +71,29 @@ def feed_statuses(feeds: Sequence[BrickFeed], instance: dg.DagsterInstance) -> l
     """Where the feeds are. A Redis that does not answer is waited for once."""
     streams: list[StreamStatus | str]
     try:
-        client = connect_redis()
+        clients = connect_each([feed.stream_name for feed in feeds])
+    except UcsError as error:
+        streams = [str(error)] * len(feeds)
+    else:
+        problems = {client: _problem(client) for client in dict.fromkeys(clients)}
+        streams = [
+            problems[client] or _stream(OrderedStream(feed.stream_name, client))
+            for feed, client in zip(feeds, clients, strict=True)
+        ]
+    return [_status(feed, instance, stream) for feed, stream in zip(feeds, streams, strict=True)]
+
+
+def _problem(client: "redis.Redis") -> str | None:
+    """Why a server does not answer."""
+    try:
         # A user who may not even do this has reached it.
         with suppress(redis.exceptions.NoPermissionError):
             client.ping()
     except UcsError as error:
-        streams = [str(error)] * len(feeds)
+        return str(error)
     except redis.RedisError as error:
-        streams = [str(translate(error))] * len(feeds)
-    else:
-        streams = [_stream(OrderedStream(feed.stream_name, client)) for feed in feeds]
-    return [_status(feed, instance, stream) for feed, stream in zip(feeds, streams, strict=True)]
+        return str(translate(error))
+    return None
 
 
 def print_statuses(statuses: Sequence[FeedStatus]) -> None:

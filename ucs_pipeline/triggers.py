@@ -104,7 +104,7 @@ def _situation(feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.Dagster
     from ucs_pipeline.stream import open_stream
 
     missing, busy, recorded = _progress(feed, asset, instance)
-    stream = open_stream(feed, connect_redis())
+    stream = open_stream(feed, connect_redis(feed.stream_name))
     state = stream.state()
     start = first_to_publish(feed, missing, recorded, state)
     if busy is not None or start is None:

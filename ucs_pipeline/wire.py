@@ -8,6 +8,7 @@ import hiredis
 import redis
 
 from ucs_pipeline.entries import bulk
+from ucs_pipeline.redis_found import Found, WrongServerError
 from ucs_pipeline.redis_link import translate
 
 _RECEIVE = 1 << 16
@@ -27,6 +28,7 @@ class Wire:
             raise translate(error) from error
         # redis-py would parse every reply into objects; nothing is buffered in it right after the login.
         self._socket: socket.socket = connection._sock
+        self._found = isinstance(connection, Found)
         self._reader = hiredis.Reader()
 
     def __enter__(self) -> Self:
@@ -51,10 +53,12 @@ class Wire:
         """Receives one reply, parsed; an error comes as `hiredis.ReplyError`.
 
         Raises:
-            StreamUnavailableError: the connection broke.
+            StreamUnavailableError: the connection broke, or another server has the stream by now.
         """
         while (reply := self._reader.gets()) is False:
             self._reader.feed(self._receive())
+        if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("MOVED ") and self._found:
+            raise translate(WrongServerError(str(reply)))
         return reply
 
     def expect(self, expected: bytes) -> bool:

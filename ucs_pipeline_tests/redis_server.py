@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -40,13 +40,18 @@ class RedisServer:
     """A redis-server: started on entry, ended on exit or with the thread that started it.
 
     `options` are redis.conf directives, such as `{"maxmemory": "100mb", "appendonly": "yes"}`. They may be changed
-    between a stop and a restart. Port, sockets and files stay the same over restarts.
+    between a stop and a restart. Port, sockets and files stay the same over restarts. `arguments` come before them.
     """
 
     def __init__(
-        self, directory: Path, options: Mapping[str, str | int] | None = None, executable: str | None = None
+        self,
+        directory: Path,
+        options: Mapping[str, str | int] | None = None,
+        executable: str | None = None,
+        arguments: Sequence[str] = (),
     ) -> None:
         self.directory = directory
+        self._arguments = arguments
         self._executable = executable or redis_executable()
         self.options: dict[str, str | int] = {**_DEFAULTS, **(options or {})}
         self.port = 0
@@ -88,7 +93,7 @@ class RedisServer:
     def start(self) -> Self:
         """Starts the server and returns once it takes commands."""
         for _ in range(5):
-            port = self.port or _free_port()
+            port = self.port or free_port()
             if self._start_on(port):
                 self.port = port
                 return self
@@ -154,7 +159,8 @@ class RedisServer:
             "daemonize": "no",
         }
         options = [part for name, value in {**self.options, **fixed}.items() for part in (f"--{name}", str(value))]
-        command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), self._executable, *options]
+        command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), self._executable]
+        command += [*self._arguments, *options]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         password = str(self.options["requirepass"]) if "requirepass" in self.options else None
@@ -172,7 +178,8 @@ class RedisServer:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens at now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

@@ -29,9 +29,6 @@ from ucs_pipeline_tests.home import PROJECT, make_home, run_bricks, write_table
 from ucs_pipeline_tests.postgres_server import PostgresServer
 from ucs_pipeline_tests.redis_server import RedisServer
 
-# Code servers, shells and databases start.
-pytestmark = pytest.mark.timeout(400)
-
 KEY, OTHER = dg.AssetKey("flights"), dg.AssetKey("other")
 
 
@@ -78,7 +75,7 @@ def publish(instance: dg.DagsterInstance, first: int, last: int, it: BrickFeed |
 
 def facts(instance: dg.DagsterInstance, it: BrickFeed | None = None) -> Facts:
     it = it or feed()
-    return collect(it, open_source(it), open_stream(it, connect_redis()), instance, held_only=False)
+    return collect(it, open_source(it), open_stream(it, connect_redis(it.stream_name)), instance, held_only=False)
 
 
 def failed_checks(instance: dg.DagsterInstance, it: BrickFeed) -> set[str]:
@@ -150,7 +147,8 @@ def test_old_entries_may_be_left_behind(
     assert "ucs adopt flights 0.0.0.2" in block("operations.md", "leave behind")
     monkeypatch.setenv("UCS_REDIS_URL", new_redis.url)
     assert "publishing 0.0.0.2 now would leave a hole" in str(publish(begun, 2, 2))
-    it, client = feed(), connect_redis()
+    it = feed()
+    client = connect_redis(it.stream_name)
     adopt(it, "0.0.0.1", open_source(it), open_stream(it, client), begun, lambda _: None)
     assert publish(begun, 2, 2) is None
     ids = [entry_id.decode() for entry_id, _ in new_redis.client().xrange("flights")]

@@ -7,19 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
 
+from ucs_pipeline.compare import Comparison
 from ucs_pipeline.entries import encode
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.gate import fence_key
-from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.plan import BrickReport, plan
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.publisher import FencedError, Publisher
-from ucs_pipeline.stream import OrderedStream, Transaction, cut
+from ucs_pipeline.stream import Comparer, OrderedStream, Transaction, cut
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.home import PROJECT
@@ -166,6 +169,25 @@ def test_late_rows_in_a_recorded_brick_do_not_stop_the_next(stream: OrderedStrea
     table.run(f"INSERT INTO {table.name} SELECT number, 'next' FROM numbers(20000, 10)")
     assert _publish(table, stream, range(2, 3), records=records)[0].rows == 10
     assert len(_all(stream)) == 20_010
+
+
+def test_entries_that_are_lost_while_they_are_compared_are_no_rows_that_changed(
+    stream: OrderedStream, tmp_path: Path
+) -> None:
+    # Two servers that are promoted one after the other: the publisher is with the first, what compares with the second.
+    table = numbers(ROWS)
+    feed = table.feed(ROWS - 1)
+    _publish(table, stream, range(3))
+    with RedisServer(tmp_path) as other, Publisher(stream) as publisher:
+        lagging = OrderedStream("feed", other.client())
+        _half_published(table, lagging, 4_000)
+        with Comparer(lagging) as comparer:
+            course = plan(feed, feed.ordinals, publisher.state, None)
+            comparison = Comparison(feed, lagging, comparer, course, publisher.state)
+            chunks = encode(b"feed", source_of(feed).scan(0, 1))
+            transactions = [part for entries in chunks for part in cut(entries, 0, entries.count)]
+            with pytest.raises(StreamUnavailableError, match="ends at 0-4000, and ended at 2-10000 a moment ago"):
+                deque(map(comparison.check, transactions))
 
 
 @pytest.mark.parametrize("entry", ["*", "3-1", f"{2**63}-0"])

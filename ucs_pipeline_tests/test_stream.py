@@ -7,7 +7,6 @@ from typing import Any
 
 import hiredis
 import pytest
-import redis
 from redis.crc import key_slot
 
 from ucs_pipeline.entries import Entries, encode
@@ -17,18 +16,12 @@ from ucs_pipeline.position import START, EntryId, State
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.stream import OrderedStream, Transaction, cut
-from ucs_pipeline.transfer import transfer
 from ucs_pipeline.wire import Wire
 from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
 
 ROWS = 5_000
 ALL = (EntryId(0, 0), EntryId(2**63, 0))
-KEYS = "~feed ~{feed}:writer ~{feed}:writer:aside"
-PUBLISH = ["set", "xgroup|create", "xgroup|destroy", "xinfo|stream", "multi", "eval", "exec", "xadd"]
-SCRIPTS = ["get", "rename", "exists", "xlen"]
-QUIET = "client|reply"
-COMPARE = ["xrange", "xrevrange"]
 
 
 @pytest.fixture
@@ -306,7 +299,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 def _open(monkeypatch: pytest.MonkeyPatch, url: str) -> OrderedStream:
     monkeypatch.setenv("UCS_REDIS_URL", url)
-    return OrderedStream("feed", connect_redis())
+    return OrderedStream("feed", connect_redis("feed"))
 
 
 def test_a_wrong_or_missing_password_is_said_and_not_shown(
@@ -350,56 +343,3 @@ def test_a_bad_url_is_refused_without_quoting_it(url: str, monkeypatch: pytest.M
         _open(monkeypatch, url)
     assert "pa55" not in str(caught.value)
     assert caught.value.__cause__ is None
-
-
-def _as_user(server: RedisServer, commands: list[str]) -> OrderedStream:
-    with server.client() as client:
-        client.flushall()
-        client.execute_command(
-            "ACL SETUSER publisher reset on >word -@all", *KEYS.split(), *(f"+{command}" for command in commands)
-        )
-    return OrderedStream("feed", redis.Redis(port=server.port, username="publisher", password="word", protocol=2))
-
-
-def test_a_user_with_exactly_the_documented_rights_can_publish_and_resume(guarded: RedisServer, table: Table) -> None:
-    feed = table.feed(ROWS - 1)
-    stream = _as_user(guarded, [*PUBLISH, *SCRIPTS, *COMPARE, QUIET])
-    for published in (ROWS, 0):
-        [report] = transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {})
-        assert (report.rows, report.published) == (ROWS, published)
-
-
-def test_a_redis_that_cannot_be_told_to_be_quiet_is_published_to_all_the_same(
-    guarded: RedisServer, entries: Entries
-) -> None:
-    stream = _as_user(guarded, [*PUBLISH, *SCRIPTS, *COMPARE])
-    with Publisher(stream) as publisher:
-        assert [length for _, length in publisher.publish(cut(entries, 0, 2_100))] == [1_024, 2_048, 2_100]
-    assert stream.entries(*ALL) == expected(2_100)
-
-
-def test_the_rights_that_settings_need_are_the_documented_ones(guarded: RedisServer, table: Table) -> None:
-    more = ["memory|usage", "xtrim", "xpending", "xinfo|groups", "wait"]
-    stream = _as_user(guarded, [*PUBLISH, *SCRIPTS, *COMPARE, QUIET, *more])
-    with guarded.client() as client:
-        client.xgroup_create("feed", "workers", id="$", mkstream=True)
-        client.xgroup_setid("feed", "workers", f"{2**63}-0")
-    for full in ("trim", "trim_acknowledged"):
-        feed = table.feed(ROWS - 1, stream={"max_len": 1_000, "max_bytes": 10_000_000, "when_full": full})
-        [report] = transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {})
-        assert report.rows == ROWS
-        stream.client.connection_pool.disconnect()
-        with guarded.client() as client:
-            client.xtrim("feed", maxlen=0)
-            client.execute_command("XSETID", "feed", "0-0")
-
-
-def test_a_right_that_is_missing_is_said_before_any_row_moves(guarded: RedisServer, entries: Entries) -> None:
-    needed = [*PUBLISH, *SCRIPTS]
-    for missing in needed:
-        stream = _as_user(guarded, [command for command in needed if command != missing])
-        with pytest.raises(StreamError, match="the Redis user may not do this"), Publisher(stream) as publisher:
-            list(publisher.publish(cut(entries, 0, 10)))
-        with guarded.client() as client:
-            assert not client.exists("feed") or client.xlen("feed") == 0
-            assert not client.exists("{feed}:writer:aside")

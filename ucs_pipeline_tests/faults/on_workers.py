@@ -153,7 +153,7 @@ def compare(feeds: list[BrickFeed], instance: dg.DagsterInstance) -> bool:
     good = True
     rows = bricks = 0
     for item in feeds:
-        verdict = verify(item, open_source(item), open_stream(item, connect_redis()))
+        verdict = verify(item, open_source(item), open_stream(item, connect_redis(item.stream_name)))
         recorded = instance.get_materialized_partitions(dg.AssetKey(item.name))
         rows += verdict.equal
         bricks += len(recorded)

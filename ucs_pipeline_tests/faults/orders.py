@@ -58,7 +58,7 @@ class Publish:
         """Calls `transfer`, as the asset does."""
         feed = _feed(self.environment, self.settings)
         try:
-            stream = OrderedStream(feed.stream_name, connect_redis())
+            stream = OrderedStream(feed.stream_name, connect_redis(feed.stream_name))
             reports = transfer(feed, open_source(feed), stream, feed.ordinals, lambda _: read_record(self.record), say)
             with self.record.open("ab", buffering=0) as record:
                 for report in reports:

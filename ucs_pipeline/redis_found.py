@@ -1,0 +1,140 @@
+"""Connections that look for their server each time they are made: the master that Sentinels name, or the node of a
+cluster that has a stream. After a failover or a move of the stream's slot, connecting again leads to the new one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from redis.exceptions import ClusterDownError, MovedError
+from redis.utils import str_if_bytes
+
+from ucs_pipeline.errors import StreamError
+from ucs_pipeline.redis_url import Address, Nodes
+
+_LOOK_SECONDS = 5
+
+
+class WrongServerError(redis.ConnectionError):
+    """The server is not the one to talk to by now. A new connection leads there."""
+
+
+class Found(redis.Connection):
+    """A connection to wherever `find` says."""
+
+    def __init__(self, *, find: Callable[[], Address], **options: Any) -> None:
+        super().__init__(**options)  # type: ignore[no-untyped-call]
+        self._find = find
+
+    def _connect(self) -> Any:
+        self.host, self.port = self._find()
+        return super()._connect()  # type: ignore[no-untyped-call]
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        """As redis-py's; a server that is the wrong one by now is left, and looked for again at the next command."""
+        try:
+            return super().read_response(*args, **options)
+        except (MovedError, redis.ReadOnlyError) as error:
+            self.disconnect()  # type: ignore[no-untyped-call]
+            raise WrongServerError(str(error)) from error
+
+
+class FoundWithTls(Found, redis.SSLConnection):
+    """The same with TLS."""
+
+
+def found(nodes: Nodes, stream: str, options: dict[str, Any]) -> redis.ConnectionPool:
+    """Connections to the server that has a stream.
+
+    Args:
+        nodes: Sentinels or some nodes of a cluster.
+        stream: name of the stream.
+        options: of every connection, where the nodes' own do not say otherwise.
+    """
+    kind = FoundWithTls if nodes.tls else Found
+    find = _Master(nodes, options) if nodes.master else _Owner(nodes, stream, options)
+    return redis.ConnectionPool(connection_class=kind, find=find, **{**options, **nodes.options})
+
+
+class _Finder:
+    """Asks some nodes in turn, the one that knew it last first."""
+
+    def __init__(self, nodes: Nodes, options: dict[str, Any]) -> None:
+        self._nodes = nodes
+        self._options: dict[str, Any] = {
+            **options,
+            **nodes.options,
+            "connection_class": redis.SSLConnection if nodes.tls else redis.Connection,
+            "socket_timeout": _LOOK_SECONDS,
+            "socket_connect_timeout": _LOOK_SECONDS,
+        }
+        self._known: list[Address] = []
+
+    def _ask(self, address: Address, command: str, *arguments: str) -> Any:
+        host, port = address
+        pool = redis.ConnectionPool(host=host, port=port, **self._options)
+        with redis.Redis.from_pool(pool) as client:
+            return client.execute_command(command, *arguments)
+
+
+class _Master(_Finder):
+    """Finds the master that Sentinels watch."""
+
+    def __init__(self, nodes: Nodes, options: dict[str, Any]) -> None:
+        super().__init__(nodes, options)
+        login = {"username": None, "password": None, "db": 0, **nodes.sentinel_login}
+        self._options |= login
+
+    def __call__(self) -> Address:
+        master, failure, unknown = self._nodes.master, None, False
+        for sentinel in (*self._known, *self._nodes.addresses):
+            try:
+                found = self._ask(sentinel, "SENTINEL GET-MASTER-ADDR-BY-NAME", str(master))
+            except redis.AuthenticationError:
+                raise StreamError(
+                    "a Sentinel refused the login: check sentinel_username and sentinel_password in UCS_REDIS_URL"
+                ) from None
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                failure = error
+                continue
+            if found:
+                self._known = [sentinel]
+                return str_if_bytes(found[0]), int(found[1])
+            unknown = True
+        if unknown:
+            raise StreamError(f"the Sentinels in UCS_REDIS_URL know no master {master!r}: check its name")
+        raise redis.ConnectionError(f"no Sentinel names a master {master!r}: {failure}") from failure
+
+
+class _Owner(_Finder):
+    """Finds the node of a cluster that has the slot of a stream: a node that has not says which one has."""
+
+    def __init__(self, nodes: Nodes, stream: str, options: dict[str, Any]) -> None:
+        super().__init__(nodes, options)
+        self._stream = stream
+
+    def __call__(self) -> Address:
+        failure: Exception = redis.ConnectionError("its nodes point at each other")
+        queue, asked = [*self._known, *self._nodes.addresses], set()
+        while queue:
+            node = queue.pop(0)
+            if node in asked:
+                continue
+            asked.add(node)
+            try:
+                # Every user of this project may ask this: it needs no right to look at the cluster.
+                self._ask(node, "XINFO STREAM", self._stream)
+            except MovedError as elsewhere:
+                # A node that does not know the other's host leaves it out: it is the same one.
+                queue.insert(0, (elsewhere.host or node[0], elsewhere.port))
+                continue
+            except redis.AuthenticationError:
+                raise
+            except (redis.ConnectionError, redis.TimeoutError, ClusterDownError) as error:
+                failure = error
+                continue
+            except redis.ResponseError:
+                # Whatever else it says, that there is no stream or that it moves (ASK), it is the one to talk to.
+                pass
+            self._known = [node]
+            return node
+        raise failure

@@ -1,0 +1,173 @@
+"""A real Redis Cluster, and a real master that a Sentinel watches, on free ports, with short timeouts."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+import redis
+from redis.crc import key_slot
+
+from ucs_pipeline_tests.redis_server import RedisServer, free_port
+
+SLOTS = 16_384
+NO_TLS: Mapping[str, str | int] = MappingProxyType({})
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    """Waits until a condition holds; what a server answers meanwhile that is an error is no."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            if condition():
+                return
+        except redis.RedisError:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+class _Servers:
+    def __init__(self, directory: Path, tls: Mapping[str, str | int]) -> None:
+        """`tls`: certificates, as options of a server; with them, servers talk TLS with each other."""
+        self.servers: list[RedisServer] = []
+        self._directory = directory
+        self._tls = tls
+
+    def start(self, name: str, options: Mapping[str, str | int], *arguments: str) -> RedisServer:
+        """Starts one server more."""
+        directory = self._directory / name
+        directory.mkdir()
+        tls = {**self._tls, "tls-port": free_port(), "tls-replication": "yes"} if self._tls else {}
+        server = RedisServer(directory, {**options, **tls}, arguments=arguments)
+        self.servers.append(server)
+        return server.start()
+
+    def address(self, server: RedisServer) -> str:
+        """Where others reach a server."""
+        return f"127.0.0.1:{server.options.get('tls-port', server.port)}"
+
+    @property
+    def scheme(self) -> str:
+        """What the URL begins with."""
+        return "rediss" if self._tls else "redis"
+
+    def __enter__(self) -> Self:
+        try:
+            self.open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Starts the servers."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends the servers."""
+        for server in self.servers:
+            server.close()
+
+
+class RedisCluster(_Servers):
+    """Three masters with a third of the slots each, and a replica of the one that has a key's slot."""
+
+    def __init__(self, directory: Path, key: str, tls: Mapping[str, str | int] = NO_TLS) -> None:
+        super().__init__(directory, tls)
+        self.key = key
+
+    @property
+    def url(self) -> str:
+        """URL that names two of the masters."""
+        return f"{self.scheme}+cluster://{self.address(self.servers[0])},{self.address(self.servers[1])}"
+
+    def open(self) -> None:
+        """Starts the servers and makes them one cluster."""
+        buses = [free_port() for _ in range(4)]
+        for number, bus in enumerate(buses):
+            options: dict[str, str | int] = {
+                "cluster-enabled": "yes",
+                "cluster-config-file": "nodes.conf",
+                "cluster-port": bus,
+                "cluster-node-timeout": 1000,
+                "cluster-replica-validity-factor": 0,
+                "repl-ping-replica-period": 1,
+                "repl-diskless-sync-delay": 0,
+                **({"tls-cluster": "yes"} if self._tls else {}),
+            }
+            self.start(f"node{number}", options)
+        clients = [server.client() for server in self.servers]
+        for number, client in enumerate(clients):
+            client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+            client.execute_command("CLUSTER MEET", *self.address(self.servers[0]).split(":"), buses[0])
+        for number, client in enumerate(clients[:3]):
+            first, end = SLOTS * number // 3, SLOTS * (number + 1) // 3
+            client.execute_command("CLUSTER ADDSLOTSRANGE", first, end - 1)
+        self.owner = self.servers[key_slot(self.key.encode()) * 3 // SLOTS]
+        self.replica = self.servers[3]
+        wait_until(lambda: all(client.cluster("info")["cluster_known_nodes"] == "4" for client in clients))
+        wait_until(lambda: self.replica.client().cluster("replicate", self.node_id(self.owner)))
+        wait_until(lambda: all(client.cluster("info")["cluster_state"] == "ok" for client in clients))
+        wait_until(lambda: _linked(self.replica))
+
+    def node_id(self, server: RedisServer) -> str:
+        """Name of a node."""
+        with server.client() as client:
+            found: bytes = client.execute_command("CLUSTER MYID")
+            return found.decode()
+
+    def begin_move(self, target: RedisServer) -> None:
+        """Says that the key's slot is about to move; keys of it that are not there are asked of the other node."""
+        slot = key_slot(self.key.encode())
+        target.client().execute_command("CLUSTER SETSLOT", slot, "IMPORTING", self.node_id(self.owner))
+        self.owner.client().execute_command("CLUSTER SETSLOT", slot, "MIGRATING", self.node_id(target))
+
+    def end_move(self, target: RedisServer) -> None:
+        """Moves what the slot holds, as `redis-cli --cluster reshard` does, and says who has it now."""
+        slot, source = key_slot(self.key.encode()), self.owner.client()
+        for key in source.cluster("getkeysinslot", slot, 100):
+            source.migrate("127.0.0.1", target.port, key, 0, 20_000)
+        name = self.node_id(target)
+        for server in (target, self.owner, *(each for each in self.servers[:3])):
+            server.client().execute_command("CLUSTER SETSLOT", slot, "NODE", name)
+        self.owner = target
+
+
+class WatchedRedis(_Servers):
+    """A master with two replicas, and a Sentinel that promotes one of them."""
+
+    def __init__(self, directory: Path, tls: Mapping[str, str | int] = NO_TLS) -> None:
+        super().__init__(directory, tls)
+
+    @property
+    def url(self) -> str:
+        """URL that names a Sentinel that is not there, and one that is."""
+        return f"{self.scheme}+sentinel://127.0.0.1:1,{self.address(self.sentinel)}/prime/0"
+
+    def open(self) -> None:
+        """Starts the servers, and waits until the Sentinel knows the replicas."""
+        options: dict[str, str | int] = {"repl-diskless-sync-delay": 0, "repl-ping-replica-period": 1}
+        self.master = self.start("master", options)
+        host, port = self.address(self.master).split(":")
+        self.replicas = [self.start(name, {**options, "replicaof": f"{host} {port}"}) for name in ("one", "other")]
+        conf = self._directory / "sentinel.conf"
+        conf.write_text(
+            f"sentinel monitor prime {host} {port} 1\n"
+            "sentinel down-after-milliseconds prime 500\n"
+            "sentinel failover-timeout prime 2000\n"
+        )
+        wait_until(lambda: all(map(_linked, self.replicas)))
+        self.sentinel = self.start("sentinel", {}, str(conf), "--sentinel")
+        sentinel = self.sentinel.client()
+        wait_until(lambda: len(sentinel.sentinel_slaves("prime")) == len(self.replicas))
+
+
+def _linked(replica: RedisServer) -> bool:
+    return bool(replica.client().info("replication")["master_link_status"] == "up")

@@ -1,0 +1,292 @@
+"""The rights in docs/configuration.md are those that a Redis user needs: all of them, and no other."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+import redis
+
+from ucs_pipeline.adopt import adopt
+from ucs_pipeline.build import build_defs
+from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.facts import collect
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.findings import findings
+from ucs_pipeline.publisher import Publisher
+from ucs_pipeline.read import read_brick
+from ucs_pipeline.redis_link import connect_redis
+from ucs_pipeline.source import open_source
+from ucs_pipeline.status import feed_statuses
+from ucs_pipeline.stream import OrderedStream, open_stream
+from ucs_pipeline.transfer import transfer
+from ucs_pipeline.verify import verify
+from ucs_pipeline_tests.home import PROJECT, run_bricks, write_table
+from ucs_pipeline_tests.redis_server import RedisServer, redis_executable
+from ucs_pipeline_tests.tables import Table, numbers, source_of
+
+ROWS = 3_000
+PAGE = (PROJECT / "docs" / "configuration.md").read_text()
+[_RULES] = re.findall(r"<!-- rights -->\n```text\n(.*?)```\n<!-- /rights -->", PAGE, re.DOTALL)
+RULES = {line.split()[2]: line for line in _RULES.splitlines()}
+"""The commands of the page, by user."""
+OPTIONAL = {"+client|reply", "+info"}
+"""Without these, says the page, publishing is slower, or less careful."""
+
+AFTERWARDS = {"+xrange", "+xrevrange", "+xinfo|groups"}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "stream.max_bytes": {"max_bytes": 10_000_000},
+    "stream.when_full: trim": {"when_full": "trim", "max_len": 1_000},
+    "stream.when_full: trim_acknowledged": {"when_full": "trim_acknowledged", "max_len": 1_000},
+    "stream.min_replicas": {"min_replicas": 1},
+}
+
+
+def _rights(user: str) -> list[str]:
+    return [part for part in RULES[user].split() if part.startswith("+")]
+
+
+def _more(setting: str) -> list[str]:
+    """What the page says a setting needs beside."""
+    [rights] = re.findall(rf"^\| `?{setting}`? \| `(.*?)` \|$", PAGE, re.MULTILINE)
+    return str(rights).replace("\\|", "|").split()
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RedisServer]]:
+    """The newest and the oldest Redis there is: they word a missing right in different ways."""
+    newest, oldest = (
+        RedisServer(tmp_path_factory.mktemp("guarded"), executable=redis_executable(oldest=oldest))
+        for oldest in (False, True)
+    )
+    with newest, oldest:
+        yield [newest, oldest]
+
+
+@pytest.fixture
+def guarded(servers: list[RedisServer], request: pytest.FixtureRequest) -> RedisServer:
+    return servers[getattr(request, "param", 0)]
+
+
+both = pytest.mark.parametrize("guarded", [0, 1], ids=["newest", "oldest"], indirect=True)
+
+
+@pytest.fixture
+def become(guarded: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Makes a user of the page the one that UCS_REDIS_URL names, with rights left out or added."""
+
+    def become(user: str, *, without: str = "", more: tuple[str, ...] = ()) -> str:
+        rule = [part for part in RULES[user].split() if part != without]
+        with guarded.client() as client:
+            client.execute_command(*rule, *more)
+        url = guarded.url.replace("://", f"://{user}:password@")
+        monkeypatch.setenv("UCS_REDIS_URL", url)
+        return url
+
+    with guarded.client() as client:
+        client.flushall()
+    return become
+
+
+@pytest.fixture
+def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    write_table(tmp_path, "flights", {"id": pa.array(range(25_000))})
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.delenv("UCS_CLICKHOUSE_URL", raising=False)
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as found:
+        yield found
+
+
+def _flights(**more: Any) -> BrickFeed:
+    return BrickFeed(name="flights", table="flights", key="id", bricks={"class": "number", "last": 39_999}, **more)
+
+
+def _all_is_well(feed: BrickFeed, instance: dg.DagsterInstance) -> None:
+    """What `ucs status`, `ucs verify` and `ucs read` do."""
+    [status] = feed_statuses([feed], instance)
+    assert (status.problem, status.done) == (None, 3)
+    assert status.redis
+    stream = open_stream(feed, connect_redis(feed.stream_name))
+    facts = collect(feed, open_source(feed), stream, instance, held_only=False)
+    assert facts.verdict.agrees
+    assert all(finding.passed for finding in findings(facts))
+    assert len(read_brick(feed, "0.0.0.2")) == 5_000
+
+
+def _consume(client: Any) -> None:
+    client.xgroup_create("flights", "workers", "0")
+    [[_, entries]] = client.xreadgroup("workers", "one", {"flights": ">"}, count=10)
+    _, taken, *_ = client.xautoclaim("flights", "workers", "other", 0, "0-0", count=10)
+    assert client.xack("flights", "workers", *(entry_id for entry_id, _ in taken)) == len(entries) == 10
+    assert client.xtrim("flights", minid="0-1", approximate=False) == 0
+
+
+def test_a_whole_feed_does_with_the_rights_of_the_page(
+    become: Callable[..., str], instance: dg.DagsterInstance
+) -> None:
+    feed, defs = _flights(), build_defs(_flights())
+    become("publisher")
+    assert run_bricks(defs, "flights", instance, 0, 1).success
+    with redis.Redis.from_url(become("consumer")) as client:
+        _consume(client)
+    become("publisher")
+    repository = defs.get_repository_def()
+    sensor = repository.get_sensor_def("flights_sensor")
+    context = dg.build_sensor_context(instance=instance, repository_def=repository, sensor_name=sensor.name)
+    assert "brick 0.0.0.2 is open" in str(sensor.evaluate_tick(context).skip_message)
+    assert run_bricks(defs, "flights", instance, 2, 2).success
+    checks = defs.resolve_job_def("flights_checks").execute_in_process(instance=instance)
+    assert all(check.passed for check in checks.get_asset_check_evaluations())
+    _all_is_well(feed, instance)
+    become("watcher")
+    _all_is_well(feed, instance)
+    with pytest.raises(StreamError, match=r"may not run EXISTS: grant it \+exists; docs/configuration\.md"):
+        Publisher(open_stream(feed, connect_redis("flights")))
+
+
+def test_adopting_does_with_the_rights_of_the_page(
+    guarded: RedisServer, become: Callable[..., str], instance: dg.DagsterInstance
+) -> None:
+    # Going on on an old program's stream takes a look at its entries.
+    guarded.client().xadd("flights", {"who": "an old program"}, id="500-1")
+    feed = _flights(stream={"id_offset": 1_000})
+    # What Redis has against the other two is hidden by what redis-py does next.
+    for right in set(_rights("adopter")) - {"+multi", "+unwatch"}:
+        become("adopter", without=right)
+        stream = open_stream(feed, connect_redis("flights"))
+        with pytest.raises(StreamError, match=_grant(right)):
+            adopt(feed, "0.0.0.1", open_source(feed), stream, instance)
+    become("adopter")
+    stream = open_stream(feed, connect_redis("flights"))
+    adopt(feed, "0.0.0.1", open_source(feed), stream, instance)
+    become("publisher")
+    assert run_bricks(build_defs(feed), "flights", instance, 2, 2).success
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return numbers(ROWS)
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance that recorded nothing, for what only looks at Redis."""
+    with dg.DagsterInstance.ephemeral() as found:
+        yield found
+
+
+def _grant(right: str) -> str:
+    """What the error says that names a right; Redis 6 names no subcommand."""
+    command, _, more = right.partition("|")
+    return rf"grant it {re.escape(command)}(\|{more})?; docs/configuration\.md"
+
+
+def _feed(table: Table, **settings: Any) -> BrickFeed:
+    stream = {"name": "flights", "timeout_s": 1, **settings}
+    return table.feed(ROWS - 1, bricks={"class": "number", "last": ROWS - 1, "width": 1_000}, stream=stream)
+
+
+def _look(feed: BrickFeed, instance: dg.DagsterInstance) -> None:
+    [status] = feed_statuses([feed], instance)
+    if status.problem:
+        raise StreamError(status.problem)
+
+
+def _publish(table: Table, instance: dg.DagsterInstance, **settings: Any) -> None:
+    """Publishes a table, compares it with what is there, and looks at the feed's status."""
+    feed = _feed(table, **settings)
+    stream = open_stream(feed, connect_redis("flights"))
+    for _ in range(2):
+        reports = list(transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
+        assert sum(report.rows for report in reports) == ROWS
+    _look(feed, instance)
+
+
+def _watch(table: Table, instance: dg.DagsterInstance) -> None:
+    feed = _feed(table)
+    verify(feed, source_of(feed), open_stream(feed, connect_redis("flights")))
+    read_brick(feed, "0.0.0.0")
+    _look(feed, instance)
+
+
+@both
+def test_a_publisher_needs_each_of_its_rights(
+    guarded: RedisServer, become: Callable[..., str], table: Table, memory: dg.DagsterInstance
+) -> None:
+    client = guarded.client()
+    for right in _rights("publisher"):
+        become("publisher", without=right)
+        client.flushall()
+        if right in OPTIONAL:
+            _publish(table, memory)
+            continue
+        with pytest.raises(StreamError, match=_grant(right)) as caught:
+            _publish(table, memory)
+        assert not isinstance(caught.value, StreamUnavailableError)
+        assert not client.exists("{flights}:writer:aside")
+        # Before any row moves, but for what is asked of rows that are there.
+        if right not in AFTERWARDS:
+            assert not client.exists("flights") or client.xlen("flights") == 0
+
+
+@both
+def test_a_publisher_needs_each_of_its_keys(
+    guarded: RedisServer, become: Callable[..., str], table: Table, memory: dg.DagsterInstance
+) -> None:
+    keys = [part for part in RULES["publisher"].split() if part.startswith("~")]
+    assert len(keys) == 3
+    for key in keys:
+        become("publisher", without=key)
+        with pytest.raises(StreamError, match=r"may not do this: grant it the keys.*docs/configuration\.md"):
+            _publish(table, memory)
+    assert guarded.client().keys("*") in ([], [b"{flights}:writer"])
+
+
+def test_a_watcher_and_a_consumer_need_each_of_their_rights(
+    guarded: RedisServer, become: Callable[..., str], table: Table, memory: dg.DagsterInstance
+) -> None:
+    become("publisher")
+    _publish(table, memory)
+    for right in _rights("watcher"):
+        become("watcher", without=right)
+        with pytest.raises(StreamError, match=_grant(right)):
+            _watch(table, memory)
+    for right in _rights("consumer"):
+        with (
+            redis.Redis.from_url(become("consumer", without=right)) as client,
+            pytest.raises(redis.exceptions.NoPermissionError),
+        ):
+            _consume(client)
+        guarded.client().execute_command("XGROUP DESTROY", "flights", "workers")
+
+
+@both
+def test_what_settings_need_is_what_the_page_says(
+    guarded: RedisServer,
+    become: Callable[..., str],
+    table: Table,
+    memory: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = guarded.client()
+    for setting, settings in SETTINGS.items():
+        rights = _more(setting)
+        # What a replica confirms is tested beside the rest of it.
+        for left_out in (*rights, *(() if setting == "stream.min_replicas" else ("",))):
+            client.flushall()
+            client.xgroup_create("flights", "workers", id=f"{2**63}-0", mkstream=True)
+            become("publisher", more=tuple(right for right in rights if right != left_out))
+            if left_out:
+                with pytest.raises(StreamError, match=_grant(left_out)):
+                    _publish(table, memory, **settings)
+            else:
+                _publish(table, memory, **settings)
+    monkeypatch.setenv("UCS_REDIS_URL", become("watcher").replace("/0", "/1"))
+    with pytest.raises(StreamError, match=_grant("+select")):
+        OrderedStream("flights", connect_redis("flights")).state()
+    url = become("watcher", more=tuple(_more("a database other than 0")))
+    monkeypatch.setenv("UCS_REDIS_URL", url.replace("/0", "/1"))
+    assert not OrderedStream("flights", connect_redis("flights")).state().exists
