@@ -19,9 +19,10 @@ from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.feeds import start_in
 from ucs_pipeline.plan import BrickReport, least_offset
-from ucs_pipeline.position import EntryId, floor
+from ucs_pipeline.position import START, EntryId, State, floor
 from ucs_pipeline.record import recorded
 from ucs_pipeline.redis_link import translate
+from ucs_pipeline.shard_note import Note, refuse_other_dealing, write_note
 from ucs_pipeline.source import Content, Source
 from ucs_pipeline.stream import OrderedStream
 
@@ -71,6 +72,7 @@ def adopt(
     bricks, last = feed.numbering, start_in(feed, last_brick)
     top = EntryId(bricks.end(last), _LAST_ROW)
     _refuse_used(feed, stream, top)
+    refuse_other_dealing(feed, stream, State(False, START, 0))
     starts = bricks.between(bricks.first, last)
     missing = _not_recorded(feed, starts, top, instance)
     rows, before = 0, len(starts) - len(missing)
@@ -82,6 +84,8 @@ def adopt(
         instance.event_log_storage.store_event_batch([_entry(brick_event(feed, report)) for report in reports])
         rows += sum(report.rows for report in reports)
         progress(before + start + len(batch))
+    if feed.share:
+        write_note(stream, Note.of(feed)._replace(done=top.ordinal, top=top))
     _begin(feed, stream, top)
     return Adoption(len(missing), rows, before, top)
 

@@ -15,6 +15,9 @@ from ucs_pipeline.run_queue import queue_again
 FEED_METADATA = "ucs/feed"
 """Asset metadata that holds the feed's settings, for people in the UI and for the command line."""
 
+SHARD_METADATA = "ucs/shard"
+"""Asset metadata that holds the number of the shard, where a feed has several streams."""
+
 FEED_TAG = "ucs/feed"
 """Run tag that holds the feed's name."""
 
@@ -56,7 +59,10 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
         freshness_policy=_freshness(feed),
         code_version=CODE_VERSION,
         metadata={
-            FEED_METADATA: dg.MetadataValue.json(feed.model_dump(mode="json", by_alias=True, exclude_defaults=True)),
+            FEED_METADATA: dg.MetadataValue.json(
+                feed.whole.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            ),
+            **({SHARD_METADATA: feed.share.number} if feed.share else {}),
             "stream": feed.stream_name,
             "table": feed.table,
             **_columns(feed),
@@ -97,12 +103,13 @@ def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[i
     # Heavy imports wait for a run: definitions load in every process.
     from ucs_pipeline.progress import Progress
     from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.shard_note import noted
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
     from ucs_pipeline.transfer import transfer
 
     stream = open_stream(feed, connect_redis(feed.stream_name))
-    yield from transfer(
+    reports = transfer(
         feed,
         open_source(feed),
         stream,
@@ -111,6 +118,7 @@ def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[i
         context.log.warning,
         Progress(feed, wanted, context.log.info).watch,
     )
+    yield from noted(feed, stream, reports, context.run.tags.get(OPEN_BRICK_TAG))
 
 
 def run_tags(feed: BrickFeed, first: int, last: int) -> dict[str, str]:
@@ -171,9 +179,18 @@ def _description(feed: BrickFeed) -> str:
             *([feed.description] if feed.description else []),
             f"Moves table `{feed.table}` into Redis stream `{feed.stream_name}`, exactly once and in the order of "
             f"`{feed.key}`: {len(bricks.starts):,} {bricks.unit}s, `{first}` to `{last}`. {fields}",
+            *_dealt(feed),
             f"{_where(feed)} [All runs of this feed](../runs?q[0]=tag%3A{FEED_TAG}%3D{feed.name}).",
         ]
     )
+
+
+def _dealt(feed: BrickFeed) -> Iterator[str]:
+    if feed.share:
+        yield (
+            f"Shard {feed.share.number} of the {feed.share.of} of feed `{feed.whole.name}`: {feed.numbering.unit}s are "
+            f"dealt to them in turn. `ucs read {feed.whole.name}` merges their streams into the order of the table."
+        )
 
 
 def _where(feed: BrickFeed) -> str:

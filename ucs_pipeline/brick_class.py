@@ -88,6 +88,13 @@ class BrickClass(ABC):
         """Ordinal of the brick that comes after a unit, given that of the unit's first brick."""
 
     @abstractmethod
+    def unit_index(self, ordinal: int, depth: int) -> int:
+        """A number of the unit that holds a brick, the same in every list: it rises by one from a unit to the next.
+
+        Where clocks are set back or forth it may rise by two, or not at all, from an hour to the next.
+        """
+
+    @abstractmethod
     def bounds_text(self, first: int, last: int) -> str:
         """What is in the bricks from one ordinal to another, for people."""
 

@@ -129,6 +129,10 @@ class NumberBricks(BrickClass):
         """Ordinal of the brick that comes after a unit."""
         return start + _size(depth)
 
+    def unit_index(self, ordinal: int, depth: int) -> int:
+        """Units from 0 on, counted."""
+        return ordinal // _size(depth)
+
     def reported(self, key: int | bytes) -> int:
         """An id, which comes as text where it is too wide for an integer column."""
         return int(key)

@@ -5,15 +5,20 @@ from collections import Counter
 import dagster as dg
 
 from ucs_pipeline.alerts import alert_defs
-from ucs_pipeline.assets import FEED_METADATA, brick_asset, stream_key, table_key
+from ucs_pipeline.assets import FEED_METADATA, SHARD_METADATA, brick_asset, stream_key, table_key
 from ucs_pipeline.checks import check_defs, checks_name
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.shards import streams_of
 from ucs_pipeline.triggers import trigger_defs
 
 
 def build_feed(feed: BrickFeed) -> dg.Definitions:
     """Definitions of one feed, without what feeds share; `assemble` adds that."""
+    return dg.Definitions.merge(*map(_build_stream, streams_of(feed)))
+
+
+def _build_stream(feed: BrickFeed) -> dg.Definitions:
     asset = brick_asset(feed)
     return dg.Definitions.merge(dg.Definitions(assets=[asset]), check_defs(feed), trigger_defs(feed, asset))
 
@@ -24,7 +29,8 @@ def build_defs(*feeds: BrickFeed) -> dg.Definitions:
     Raises:
         FeedError: two feeds have one name, or write to one stream, or one has the name of the other's job.
     """
-    return assemble(dg.Definitions.merge(*map(build_feed, _distinct(list(feeds)))))
+    streams = _distinct([stream for feed in feeds for stream in streams_of(feed)])
+    return assemble(dg.Definitions.merge(*map(_build_stream, streams)))
 
 
 def assemble(defs: dg.Definitions) -> dg.Definitions:
@@ -59,18 +65,25 @@ def assemble(defs: dg.Definitions) -> dg.Definitions:
 
 
 def feeds_of(defs: dg.Definitions) -> list[BrickFeed]:
-    """The feeds behind some definitions, by name."""
+    """The feeds behind some definitions, by name; where a feed has several streams, its shards."""
+    specs = [spec for spec in defs.resolve_all_asset_specs() if FEED_METADATA in spec.metadata]
     found = [
-        spec.metadata[FEED_METADATA].value for spec in defs.resolve_all_asset_specs() if FEED_METADATA in spec.metadata
+        streams_of(BrickFeed(**spec.metadata[FEED_METADATA].value))[spec.metadata.get(SHARD_METADATA, 0)]
+        for spec in specs
     ]
-    return sorted((BrickFeed(**settings) for settings in found), key=lambda feed: feed.name)
+    return sorted(found, key=lambda feed: (feed.whole.name, feed.share or ()))
 
 
 def _distinct(feeds: list[BrickFeed]) -> list[BrickFeed]:
-    for what, names in (("named", [f.name for f in feeds]), ("writing to stream", [f.stream_name for f in feeds])):
-        name, times = Counter(names).most_common(1)[0] if names else ("", 0)
+    """The same feeds, each with one stream, if each has a name and a stream of its own."""
+    wholes = [feed.whole for feed in feeds if feed.share and not feed.share.number]
+    for what, named in (
+        ("named", [(f.name, f) for f in (*feeds, *wholes)]),
+        ("writing to stream", [(f.stream_name, f) for f in feeds]),
+    ):
+        name, times = Counter(name for name, _ in named).most_common(1)[0] if named else ("", 0)
         if times > 1:
-            culprits = " and ".join(repr(f.name) for f in feeds if name in (f.name, f.stream_name))
+            culprits = " and ".join(_shown(feed) for other, feed in named if other == name)
             raise FeedError(
                 f"{times} feeds are {what} {name!r} ({culprits}): an ordered feed needs a name and a stream of its "
                 "own; rename one"
@@ -83,3 +96,7 @@ def _distinct(feeds: list[BrickFeed]) -> list[BrickFeed]:
                 "rename one"
             )
     return feeds
+
+
+def _shown(feed: BrickFeed) -> str:
+    return f"shard {feed.share.number} of {feed.whole.name!r}" if feed.share else repr(feed.name)

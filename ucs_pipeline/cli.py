@@ -38,19 +38,22 @@ def verify(feed: str) -> None:
     from ucs_pipeline.findings import findings
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.report import print_findings, print_verdict
+    from ucs_pipeline.shards import streams_of
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
 
     use_project_home()
-    chosen = feed_named(feed)
-    source, stream = open_source(chosen), open_stream(chosen, connect_redis(chosen.stream_name))
-    warning = source.warning()
+    well = True
     with dg.DagsterInstance.get() as instance:
-        facts = collect(chosen, source, stream, instance, held_only=False)
-    found = findings(facts, warning)
-    print_verdict(chosen, facts.verdict)
-    print_findings(found)
-    sys.exit(0 if facts.verdict.agrees and all(finding.passed for finding in found) else 1)
+        for chosen in streams_of(feed_named(feed)):
+            source, stream = open_source(chosen), open_stream(chosen, connect_redis(chosen.stream_name))
+            warning = source.warning()
+            facts = collect(chosen, source, stream, instance, held_only=False)
+            found = findings(facts, warning)
+            print_verdict(chosen, facts.verdict)
+            print_findings(found)
+            well &= facts.verdict.agrees and all(finding.passed for finding in found)
+    sys.exit(0 if well else 1)
 
 
 @ucs.command()
@@ -91,22 +94,32 @@ def status(form: str, as_json: bool) -> None:
 
 @ucs.command()
 @click.argument("feed")
-@click.argument("brick")
+@click.argument("brick", required=False)
 @click.option("--rows", default=20, show_default=True, type=click.IntRange(min=0), help="Rows to show, at most.")
 @click.option("--csv", "as_csv", is_flag=True, help="Write all rows to stdout as CSV instead; NULL is \\N.")
-def read(feed: str, brick: str, rows: int, as_csv: bool) -> None:
-    """Show the entries of BRICK in the stream of FEED."""
-    from ucs_pipeline.feeds import feed_named, use_project_home
-    from ucs_pipeline.print_brick import print_brick, write_csv
+def read(feed: str, brick: str | None, rows: int, as_csv: bool) -> None:
+    """Show the entries of BRICK in the stream of FEED; without BRICK, all of FEED in the order of its table.
+
+    The streams of a feed with several are merged, as far as no row is missing between two of them.
+    """
+    from ucs_pipeline.feeds import feed_named, start_in, use_project_home
+    from ucs_pipeline.print_brick import print_brick, print_entries, write_csv, write_entries
     from ucs_pipeline.read import read_brick
+    from ucs_pipeline.shards import stream_with
 
     use_project_home()
     chosen = feed_named(feed)
+    if brick is None:
+        if as_csv:
+            write_entries(chosen, sys.stdout.buffer)
+        else:
+            print_entries(chosen, rows)
+        return
     frame = read_brick(chosen, brick)
     if as_csv:
         write_csv(frame, sys.stdout.buffer)
     else:
-        print_brick(frame, brick, chosen.stream_name, rows)
+        print_brick(frame, brick, stream_with(chosen, start_in(chosen, brick)).stream_name, rows)
 
 
 @ucs.command()
@@ -124,34 +137,39 @@ def adopt(feed: str, last_brick: str) -> None:
     from ucs_pipeline.feeds import feed_named, start_in, use_project_home
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.report import console
+    from ucs_pipeline.shards import streams_of
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
 
     use_project_home()
-    chosen = feed_named(feed)
-    bricks = len(chosen.numbering.between(chosen.numbering.first, start_in(chosen, last_brick)))
+    whole = feed_named(feed)
+    start = start_in(whole, last_brick)
+    bricks = len(whole.numbering.between(whole.numbering.first, start))
+    # A shard that none of the bricks is dealt to has nothing to adopt.
+    parts = [(part, adopted[-1]) for part in streams_of(whole) if (adopted := part.numbering.between(0, start))]
     if sys.stdin.isatty():
+        names = " and ".join(repr(part.stream_name) for part, _ in parts)
         click.confirm(
-            f"Record {bricks:,} bricks of feed {chosen.name!r} as done, without publishing them, and begin stream "
-            f"{chosen.stream_name!r} after {last_brick}?",
+            f"Record {bricks:,} bricks of feed {whole.name!r} as done, without publishing them, and begin stream "
+            f"{names} after {last_brick}?",
             abort=True,
         )
-    stream = open_stream(chosen, connect_redis(chosen.stream_name))
-    with dg.DagsterInstance.get() as instance, Progress(console=console) as bar:
-        task = bar.add_task("recording bricks", total=bricks)
-        found = adopt_bricks(
-            chosen,
-            last_brick,
-            open_source(chosen),
-            stream,
-            instance,
-            lambda recorded: bar.update(task, completed=recorded),
+    for chosen, last in parts:
+        with dg.DagsterInstance.get() as instance, Progress(console=console) as bar:
+            task = bar.add_task("recording bricks", total=len(chosen.numbering.between(0, last)))
+            found = adopt_bricks(
+                chosen,
+                chosen.numbering.name(last),
+                open_source(chosen),
+                open_stream(chosen, connect_redis(chosen.stream_name)),
+                instance,
+                lambda recorded, task=task, bar=bar: bar.update(task, completed=recorded),  # type: ignore[misc]
+            )
+        console.print(
+            f"recorded {found.bricks:,} bricks with {found.rows:,} rows ({found.before:,} were recorded before); "
+            f"stream {chosen.stream_name!r} goes on after {found.top}",
+            markup=False,
         )
-    console.print(
-        f"recorded {found.bricks:,} bricks with {found.rows:,} rows ({found.before:,} were recorded before); stream "
-        f"{chosen.stream_name!r} goes on after {found.top}",
-        markup=False,
-    )
 
 
 @ucs.command()

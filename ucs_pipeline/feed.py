@@ -14,8 +14,9 @@ from dagster._utils.schedules import is_valid_cron_string
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, create_model, model_validator
 
 from ucs_pipeline.brick_settings import Bricks
+from ucs_pipeline.dealing import Dealt
 from ucs_pipeline.errors import BrickError, FeedError
-from ucs_pipeline.numbering import Numbering
+from ucs_pipeline.numbering import Numbering, Share
 from ucs_pipeline.scaffold import FeedScaffolder
 from ucs_pipeline.settings import Described
 from ucs_pipeline.sql import COMPLETE_SETTINGS
@@ -79,6 +80,12 @@ class Stream(Described):
     )
     min_replicas: int = Field(
         default=0, ge=0, description="Replicas that must have a brick's entries before it counts as done."
+    )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        description="Streams to spread the feed over, for more than one Redis core: partitions are dealt in turn to "
+        "<stream>.0, <stream>.1 and so on, each an asset of its own. Limits hold for each stream.",
     )
 
 
@@ -174,6 +181,16 @@ class BrickFeed(dg.Component, Described):
         return self.stream.name or self.name
 
     @property
+    def whole(self) -> "BrickFeed":
+        """The feed that the user wrote; of a shard, the one it is a part of."""
+        return self
+
+    @property
+    def share(self) -> Share | None:
+        """Which shard of `whole` this is; None if it is the feed itself."""
+        return None
+
+    @property
     def warning(self) -> str | None:
         """What is likely not to be as wished, in one sentence; None if nothing is."""
         bricks = self.bricks
@@ -217,11 +234,21 @@ class BrickFeed(dg.Component, Described):
                 f"bricks.last ({self.bricks.last}) is beyond what an entry id can carry: its brick has the number "
                 f"{numbering.last}, and the largest is {MAX_ORDINAL}"
             )
-        if len(numbering.starts) > MAX_PARTITIONS:
+        shards, partitions = self.stream.shards, len(numbering.starts)
+        if 1 < shards <= partitions:
+            sizes = [len(Dealt(numbering, Share(number, shards)).starts) for number in range(shards)]
+        else:
+            sizes = [partitions, *[0] * (shards > 1)]
+        if not min(sizes):
             raise ValueError(
-                f"bricks.first to bricks.last make {len(numbering.starts):,} {numbering.unit}s, and Dagster carries "
-                f"at most {MAX_PARTITIONS:,} partitions per asset: choose a coarser `level`, or split the range over "
-                "several feeds"
+                f"stream.shards ({shards}) is more than the feed's {partitions:,} "
+                f"{numbering.unit}s go round: one shard would have none; choose fewer, or a finer `level`"
+            )
+        if max(sizes) > MAX_PARTITIONS:
+            raise ValueError(
+                f"bricks.first to bricks.last make {partitions:,} {numbering.unit}s, and Dagster carries "
+                f"at most {MAX_PARTITIONS:,} partitions per asset: choose a coarser `level`, more `stream.shards`, or "
+                "split the range over several feeds"
             )
         if self.stream.pace is not None and self.bricks.kind != "time":
             raise ValueError(

@@ -9,7 +9,7 @@ from ucs_pipeline.home import project_home
 
 
 def all_feeds() -> list[BrickFeed]:
-    """Every feed of the project, by name."""
+    """Every feed of the project, by name; where a feed has several streams, its shards."""
     from ucs_pipeline.build import feeds_of
     from ucs_pipeline.definitions import defs
 
@@ -17,12 +17,13 @@ def all_feeds() -> list[BrickFeed]:
 
 
 def feed_named(name: str) -> BrickFeed:
-    """The feed of that name.
+    """The feed of that name; one with several streams, or one of its shards.
 
     Raises:
         UcsError: there is none.
     """
-    feeds = {feed.name: feed for feed in all_feeds()}
+    found = all_feeds()
+    feeds = {feed.whole.name: feed.whole for feed in found} | {feed.name: feed for feed in found}
     if name not in feeds:
         raise UcsError(f"there is no feed {name!r}; the project has {', '.join(map(repr, feeds)) or 'none'}")
     return feeds[name]

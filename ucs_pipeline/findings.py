@@ -178,12 +178,19 @@ def no_late_rows(facts: "Facts") -> Finding:
 def no_unassigned_rows(facts: "Facts") -> Finding:
     """Looks for rows that are in no brick of the feed."""
     feed, counts = facts.feed, facts.census.unassigned
-    first, last = (feed.numbering.name(end) for end in (feed.numbering.first, feed.numbering.last))
+    bricks = feed.whole.numbering
+    first, last = bricks.name(bricks.first), bricks.name(bricks.last)
     offenders = [(place, rows) for place, rows in counts.items() if rows]
     inside = sum(content.rows for content in facts.census.bricks.values())
     where = f"in a brick from {first} to {last}"
-    if not offenders:
-        text = f"feed {feed.name!r}: all {inside:,} rows of table {feed.table!r} are {where}"
+    if feed.share and feed.share.number:
+        text = (
+            f"feed {feed.name!r}: {inside:,} rows of table {feed.table!r} are in its bricks; rows in no brick of feed "
+            f"{feed.whole.name!r} are counted by the same check of its first shard"
+        )
+    elif not offenders:
+        others = f", or dealt to another shard than {feed.name!r}" if feed.share else ""
+        text = f"feed {feed.whole.name!r}: all {inside:,} rows of table {feed.table!r} are {where}{others}"
     else:
         places = {**_PLACES, "negative": "before 1970"} if feed.bricks.kind == "time" else _PLACES
         found = ", ".join(f"{rows:,} {places[place]}" for place, rows in offenders)

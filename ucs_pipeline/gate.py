@@ -86,6 +86,11 @@ class Gate:
 
 def fence_key(stream: str) -> str:
     """Key beside the stream, in the same cluster slot, that names its current publisher."""
+    return beside(stream, "writer")
+
+
+def beside(stream: str, what: str) -> str:
+    """Key of something about a stream, in the same cluster slot."""
     start = stream.find("{")
     tagged = start >= 0 and stream.find("}", start) > start + 1
-    return f"{stream}:writer" if tagged else f"{{{stream}}}:writer"
+    return f"{stream}:{what}" if tagged else f"{{{stream}}}:{what}"

@@ -38,6 +38,18 @@ class Within(NamedTuple):
 class KeySql(ABC):
     """SQL about the bricks of one feed. Keys in it are not NULL unless it is said that they may be."""
 
+    def __init__(self, numbering: Numbering) -> None:
+        self._numbering = numbering.whole
+        self.share = numbering.share
+
+    def dealt(self, key: Key) -> str | None:
+        """The condition that a key of some brick is in one of the feed's own shard; None if all are."""
+        return f"modulo({self._index(key)}, {self.share.of}) = {self.share.number}" if self.share else None
+
+    @abstractmethod
+    def _index(self, key: Key) -> str:
+        """The index of a key's partition, by which partitions are dealt to shards."""
+
     @abstractmethod
     def refusal(self, type_name: str) -> str | None:
         """Why keys of this type cannot be numbered; None if they can."""
@@ -75,7 +87,7 @@ class NumberKeySql(KeySql):
     """Of number bricks."""
 
     def __init__(self, numbering: Numbering, bricks: NumberBricks) -> None:
-        self._numbering = numbering
+        super().__init__(numbering)
         self._width = bricks.width
 
     def refusal(self, type_name: str) -> str | None:
@@ -113,6 +125,9 @@ class NumberKeySql(KeySql):
             _compared(key, ">", high),
         )
 
+    def _index(self, key: Key) -> str:
+        return f"intDiv({key.sql}, {self._width * _partition_size(self._numbering)})"
+
     def _ids(self, first: int, last: int) -> tuple[int, int]:
         offset = self._numbering.offset
         return (first - offset) * self._width, (last - offset + 1) * self._width - 1
@@ -123,7 +138,7 @@ class TextKeySql(KeySql):
 
     def __init__(self, numbering: Numbering, bricks: TextBricks, column: str | None) -> None:
         """`column`: a column of the table that holds the brick's number, for the table's index to be of use."""
-        self._numbering = numbering
+        super().__init__(numbering)
         self._bricks = bricks
         self._column = column
 
@@ -166,6 +181,9 @@ class TextKeySql(KeySql):
         """Names of columns that these texts use beside the key."""
         return () if self._column is None else (self._column,)
 
+    def _index(self, key: Key) -> str:
+        return f"intDiv({self._number(key)}, {_partition_size(self._numbering)})"
+
     def _number(self, key: Key) -> str:
         """SQL for the four digits as one number."""
         name = key.sql if key.base == "String" else f"toString({key.sql})"
@@ -191,9 +209,13 @@ def key_of(expression: str, type_name: str) -> Key:
 
 def _placed(ordinal: str, numbering: Numbering, *, grouped: bool = False) -> str:
     """SQL for an ordinal of the class as one of the feed's stream, or for the start of its partition."""
-    size = numbering.bricks.unit_after(0, numbering.depth) if grouped else 1
+    size = _partition_size(numbering) if grouped else 1
     start = ordinal if size == 1 else f"intDiv({ordinal}, {size}) * {size}"
     return f"toUInt64({start} + {numbering.offset})" if numbering.offset else f"toUInt64({start})"
+
+
+def _partition_size(numbering: Numbering) -> int:
+    return numbering.bricks.unit_after(0, numbering.depth)
 
 
 def _compared(key: Key, operator: str, bound: int) -> str:

@@ -6,12 +6,22 @@ block, part or shard of bricks. It is handled by the ordinal of its first brick,
 two are the same.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 from ucs_pipeline.brick_class import LEVELS, BrickClass
 from ucs_pipeline.ordinals import between, shifted
+
+
+class Share(NamedTuple):
+    """One of the shards that partitions are dealt to, as cards are: each partition to the next shard."""
+
+    number: int
+    """From 0 on."""
+    of: int
+    """How many shards there are."""
 
 
 class Numbering:
@@ -30,6 +40,23 @@ class Numbering:
         self._end = bricks.unit_after(units[-1], depth)
         self.starts: Sequence[int] = shifted(units, offset)
         """Starts of the partitions, in order."""
+
+    share: Share | None = None
+    """Which of the partitions of `whole` these are; None if they are all."""
+
+    @property
+    def whole(self) -> "Numbering":
+        """The numbering that these partitions are a share of; itself if there is no more."""
+        return self
+
+    @cached_property
+    def indices(self) -> Sequence[int]:
+        """Index of each partition, in order."""
+        return [self.index(start) for start in self.starts]
+
+    def index(self, ordinal: int) -> int:
+        """Number of the partition that holds a brick, by which partitions are dealt to shards."""
+        return self.bricks.unit_index(ordinal - self.offset, self.depth)
 
     @cached_property
     def ordinals(self) -> Sequence[int]:
@@ -94,6 +121,16 @@ class Numbering:
         """Start of the partition after one; None after the last."""
         position = bisect_right(self.starts, start)
         return self.starts[position] if position < len(self.starts) else None
+
+    def reaching(self, ordinal: int) -> int | None:
+        """Start of the first partition that ends with a brick or after it; None if all end before it."""
+        position = max(0, bisect_right(self.starts, ordinal) - 1)
+        return self.starts[position] if self.end(self.starts[position]) >= ordinal else self.next(self.starts[position])
+
+    def before(self, ordinal: int) -> int | None:
+        """Ordinal of the last brick of the partitions that begin before a brick; None if none does."""
+        position = bisect_left(self.starts, ordinal)
+        return self.end(self.starts[position - 1]) if position else None
 
     def after(self, ordinal: int) -> int:
         """Ordinal of the brick after one, which may be the first beyond the list."""

@@ -1,35 +1,57 @@
-"""One brick, read back from its stream, on the terminal or as CSV."""
+"""Entries read back from their streams, on the terminal or as CSV."""
 
 from io import TextIOWrapper
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, BinaryIO
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.merge import read_entries
+from ucs_pipeline.position import START
+from ucs_pipeline.read import table_of
 from ucs_pipeline.report import console, full_width, print_table
+from ucs_pipeline.shards import streams_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _CELL = 60
+_CHUNK = 1000
 _NULL = "\\N"
 """How ClickHouse writes NULL into CSV too: an empty field is an empty string."""
 
 
 def print_brick(frame: "pd.DataFrame", brick: str, stream: str, most: int) -> None:
     """Prints the first rows of a brick, `most` of them, and how many there are."""
+    shown = _print(f"brick {brick} in stream {stream}", frame.head(most))
+    missing = int(frame.index[0].split("-")[1]) - 1 if len(frame) else 0
+    trimmed = f"; the {missing:,} before them were trimmed" if missing else ""
+    console.print(f"{shown:,} of {len(frame):,} rows{trimmed}")
+
+
+def print_entries(feed: BrickFeed, most: int) -> None:
+    """Prints the first entries of a feed that are there, in the order of its table."""
+    streams = [part.stream_name for part in streams_of(feed)]
+    title = f"stream {streams[0]}" if len(streams) == 1 else f"streams {streams[0]} to {streams[-1]}"
+    shown = _print(title, table_of((str(entry_id), fields) for entry_id, fields in islice(read_entries(feed), most)))
+    console.print(f"the first {shown:,} rows")
+
+
+def _print(title: str, frame: "pd.DataFrame") -> int:
     names = [_shown(name) for name in frame.columns]
     rows = [
         (_shown(entry_id), [_shown(value) if isinstance(value, str) else Text("NULL", "dim") for value in values])
-        for entry_id, *values in frame.head(most).astype(object).itertuples(name=None)
+        for entry_id, *values in frame.astype(object).itertuples(name=None)
     ]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in (Text("entry_id"), *names):
         table.add_column(name)
     for entry_id, values in rows:
         table.add_row(entry_id, *values)
-    console.print(Text(f"brick {brick} in stream {stream}"))
+    console.print(Text(title))
     if not console.is_terminal or full_width(table) <= console.width:
         print_table(table)
     else:
@@ -37,15 +59,30 @@ def print_brick(frame: "pd.DataFrame", brick: str, stream: str, most: int) -> No
             console.print(entry_id, style="bold")
             for name, value in zip(names, values, strict=True):
                 console.print(Text("  ") + name + ": " + value)
-    missing = int(frame.index[0].split("-")[1]) - 1 if len(frame) else 0
-    trimmed = f"; the {missing:,} before them were trimmed" if missing else ""
-    console.print(f"{len(rows):,} of {len(frame):,} rows{trimmed}")
+    return len(rows)
 
 
-def write_csv(frame: "pd.DataFrame", file: BinaryIO) -> None:
-    r"""Writes a brick as CSV with a header, its bytes as they are in the stream; NULL is written as \N."""
+def write_entries(feed: BrickFeed, file: BinaryIO) -> None:
+    r"""Writes the entries of a feed as `write_csv` does, in the order of its table; memory does not grow with them.
+
+    They are read twice: only all of them together say which fields there are.
+    """
+    names: dict[bytes, None] = {}
+    last = START
+    for entry in read_entries(feed):
+        last = entry.id
+        names |= dict.fromkeys(entry.fields)
+    entries = takewhile(lambda entry: entry.id <= last, read_entries(feed))
+    begun = False
+    while (some := [(str(entry_id), fields) for entry_id, fields in islice(entries, _CHUNK)]) or not begun:
+        write_csv(table_of(some, names), file, header=not begun)
+        begun = True
+
+
+def write_csv(frame: "pd.DataFrame", file: BinaryIO, *, header: bool = True) -> None:
+    r"""Writes entries as CSV, their bytes as they are in the stream; NULL is written as \N."""
     text = TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
-    frame.to_csv(text, na_rep=_NULL, lineterminator="\n")
+    frame.to_csv(text, na_rep=_NULL, lineterminator="\n", header=header)
     text.flush()
     text.detach()
 

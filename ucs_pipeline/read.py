@@ -1,12 +1,13 @@
 """One brick read back from its stream, as a table."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.feeds import feed_named, start_in
 from ucs_pipeline.position import EntryId, floor
+from ucs_pipeline.shards import stream_with
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from ucs_pipeline.stream import OrderedStream
 
 # Dagster loads this module with the feeds, in every process: clients are imported where they are used.
+
+Fields = Mapping[bytes, bytes] | Mapping[str, str]
+"""Fields of an entry, as a client gives them."""
 
 _CHUNK = 1000
 _LAST_ROW = 2**64 - 1
@@ -37,25 +41,33 @@ def read_brick(feed: BrickFeed | str, brick: str, client: "redis.Redis | None" =
         UcsError: there is no such feed or brick, or the brick is not published yet, or is no longer in the stream.
         StreamError: the stream cannot be read.
     """
-    import pandas as pd
-
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.stream import open_stream
 
-    chosen = feed_named(feed) if isinstance(feed, str) else feed
-    start = start_in(chosen, brick)
+    whole = feed_named(feed) if isinstance(feed, str) else feed
+    start = start_in(whole, brick)
+    chosen = stream_with(whole, start)
     stream = open_stream(chosen, client or connect_redis(chosen.stream_name))
+    frame = table_of(_entries(stream, start, chosen.numbering.end(start)))
+    if frame.empty:
+        _refuse_absent(chosen, stream, start)
+    return frame
+
+
+def table_of(entries: Iterable[tuple[str, Fields]], names: Iterable[bytes] = ()) -> "pd.DataFrame":
+    """Entries as a table like that of `read_brick`, with at least the fields `names`, in that order."""
+    import pandas as pd
+
     ids: list[str] = []
-    columns: dict[str, list[str | None]] = {}
-    for entry_id, fields in _entries(stream, start, chosen.numbering.end(start)):
-        for name in fields:
+    columns: dict[str, list[str | None]] = {_text(name): [] for name in names}
+    for entry_id, fields in entries:
+        found = {_text(name): _text(value) for name, value in fields.items()}
+        for name in found:
             if name not in columns:
                 columns[name] = [None] * len(ids)
         for name, values in columns.items():
-            values.append(fields.get(name))
+            values.append(found.get(name))
         ids.append(entry_id)
-    if not ids:
-        _refuse_absent(chosen, stream, start)
     index = pd.Index(ids, dtype=object, name="entry_id")
     # Kept as Python objects, in the header too: pandas' Arrow text takes nothing but UTF-8.
     text = pd.StringDtype("python")
@@ -65,7 +77,7 @@ def read_brick(feed: BrickFeed | str, brick: str, client: "redis.Redis | None" =
     return frame
 
 
-def _entries(stream: "OrderedStream", first: int, last: int) -> Iterator[tuple[str, Mapping[str, str]]]:
+def _entries(stream: "OrderedStream", first: int, last: int) -> Iterator[tuple[str, Fields]]:
     import redis
 
     from ucs_pipeline.redis_link import translate
@@ -78,7 +90,7 @@ def _entries(stream: "OrderedStream", first: int, last: int) -> Iterator[tuple[s
         except redis.RedisError as error:
             raise stream.named(translate(error)) from error
         for entry_id, fields in chunk:
-            yield _text(entry_id), {_text(name): _text(value) for name, value in fields.items()}
+            yield _text(entry_id), fields
         if len(chunk) < _CHUNK:
             return
         newest = EntryId.parse(chunk[-1][0])

@@ -45,9 +45,9 @@ def _by_growth(feed: BrickFeed, bricks: NumberBricks, start: int, newest_id: int
         return f"feed {feed.name!r}: brick {numbering.name(start)} is next, and the table has no ids from {first:,} on"
     # The brick of the newest id can still grow; those before it cannot.
     newest = newest_id // bricks.width + numbering.offset
-    if newest > numbering.last:
+    open_ = numbering.reaching(newest)
+    if open_ is None:
         return Seal(None)
-    open_ = numbering.start(newest)
     needed = (numbering.end(open_) - numbering.offset + 1) * bricks.width
     return Seal(open_, f"newest id {newest_id:,}, needs {needed:,}")
 
@@ -55,11 +55,12 @@ def _by_growth(feed: BrickFeed, bricks: NumberBricks, start: int, newest_id: int
 def _by_clock(feed: BrickFeed, bricks: TimeBricks, now: float) -> Seal:
     numbering = feed.numbering
     settled = int((now - feed.bricks.settle_s) * MILLISECONDS) + numbering.offset
-    # A partition is sealed when the one after it has begun, and the settling time is over.
-    position = bisect_right(numbering.starts, settled) - 1
-    if position == len(numbering.starts) - 1 and numbering.after(numbering.last) <= settled:
+    # A partition is sealed when the hour after it has begun, and the settling time is over.
+    open_: int | None = numbering.starts[max(0, bisect_right(numbering.starts, settled) - 1)]
+    if open_ is not None and numbering.after(numbering.end(open_)) <= settled:
+        open_ = numbering.next(open_)
+    if open_ is None:
         return Seal(None)
-    open_ = numbering.starts[max(0, position)]
     end = numbering.after(numbering.end(open_)) - numbering.offset
     ends = datetime.fromtimestamp(end // MILLISECONDS, bricks.zone).isoformat()
     return Seal(open_, f"it ends at {ends}, and settles for {feed.bricks.settle_s:g} s")

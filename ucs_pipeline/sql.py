@@ -121,13 +121,14 @@ def census(shape: Shape) -> str:
     key, names = shape.key._replace(sql=f"{alias}key"), _names(shape, alias)
     inner = ", ".join([f"{key_of(*shape.key).sql} AS {key.sql}", *_values(shape, names)])
     where = f" WHERE {_enclosed(shape.where)}" if shape.where else ""
+    own = _own(shape, key)
     tests = ", ".join(f"{test}, {number}" for number, test in enumerate(shape.keys.outside(key), 1))
     sure = key._replace(sql=f"assumeNotNull({key.sql})")
     return (
         f"SELECT toUInt8(multiIf({tests}, 0)) AS place, "
         f"if(place = 0, {shape.keys.partition(sure)}, 0) AS ordinal, count() AS rows, "
         f"sumWithOverflow(if(place = 0, xxHash64({payload(shape.columns, names, shape.constants)}), 0)) AS hash "
-        f"FROM (SELECT {inner} FROM {_from(shape)}{where}) GROUP BY place, ordinal"
+        f"FROM (SELECT {inner} FROM {_from(shape)}{where}){own} GROUP BY place, ordinal"
     )
 
 
@@ -182,4 +183,14 @@ def _from(shape: Shape) -> str:
 
 
 def _where(shape: Shape, within: Within) -> str:
-    return f"{within.condition} AND {_enclosed(shape.where)}" if shape.where else within.condition
+    dealt = shape.keys.dealt(key_of(*shape.key))
+    conditions = [within.condition, *([dealt] if dealt else []), *([_enclosed(shape.where)] if shape.where else [])]
+    return " AND ".join(conditions)
+
+
+def _own(shape: Shape, key: Key) -> str:
+    """What a census of one shard looks at: its own bricks and, in the first shard, what is in no brick at all."""
+    dealt = shape.keys.dealt(key._replace(sql=f"assumeNotNull({key.sql})"))
+    if dealt is None or shape.keys.share is None:
+        return ""
+    return f" WHERE if(place = 0, {dealt}, {int(shape.keys.share.number == 0)})"

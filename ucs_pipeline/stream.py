@@ -8,7 +8,7 @@ import hiredis
 import redis
 
 from ucs_pipeline.entries import Entries
-from ucs_pipeline.errors import StreamError
+from ucs_pipeline.errors import FeedError, StreamError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import START, EntryId, State, floor
 from ucs_pipeline.redis_link import classify, translate
@@ -98,9 +98,23 @@ class OrderedStream:
         found = self._read(EntryId(ordinal, _MAX_SEQUENCE), EntryId(ordinal, 0), 1, reverse=True)
         return EntryId.parse(found[0][0]).row if found else 0
 
-    def entries(self, first: EntryId, last: EntryId) -> list[tuple[EntryId, dict[bytes, bytes]]]:
-        """Entries from `first` to `last`, both included."""
-        return [(EntryId.parse(entry_id), fields) for entry_id, fields in self._read(first, last, None)]
+    def entries(
+        self, first: EntryId, last: EntryId, most: int | None = None
+    ) -> list[tuple[EntryId, dict[bytes, bytes]]]:
+        """Entries from `first` to `last`, both included; the first `most` of them."""
+        return [(EntryId.parse(entry_id), fields) for entry_id, fields in self._read(first, last, most)]
+
+    def call(self, *arguments: str) -> Any:
+        """The answer to a command about the stream, or a key beside it, as redis-py gives it.
+
+        Raises:
+            StreamError: Redis refuses or cannot be reached.
+        """
+        client: Any = self.client
+        try:
+            return client.execute_command(*arguments)
+        except redis.RedisError as error:
+            raise self.named(translate(error)) from error
 
     def _read(self, first: EntryId, last: EntryId, count: int | None, *, reverse: bool = False) -> list[Any]:
         command = self.client.xrevrange if reverse else self.client.xrange
@@ -135,7 +149,13 @@ class OrderedStream:
 
 
 def open_stream(feed: BrickFeed, client: "redis.Redis") -> OrderedStream:
-    """The stream of a feed."""
+    """The stream of a feed.
+
+    Raises:
+        FeedError: it has several.
+    """
+    if feed.stream.shards > 1 and not feed.share:
+        raise FeedError(f"feed {feed.name!r} has {feed.stream.shards} streams: open those of its shards, one by one")
     return OrderedStream(feed.stream_name, client, floor(feed))
 
 

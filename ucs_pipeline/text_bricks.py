@@ -106,6 +106,10 @@ class TextBricks(BrickClass):
         """Ordinal of the brick that comes after a unit."""
         return start + self._size(depth)
 
+    def unit_index(self, ordinal: int, depth: int) -> int:
+        """Units from 0.0.0.0 on, counted."""
+        return ordinal // self._size(depth)
+
     def _size(self, depth: int) -> int:
         size: int = self.base**depth
         return size

@@ -155,6 +155,14 @@ class TimeBricks(BrickClass):
             raise self.no_unit(name, depth)
         return self._ordinal(start, name)
 
+    def unit_index(self, ordinal: int, depth: int) -> int:
+        """Hours of UTC since 1970; or days, months or years since then on the calendar of the zone."""
+        if not depth:
+            return ordinal // (HOUR * MILLISECONDS)
+        year, month, day = [*map(int, self.unit_name(ordinal, depth).split(".")), 1, 1][:3]
+        since = (year - 1970) * 12 + month - 1
+        return ((date(year, month, day) - date(1970, 1, 1)).days, since, since // 12)[depth - 1]
+
     def bounds_text(self, first: int, last: int) -> str:
         """The times, in the bricks' zone."""
         ends = (first, self.unit_after(last, 0))

@@ -20,7 +20,7 @@ class TimeKeySql(KeySql):
 
     def __init__(self, numbering: Numbering, bricks: TimeBricks, unit: Unit) -> None:
         """`unit`: what integers count, since 1970."""
-        self._numbering = numbering
+        super().__init__(numbering)
         self._bricks = bricks
         self._unit: Unit = unit
 
@@ -34,15 +34,7 @@ class TimeKeySql(KeySql):
     def ordinal(self, key: Key) -> str:
         """The ordinal of a key's brick."""
         plus = f" + {self._numbering.offset}" if self._numbering.offset else ""
-        if key.base in _DATES:
-            day, begin = f"toInt64({key.sql})", self._day(self._start)
-            midnights = self._bricks.midnights(begin - 1, self._day(self._end) + 1)
-            # A day without an hour in the list is before it or beyond it, and never asked for.
-            seconds = _piecewise(day, [(first, f"{day} * {DAY} + {late}") for first, late in midnights])
-        else:
-            moment = self._seconds(key)
-            seconds = _piecewise(moment, [(run[0], _hours(moment, run)) for run in self._runs()])
-        return f"toUInt64(({seconds}) * {MILLISECONDS}{plus})"
+        return f"toUInt64(({self._begin(key)}) * {MILLISECONDS}{plus})"
 
     def within(self, key: Key, first: int, last: int) -> Within | None:
         """The condition that a key is in a range of bricks."""
@@ -63,6 +55,38 @@ class TimeKeySql(KeySql):
         before = f"{key.sql} < {self._literal(key, low)}" if low <= largest else "1"
         beyond = f"{key.sql} >= {self._literal(key, end)}" if end <= largest else "0"
         return (f"isNull({key.sql})", negative, before, beyond)
+
+    def _begin(self, key: Key) -> str:
+        """SQL for the second at which a key's brick begins."""
+        if key.base in _DATES:
+            day = f"toInt64({key.sql})"
+            # A day without an hour in the list is before it or beyond it, and never asked for.
+            return _piecewise(day, [(first, f"{day} * {DAY} + {late}") for first, late in self._midnights()])
+        moment = self._seconds(key)
+        return _piecewise(moment, [(run[0], _hours(moment, run)) for run in self._runs()])
+
+    def _index(self, key: Key) -> str:
+        depth = self._numbering.depth
+        if not depth:
+            return f"intDiv({self._begin(key)}, {HOUR})"
+        day = f"toDate32(toInt32({self._local_day(key)}))"
+        months = f"(toYear({day}) - 1970) * 12 + toMonth({day}) - 1"
+        return (f"toInt32({day})", months, f"toYear({day}) - 1970")[depth - 1]
+
+    def _local_day(self, key: Key) -> str:
+        """SQL for the days of the zone's calendar since 1970."""
+        if key.base in _DATES:
+            return f"toInt64({key.sql})"
+        moment, found = self._seconds(key), list(self._midnights())
+        pieces = [(first * DAY + late, f"intDiv({moment} - {late}, {DAY})") for first, late in found]
+        for position, (following, _) in enumerate(found[1:]):
+            # The day before a change is longer or shorter than others.
+            begin, day = pieces[position]
+            pieces[position] = begin, f"least({day}, {following - 1})"
+        return _piecewise(moment, pieces)
+
+    def _midnights(self) -> Iterable[tuple[int, int]]:
+        return self._bricks.midnights(self._day(self._start) - 1, self._day(self._end) + 1)
 
     @property
     def _start(self) -> int:

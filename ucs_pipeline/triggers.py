@@ -100,12 +100,14 @@ def _next(
 def _situation(feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> Situation:
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.room import fullness
+    from ucs_pipeline.shard_note import refuse_other_dealing
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
 
     missing, busy, recorded = _progress(feed, asset, instance)
     stream = open_stream(feed, connect_redis(feed.stream_name))
     state = stream.state()
+    refuse_other_dealing(feed, stream, state)
     start = first_to_publish(feed, missing, recorded, state)
     if busy is not None or start is None:
         return Situation(missing, busy, recorded, state, Seal(None))

@@ -1,0 +1,73 @@
+"""The bricks of one shard: partitions are dealt by their index, wherever the feed's list begins. Pure."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from ucs_pipeline.numbering import Numbering, Share
+from ucs_pipeline.ordinals import Runs, shifted
+
+
+class Dealt(Numbering):
+    """The partitions of a numbering that are dealt to one shard, which may be none."""
+
+    share: Share
+
+    def __init__(self, whole: Numbering, share: Share) -> None:
+        self.bricks, self.depth, self.offset = whole.bricks, whole.depth, whole.offset
+        self._whole = whole
+        self.share = share
+        self.starts = _dealt(whole, share)
+
+    @property
+    def whole(self) -> Numbering:
+        """The numbering of all shards together."""
+        return self._whole
+
+    @cached_property
+    def ordinals(self) -> Sequence[int]:
+        """Ordinals of the bricks, in order."""
+        if not self.depth:
+            return self.starts
+        every = [self.bricks.ordinals(start - self.offset, self.end(start) - self.offset) for start in self.starts]
+        return shifted(Runs(run for part in every for run in _ranges(part)), self.offset)
+
+    def __contains__(self, ordinal: int) -> bool:
+        return ordinal in self._whole and holder(self._whole, ordinal, self.share.of) == self.share.number
+
+    @property
+    def last(self) -> int:
+        """Ordinal of the last brick."""
+        return self.end(self.starts[-1])
+
+    def start(self, ordinal: int) -> int:
+        """Start of the partition that holds one of the bricks."""
+        return self._whole.start(ordinal)
+
+    def end(self, start: int) -> int:
+        """Ordinal of the last brick of a partition."""
+        return self._whole.end(start)
+
+
+def holder(whole: Numbering, ordinal: int, shards: int) -> int:
+    """Number of the shard that a brick is dealt to."""
+    return whole.index(ordinal) % shards
+
+
+def _dealt(whole: Numbering, share: Share) -> Sequence[int]:
+    # In a row of equal steps indices rise by one, so that every so many-th start is the shard's.
+    if isinstance(whole.starts, range):
+        return _every(whole, whole.starts, share)
+    if isinstance(whole.starts, Runs):
+        return Runs(_every(whole, run, share) for run in whole.starts.runs)
+    return [start for start, n in zip(whole.starts, whole.indices, strict=True) if n % share.of == share.number]
+
+
+def _every(whole: Numbering, row: range, share: Share) -> range:
+    return row[(share.number - whole.index(row[0])) % share.of :: share.of]
+
+
+def _ranges(ordinals: Sequence[int]) -> Sequence[range]:
+    if isinstance(ordinals, Runs):
+        return ordinals.runs
+    assert isinstance(ordinals, range)
+    return [ordinals]

@@ -1,0 +1,170 @@
+"""The entries of a feed in the order of its table, also where they are in several streams.
+
+Every entry id is a position in the table, so that merging streams is merging ids. What a reader has to know is when a
+row of one stream may follow one of another: when no row between the two is still to come. That is so when every other
+shard is complete up to its last brick before that row, which the numbering names.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feeds import feed_named
+from ucs_pipeline.position import EntryId, floor
+from ucs_pipeline.shards import streams_of
+
+if TYPE_CHECKING:
+    import redis
+
+    from ucs_pipeline.stream import OrderedStream
+
+# Dagster loads this module with the feeds, in every process: clients are imported where they are used.
+
+_CHUNK = 1000
+_LAST_ROW = 2**64 - 1
+
+
+class Entry(NamedTuple):
+    """One row in a stream."""
+
+    id: EntryId
+    """Its position in the table; as text, `<brick>-<row>`."""
+    fields: Mapping[bytes, bytes]
+
+
+class Reader:
+    """Reads a feed's entries in the order of its table: always the next ones, without a hole.
+
+    Holds at most two thousand entries of each stream. Nothing is written to Redis: where a reader is, is the id of the
+    last entry it gave. Entries that were trimmed away are left out.
+    """
+
+    def __init__(
+        self, feed: BrickFeed | str, after: EntryId | str | None = None, client: "redis.Redis | None" = None
+    ) -> None:
+        """Begins after an entry; with the first ones that are there if it is left out.
+
+        Args:
+            feed: a feed with one stream or several, or the name of one of the project's.
+            after: id of the last entry that was handled, of whichever stream.
+            client: the Redis to read from, with replies that are not decoded; left out: the one that the project
+                writes to.
+
+        Raises:
+            UcsError: there is no such feed.
+        """
+        from ucs_pipeline.redis_link import connect_redis
+        from ucs_pipeline.stream import open_stream
+
+        chosen = feed_named(feed) if isinstance(feed, str) else feed
+        start = EntryId.parse(after) if isinstance(after, str) else after
+        self._arms = [
+            _Arm(part, open_stream(part, client or connect_redis(part.stream_name)), start or floor(part))
+            for part in streams_of(chosen)
+        ]
+
+    def take(self, most: int) -> list[Entry]:
+        """The next entries, at most so many; fewer where the one after them is not in its stream yet.
+
+        Raises:
+            StreamError: a stream was written with another number of shards, or cannot be read.
+        """
+        taken: list[Entry] = []
+        while len(taken) < most and (arm := self._next()):
+            taken.append(arm.entries.popleft())
+        return taken
+
+    @property
+    def finished(self) -> bool:
+        """Whether all bricks of the feed are complete and their entries were given: then no more will come.
+
+        Shards write down that they are complete; a feed with one stream does not, and is never finished.
+        """
+        return not any(arm.entries or not arm.complete_before(None) for arm in self._arms)
+
+    def _next(self) -> "_Arm | None":
+        """The stream whose first entry is the next one; None if that is not in its stream yet."""
+        while True:
+            found = min((arm for arm in self._arms if arm.entries), key=lambda arm: arm.entries[0].id, default=None)
+            ordinal = found.entries[0].id.ordinal if found else None
+            behind = [arm for arm in self._arms if not arm.entries and not arm.complete_before(ordinal)]
+            if not behind:
+                return found
+            if not any(arm.read() for arm in behind):
+                return None
+
+
+class _Arm:
+    """One of the streams: entries that were read ahead, and up to which brick there will be no others."""
+
+    def __init__(self, feed: BrickFeed, stream: "OrderedStream", last: EntryId) -> None:
+        self.entries: deque[Entry] = deque()
+        self._feed = feed
+        self._stream = stream
+        self._last = last
+        self._complete = -1
+
+    def complete_before(self, ordinal: int | None) -> bool:
+        """Whether all its entries before a brick of another stream were given; without a brick: all of them."""
+        bricks = self._feed.numbering
+        last = bricks.last if ordinal is None else bricks.before(ordinal)
+        return last is None or last <= self._complete
+
+    def read(self) -> bool:
+        """Reads the next entries; returns whether more is known now."""
+        from ucs_pipeline.shard_note import refuse_other_dealing
+
+        before = self._last, self._complete
+        if len(self._read()) < _CHUNK and self._feed.share:
+            state = self._stream.state()
+            note = refuse_other_dealing(self._feed, self._stream, state)
+            reach = note.reach(state) if note else -1
+            # What was complete by then is read by now, unless there is more of it than a chunk.
+            if len(self._read()) < _CHUNK:
+                self._complete = max(self._complete, reach)
+        return (self._last, self._complete) != before
+
+    def _read(self) -> list[Entry]:
+        ordinal, row = self._last
+        first = EntryId(ordinal + 1, 0) if row == _LAST_ROW else EntryId(ordinal, row + 1)
+        end = EntryId(self._feed.numbering.last, _LAST_ROW)
+        if first > end:
+            return []
+        found = [Entry(*one) for one in self._stream.entries(first, end, _CHUNK)]
+        if found:
+            self._last = found[-1].id
+            self.entries.extend(found)
+        return found
+
+
+def read_entries(
+    feed: BrickFeed | str,
+    after: EntryId | str | None = None,
+    *,
+    follow: bool = False,
+    poll_s: float = 0.5,
+    client: "redis.Redis | None" = None,
+) -> Iterator[Entry]:
+    """The entries of a feed in the order of its table, up to the first hole: of one stream, or merged from several.
+
+    Args:
+        feed: a feed, or the name of one of the project's.
+        after: id of the last entry that was handled; left out: begins with the first ones that are there.
+        follow: whether to wait for more, until all bricks of the feed are complete.
+        poll_s: seconds between two looks while waiting.
+        client: the Redis to read from, with replies that are not decoded; left out: the one that the project writes to.
+
+    Raises:
+        UcsError: there is no such feed.
+        StreamError: a stream was written with another number of shards, or cannot be read.
+    """
+    reader = Reader(feed, after, client)
+    while True:
+        found = reader.take(_CHUNK)
+        yield from found
+        if not found:
+            if not follow or reader.finished:
+                return
+            time.sleep(poll_s)

@@ -1,0 +1,209 @@
+"""What a shard has written down beside its stream: how bricks are dealt, and up to which one they are complete.
+
+A hash in the stream's own cluster slot, `{flights.0}:shard`, with the fields `shard`, `shards`, `level`, `done` and
+`top`: every brick of the shard up to the ordinal `done` is complete, as long as the stream's top is not below `top`.
+From the top alone a reader knows that of the bricks below the top's, but not of that one, and not of bricks without
+rows after it. To lose `done` and `top`, or to find old ones, makes a reader wait and nothing else; `shards` and `level`
+keep two dealings out of one stream.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.gate import beside, fence_key
+from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.position import EntryId, State, floor
+from ucs_pipeline.shards import streams_of
+
+if TYPE_CHECKING:
+    from ucs_pipeline.stream import OrderedStream
+
+_NOWHERE = -1
+
+
+def note_key(stream: str) -> str:
+    """Key of the note of a stream."""
+    return beside(stream, "shard")
+
+
+class Note(NamedTuple):
+    """The note of one shard."""
+
+    dealing: tuple[str, ...]
+    """Number of the shard, of how many, and what is dealt: a brick, block, part or shard."""
+    done: int = _NOWHERE
+    """Ordinal of a brick; it and those before it are complete if the stream's top is not below `top`."""
+    top: EntryId | None = None
+
+    @classmethod
+    def of(cls, feed: BrickFeed) -> "Note":
+        """What the note of a shard says before any brick of it is complete."""
+        share = feed.share
+        assert share
+        return cls((str(share.number), str(share.of), feed.numbering.unit))
+
+    def __str__(self) -> str:
+        return f"shard {self.dealing[0]} of {self.dealing[1]}, by {self.dealing[2]}s"
+
+    def reach(self, state: State) -> int:
+        """Ordinal up to which all bricks of the shard are complete in its stream."""
+        done = self.done if self.top and self.top <= state.top else _NOWHERE
+        return max(done, state.top.ordinal - 1)
+
+
+def read_note(stream: "OrderedStream") -> Note | None:
+    """The note beside a stream; None if there is none.
+
+    Raises:
+        StreamError: Redis refuses or cannot be reached.
+    """
+    found = {_text(name): _text(value) for name, value in stream.call("HGETALL", note_key(stream.name)).items()}
+    if not found:
+        return None
+    dealing = tuple(found.get(name, "?") for name in ("shard", "shards", "level"))
+    return Note(dealing, int(found.get("done", _NOWHERE)), EntryId.parse(found["top"]) if "top" in found else None)
+
+
+def write_note(stream: "OrderedStream", note: Note) -> None:
+    """Writes a note.
+
+    Raises:
+        StreamError: Redis refuses or cannot be reached.
+    """
+    fields = dict(zip(("shard", "shards", "level"), note.dealing, strict=True))
+    if note.top:
+        fields |= {"done": str(note.done), "top": str(note.top)}
+    stream.call("HSET", note_key(stream.name), *(part for pair in fields.items() for part in pair))
+
+
+def refuse_other_dealing(feed: BrickFeed, stream: "OrderedStream", state: State) -> Note | None:
+    """Makes sure that what was published before was dealt to streams as the feed does now; the shard's note if so.
+
+    Raises:
+        StreamError: it was not, or Redis refuses or cannot be reached.
+    """
+    begun = state.top > floor(feed)
+    if feed.share is None:
+        if not begun and _there(stream, f"{stream.name}.0", note_key(f"{stream.name}.0")):
+            raise StreamError(
+                f"feed {feed.name!r}: stream {stream.name!r} has no entries, and {stream.name + '.0'!r} has those of "
+                "the same feed with `stream.shards`: all bricks would be published once more; set `stream.shards` "
+                "again, or choose a new `stream.name`"
+            )
+        return None
+    own, found = Note.of(feed), read_note(stream)
+    if begun and (found is None or found.dealing != own.dealing):
+        raise _dealt_otherwise(feed, stream.name, found, own)
+    if begun:
+        return found
+    first = streams_of(feed.whole)[0]
+    other = _elsewhere(stream, first.stream_name)
+    if other and other.dealing[1:] != own.dealing[1:]:
+        raise _dealt_otherwise(feed, first.stream_name, other, Note.of(first))
+    base = feed.whole.stream_name
+    if _there(stream, base, fence_key(base)):
+        raise StreamError(
+            f"feed {feed.whole.name!r}: stream {base!r} has the entries of the feed without `stream.shards`: all "
+            f"bricks would be published once more, to {base + '.0'!r} and on; leave `stream.shards` out again, choose "
+            "a new `stream.name`, or delete that stream"
+        )
+    return found
+
+
+class Notes:
+    """Keeps the note of a feed's shard while its bricks are published; of any other feed, nothing."""
+
+    def __init__(self, feed: BrickFeed, stream: "OrderedStream", note: Note, state: State) -> None:
+        self._stream = stream
+        self._feed = feed
+        self._note = note
+        self._top = state.top
+        self._newest = _NOWHERE
+        if note.top is None or note.top > state.top:
+            # What was complete is lost, or was never said.
+            self._note = Note(note.dealing)
+
+    @classmethod
+    def begin(cls, feed: BrickFeed, stream: "OrderedStream") -> "Self | None":
+        """Looks whether the feed may publish to the stream, and begins its note.
+
+        Raises:
+            StreamError: what was published before was dealt otherwise, or Redis refuses or cannot be reached.
+        """
+        state = stream.state()
+        found = refuse_other_dealing(feed, stream, state)
+        if feed.share is None:
+            return None
+        if found is None or found.dealing != Note.of(feed).dealing:
+            found = Note.of(feed)
+            write_note(stream, found)
+        return cls(feed, stream, found, state)
+
+    def done(self, report: BrickReport) -> None:
+        """Writes down that a partition is complete, and with it all before it, unless Redis cannot take it now."""
+        self._top = max(self._top, report.last_entry or self._top)
+        if report.ordinal <= self._newest:
+            # Redis lost entries, and bricks are published again: it may have lost the note as well.
+            self._note, self._top = Note(self._note.dealing), report.last_entry or self._stream.state().top
+        self._newest = report.ordinal
+        end = self._feed.numbering.end(report.ordinal)
+        if end <= self._note.done:
+            return
+        try:
+            write_note(self._stream, self._note._replace(done=end, top=self._top))
+            self._note = self._note._replace(done=end)
+        except StreamUnavailableError:
+            # The next one says as much, and more.
+            return
+
+
+def noted(
+    feed: BrickFeed, stream: "OrderedStream", reports: Iterator[BrickReport], open_brick: str | None
+) -> Iterator[BrickReport]:
+    """Keeps the note of a feed's shard while its reports pass; `open_brick` can still grow, and is not complete.
+
+    Raises:
+        StreamError: what was published before was dealt otherwise, or Redis refuses or cannot be reached.
+    """
+    notes = Notes.begin(feed, stream)
+    for report in reports:
+        if notes and feed.numbering.name(report.ordinal) != open_brick:
+            notes.done(report)
+        yield report
+
+
+def _dealt_otherwise(feed: BrickFeed, stream: str, found: Note | None, own: Note) -> StreamError:
+    there = f"was written as {found}" if found else f"has entries, and no {note_key(stream)!r} says which shard's"
+    return StreamError(
+        f"feed {feed.whole.name!r}: stream {stream!r} {there}, expected {own}: bricks that it has would be published "
+        "to other streams once more; put `stream.shards` and `bricks.level` back, choose a new `stream.name`, or "
+        "delete all streams of the feed"
+    )
+
+
+def _elsewhere(stream: "OrderedStream", name: str) -> Note | None:
+    """The note beside another stream that is there; None as well where this server or user cannot tell."""
+    from ucs_pipeline.stream import OrderedStream
+
+    try:
+        return read_note(OrderedStream(name, stream.client)) if _there(stream, name, note_key(name)) else None
+    except StreamUnavailableError:
+        raise
+    except StreamError:
+        return None
+
+
+def _there(stream: "OrderedStream", *keys: str) -> bool:
+    """Whether all these keys of one slot are there; False as well where this server or user cannot tell."""
+    try:
+        return bool(stream.call("EXISTS", *keys) == len(keys))
+    except StreamUnavailableError:
+        raise
+    except StreamError:
+        return False
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

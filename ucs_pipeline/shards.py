@@ -1,0 +1,61 @@
+"""A feed over several streams, as the ordered feeds that it is made of. No I/O happens here.
+
+Each shard is a feed like any other: an asset with partitions, a stream, a pool, a sensor and checks of its own. What
+makes it one is its numbering, which has every so many-th partition of the whole feed's.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from pydantic import PrivateAttr
+
+from ucs_pipeline.dealing import Dealt, holder
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.numbering import Share
+
+
+class Shard(BrickFeed):
+    """One stream of a feed with `stream.shards`, and the bricks that are dealt to it."""
+
+    _whole: BrickFeed = PrivateAttr()
+    _share: Share = PrivateAttr()
+
+    @classmethod
+    def of(cls, whole: BrickFeed, number: int) -> "Shard":
+        """Shard `number`, from 0 on, of a feed."""
+        settings = {name: getattr(whole, name) for name in type(whole).model_fields}
+        stream = whole.stream.model_copy(update={"name": f"{whole.stream_name}.{number}"})
+        name = f"{whole.name}_{number}"
+        # All that was checked when the whole feed was made holds for its shards.
+        shard = cls.model_construct(
+            **{**settings, "name": name, "stream": stream, "group": whole.group or whole.name},
+        )
+        shard._whole, shard._share = whole, Share(number, whole.stream.shards)
+        return shard
+
+    @property
+    def whole(self) -> BrickFeed:
+        """The feed that the user wrote."""
+        return self._whole
+
+    @property
+    def share(self) -> Share:
+        """Which shard of `whole` this is."""
+        return self._share
+
+    @cached_property
+    def numbering(self) -> Dealt:
+        """Names and ordinals of the shard's bricks and partitions."""
+        return Dealt(self._whole.numbering, self._share)
+
+
+def streams_of(feed: BrickFeed) -> Sequence[BrickFeed]:
+    """The feeds with one stream each that a feed is made of: itself, or its shards."""
+    shards = feed.stream.shards
+    return [feed] if shards == 1 or feed.share else [Shard.of(feed, number) for number in range(shards)]
+
+
+def stream_with(feed: BrickFeed, ordinal: int) -> BrickFeed:
+    """The one of those feeds whose stream has a brick."""
+    feeds = streams_of(feed)
+    return feeds[holder(feed.numbering, ordinal, len(feeds))] if len(feeds) > 1 else feed
