@@ -166,17 +166,19 @@ class Publisher:
         """Why a transaction was not accepted, from the answer to the question that followed it."""
         if isinstance(answer, hiredis.ReplyError):
             return self._stream.named(classify(str(answer)))
-        if answer == FENCED:
+        return self._refusal(transaction, before) if answer == str(before).encode() else self._closed(before, answer)
+
+    def _closed(self, before: EntryId, found: bytes) -> Exception:
+        """Why a gate is closed, from what it found in the place of the top."""
+        if found == FENCED:
             return FencedError()
         try:
-            found = None if answer == GONE else EntryId.parse(answer)
+            top = None if found == GONE else EntryId.parse(found)
         except ValueError:
             return self._out_of_step()
-        if found == before:
-            return self._refusal(transaction, before)
-        if found is not None and found > before:
+        if top is not None and top > before:
             return StreamUnavailableError(
-                f"stream {self._stream.name!r}: something else has written to it: its top is {found}, expected {before}"
+                f"stream {self._stream.name!r}: something else has written to it: its top is {top}, expected {before}"
             )
         return StreamError(
             f"stream {self._stream.name!r} was deleted while it was being written, and was not begun again half-way; "
@@ -189,6 +191,10 @@ class Publisher:
         with Wire(self._stream.client) as wire:
             wire.send([self._gate.enter(before), rows, self._gate.leave])
             replies = [wire.reply() for _ in range(transaction.rows + 4)]
+        executed = replies[-1]
+        if isinstance(executed, list) and isinstance(executed[0], bytes) and executed[0] != str(before).encode():
+            # It has closed since: what Redis says of the rows is about the text in the stream's place.
+            return self._closed(before, executed[0])
         return self._error(replies) or StreamUnavailableError(
             f"stream {self._stream.name!r}: Redis refused rows for a moment"
         )

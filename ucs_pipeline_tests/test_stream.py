@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hiredis
@@ -166,6 +166,27 @@ def test_a_refusal_between_the_rows_and_their_exec_may_pass(
     assert isinstance(refused, hiredis.ReplyError)
     assert isinstance(reason, StreamUnavailableError)
     assert _ids(stream) == []
+
+
+@pytest.mark.parametrize(
+    ("happened", "kind", "sentence"),
+    [
+        (Publisher, FencedError, ""),
+        (lambda stream: stream.client.delete("feed"), StreamError, "was deleted while it was being written"),
+        (lambda stream: stream.client.xadd("feed", {"a": "b"}, id="7-1"), StreamUnavailableError, "its top is 7-1"),
+    ],
+    ids=["another publisher", "the stream deleted", "an entry added"],
+)
+def test_what_comes_between_a_refusal_and_the_question_why_is_the_answer(
+    stream: OrderedStream, entries: Entries, happened: Callable[[OrderedStream], object], kind: type, sentence: str
+) -> None:
+    [transaction] = cut(entries, 0, 10)
+    with Publisher(stream) as publisher:
+        happened(stream)
+        reason = publisher._reason(transaction, START, b"0-0")
+    assert type(reason) is kind
+    assert sentence in str(reason)
+    assert EntryId(0, 1) not in _ids(stream)
 
 
 def test_rows_that_do_not_follow_on_the_top_are_refused(stream: OrderedStream, entries: Entries) -> None:
