@@ -73,18 +73,20 @@ def _start(command: list[str], home: Path, environment: Mapping[str, str]) -> "s
 
 
 def run_bricks(
-    defs: dg.Definitions, feed: str, instance: dg.DagsterInstance, first: int | str | None, last: int | str | None
+    defs: dg.Definitions,
+    feed: str,
+    instance: dg.DagsterInstance,
+    first: int | str | None,
+    last: int | str | None,
+    **tags: str,
 ) -> dg.ExecuteInProcessResult:
     """One run of a feed's asset over a range of bricks, as a backfill would start it; without a range if None.
 
-    Number bricks may be given by their ordinals.
+    Number bricks may be given by their ordinals. `tags`: further tags of the run.
     """
-    tags = {}
     if first is not None and last is not None:
         names = [end if isinstance(end, str) else name_of_ordinal(end) for end in (first, last)]
-        tags = dict(
-            zip(("dagster/asset_partition_range_start", "dagster/asset_partition_range_end"), names, strict=True)
-        )
+        tags |= zip(("dagster/asset_partition_range_start", "dagster/asset_partition_range_end"), names, strict=True)
     return defs.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=instance, asset_selection=[dg.AssetKey(feed)], tags=tags, raise_on_error=False
     )

@@ -12,6 +12,7 @@ import pytest
 from ucs_pipeline_tests.faults import __main__ as command
 from ucs_pipeline_tests.faults.campaign import run, shared_out
 from ucs_pipeline_tests.faults.check import Findings, check_deliveries, check_records, check_stream
+from ucs_pipeline_tests.faults.feeds import FEEDS
 from ucs_pipeline_tests.faults.kinds import KINDS, Kind
 from ucs_pipeline_tests.faults.links import entries_of
 from ucs_pipeline_tests.faults.rigs import NONE
@@ -20,6 +21,7 @@ from ucs_pipeline_tests.faults.stage import Stage
 from ucs_pipeline_tests.redis_server import RedisServer
 
 ROWS = 40_000
+SOME = 20_000
 SHAPE = Shape("twins", 15_000)
 
 GROUPS = {
@@ -32,18 +34,39 @@ GROUPS = {
 }
 
 
+QUICK = [
+    *("publisher-killed", "publisher-frozen", "two-at-once", "clients-killed"),
+    *("cut-to-redis", "scan-cut", "stream-lost", "out-of-memory"),
+]
+FEEDS_OF = {"back-pressure": ["hours"], "Dagster": ["days"]}
+NUMBERS = ["dense", "sparse", "twins"]
+OTHERS = [kind for kind in FEEDS if kind not in NUMBERS]
+
+
 def test_every_kind_is_in_a_group() -> None:
     assert sorted(name for names in GROUPS.values() for name in names) == sorted(KINDS)
 
 
 @pytest.mark.timeout(170)
-@pytest.mark.parametrize("names", GROUPS.values(), ids=GROUPS)
-def test_nothing_is_lost_doubled_or_disordered(names: list[str], tmp_path: Path) -> None:
-    counts = Counter(dict.fromkeys(names, 1))
-    outcome = run(counts, 7, tmp_path, rows=ROWS, seconds=120)
+@pytest.mark.parametrize("group", GROUPS)
+def test_nothing_is_lost_doubled_or_disordered(group: str, tmp_path: Path) -> None:
+    counts = Counter(dict.fromkeys(GROUPS[group], 1))
+    outcome = run(counts, 7, tmp_path, rows=ROWS, seconds=120, feeds=FEEDS_OF.get(group, NUMBERS))
     assert outcome.findings.sentences == []
     assert outcome.findings == Findings(checked=outcome.rounds * ROWS)
     assert outcome.injected == counts
+
+
+@pytest.mark.timeout(300)
+def test_nothing_is_lost_doubled_or_disordered_on_any_kind_of_feed(tmp_path: Path) -> None:
+    # One fault a round, so that each feed meets one.
+    counts = Counter(dict.fromkeys(QUICK, 1))
+    outcome = run(counts, 3, tmp_path, rows=SOME, seconds=250, feeds=OTHERS, others=0)
+    assert outcome.findings.sentences == []
+    assert outcome.findings == Findings(checked=outcome.findings.checked)
+    assert outcome.findings.checked >= outcome.rounds * SOME
+    assert outcome.injected == counts
+    assert set(outcome.by_feed) == set(OTHERS)
 
 
 def _lose(entries: list[Entry]) -> None:
@@ -147,7 +170,9 @@ def test_the_command_ends_with_1_when_a_row_is_lost(
 
     monkeypatch.setitem(KINDS, "row-deleted", Kind("row-deleted", "a row deleted", (NONE,), delete_a_row))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["faults", "--faults", "1", "--rows", str(ROWS), "--kinds", "row-deleted"])
+    monkeypatch.setattr(
+        sys, "argv", ["faults", "--faults", "1", "--rows", str(ROWS), "--kinds", "row-deleted", "--feeds", "dense"]
+    )
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 1

@@ -22,6 +22,11 @@ def words(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def shouted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Upper case, and a sum."""
+    return pd.DataFrame({"word": frame["word"].str.upper(), "sum": frame["id"] + frame["part"]})
+
+
 def shorter(frame: pd.DataFrame) -> pd.DataFrame:
     """One row too few."""
     return frame.iloc[1:]

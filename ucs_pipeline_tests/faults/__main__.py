@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from ucs_pipeline_tests.faults.campaign import Outcome, run, shared_out
+from ucs_pipeline_tests.faults.feeds import FEEDS
 from ucs_pipeline_tests.faults.kinds import KINDS
 
 
@@ -19,11 +20,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=80_000, help="rows of each table (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=28, help="time limit (default: %(default)s)")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND")
+    parser.add_argument("--feeds", nargs="+", choices=list(FEEDS), default=list(FEEDS), metavar="FEED")
     options = parser.parse_args()
     counts = shared_out(options.faults, [KINDS[name] for name in options.kinds])
     directory = Path(tempfile.mkdtemp(prefix="ucs-faults-"))
     started = time.monotonic()
-    outcome = run(counts, options.seed, directory, rows=options.rows, seconds=options.minutes * 60, say=_say)
+    limits = {"rows": options.rows, "seconds": options.minutes * 60}
+    outcome = run(counts, options.seed, directory, **limits, feeds=options.feeds, say=_say)
     _report(outcome, time.monotonic() - started)
     if outcome.findings.clean:
         shutil.rmtree(directory)
@@ -39,6 +42,12 @@ def _report(outcome: Outcome, seconds: float) -> None:
     print(f"\n{'fault':{width}} | injected\n{'-' * width} | --------")
     for name, number in outcome.injected.items():
         print(f"{KINDS[name].title:{width}} | {number:8}")
+    width = max(len(title) for title, _ in FEEDS.values())
+    print(f"\n{'feed':{width}} | rounds | faults | kinds |    entries")
+    print(f"{'-' * width} | ------ | ------ | ----- | ----------")
+    for name, share in outcome.by_feed.items():
+        numbers = f"{share.injected.total():6} | {len(+share.injected):5} | {share.checked:10,}"
+        print(f"{FEEDS[name][0]:{width}} | {share.rounds:6} | {numbers}")
     print(
         f"\nrounds {outcome.rounds}, faults injected {outcome.injected.total()}, kinds {len(outcome.injected)}, "
         f"{outcome.findings.numbers()}, {seconds:.0f} s"

@@ -54,7 +54,7 @@ def let_the_other_go_on(stage: Stage) -> None:
     """Waits until the second publisher got on by some rows; in every second case to its end."""
     share = stage.rng.choice([2.0, stage.rng.random()])
     there = stage.rig.length(stage.stream) or 0
-    wanted = there + round(share * (len(stage.shape.rows) - there))
+    wanted = there + round(share * (stage.shape.rows - there))
     stage.until(lambda: not stage.busy(OTHER) or stage.at(wanted))
 
 
@@ -73,4 +73,4 @@ def _run_fails(stage: Stage, accident: Accident) -> bool:
 
 
 def _some_event(stage: Stage) -> int:
-    return stage.rng.randint(1, len(stage.shape.ordinals))
+    return stage.rng.randint(1, len(stage.shape.starts))

@@ -6,14 +6,14 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import dagster as dg
 
-from ucs_pipeline.assets import brick_asset
+from ucs_pipeline.assets import OPEN_BRICK_TAG, brick_asset
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.event_log import PooledSqliteEventLogStorage
@@ -53,16 +53,20 @@ class Publish:
     environment: Mapping[str, str]
     settings: Mapping[str, Any]
     record: Path
+    open: int | None = None
+    """Start of the last partition to publish, which the table still fills, so that it is not done. None: all are."""
 
     def carry_out(self) -> Reply:
         """Calls `transfer`, as the asset does."""
         feed = _feed(self.environment, self.settings)
         try:
             stream = OrderedStream(feed.stream_name, connect_redis(feed.stream_name))
-            reports = transfer(feed, open_source(feed), stream, feed.ordinals, lambda _: read_record(self.record), say)
+            wanted = _wanted(feed, self.open)
+            reports = transfer(feed, open_source(feed), stream, wanted, lambda _: read_record(self.record), say)
             with self.record.open("ab", buffering=0) as record:
                 for report in reports:
-                    record.write(_line(report))
+                    if report.ordinal != self.open:
+                        record.write(_line(report))
         except UcsError as error:
             return Reply(str(error), isinstance(error, StreamUnavailableError | SourceUnavailableError))
         return Reply()
@@ -70,11 +74,13 @@ class Publish:
 
 @dataclass(frozen=True)
 class Materialise:
-    """Runs the feed's asset over all its bricks in Dagster, and reads back what is recorded."""
+    """Runs the feed's asset over its bricks in Dagster, and reads back what is recorded."""
 
     environment: Mapping[str, str]
     settings: Mapping[str, Any]
     accident: "Accident | None" = None
+    open: int | None = None
+    """As for `Publish`."""
 
     def carry_out(self) -> Reply:
         """One run in this process."""
@@ -89,14 +95,16 @@ class Materialise:
     def _run(self, feed: BrickFeed) -> Reply:
         defs = build_defs(feed)
         with dg.DagsterInstance.get() as instance:
-            result = run_bricks(defs, feed.name, instance, feed.ordinals[0], feed.ordinals[-1])
+            names = [feed.numbering.name(start) for start in _wanted(feed, self.open)]
+            tags = {} if self.open is None else {OPEN_BRICK_TAG: names[-1]}
+            result = run_bricks(defs, feed.name, instance, names[0], names[-1], **tags)
             if not result.success:
                 return Reply(f"run {result.run_id} failed")
-            names = instance.get_materialized_partitions(brick_asset(feed).key)
+            marked = instance.get_materialized_partitions(brick_asset(feed).key)
             found = recorded(instance, feed, feed.numbering.starts)
         return Reply(
             records={
-                ordinal: done(report) for ordinal, report in found.items() if feed.numbering.name(ordinal) in names
+                ordinal: done(report) for ordinal, report in found.items() if feed.numbering.name(ordinal) in marked
             }
         )
 
@@ -151,13 +159,17 @@ def read_record(path: Path) -> dict[int, BrickReport]:
 def done(report: BrickReport) -> Done:
     """The part of a report that the table decides."""
     first, last = (str(entry) if entry else None for entry in (report.first_entry, report.last_entry))
-    first_key, last_key = (None if key is None else int(key) for key in (report.first_key, report.last_key))
-    return Done(report.rows, first_key, last_key, first, last)
+    return Done(report.rows, report.first_key, report.last_key, first, last)
 
 
 def _feed(environment: Mapping[str, str], settings: Mapping[str, Any]) -> BrickFeed:
     os.environ.update(environment)
     return BrickFeed(**settings)
+
+
+def _wanted(feed: BrickFeed, last: int | None) -> Sequence[int]:
+    starts = feed.numbering.starts
+    return starts if last is None else feed.numbering.between(starts[0], last)
 
 
 def _limit_files(size: int | None) -> None:

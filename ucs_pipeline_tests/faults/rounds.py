@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import islice
 
 from ucs_pipeline_tests.faults.check import Findings, check_deliveries, check_records, check_stream
 from ucs_pipeline_tests.faults.consumer import Consumer
@@ -10,7 +11,7 @@ from ucs_pipeline_tests.faults.kinds import FULL, RUNS, Kind
 from ucs_pipeline_tests.faults.links import entries_of
 from ucs_pipeline_tests.faults.orders import done, read_record
 from ucs_pipeline_tests.faults.rigs import ALWAYS
-from ucs_pipeline_tests.faults.shapes import Done
+from ucs_pipeline_tests.faults.shapes import Done, Entry
 from ucs_pipeline_tests.faults.stage import MAIN, Stage, StuckError
 
 _LAST_POSITION = 0.9
@@ -24,7 +25,7 @@ _CONSUMER_SECONDS = 30
 def play(stage: Stage, place: str, faults: Sequence[Kind]) -> tuple[Counter[str], Findings]:
     """Plays a round; returns how many faults of each kind took place, and what was found."""
     rng = stage.rng
-    shape = rng.choice(stage.shapes)
+    shape = stage.next_shape()
     over_http = any(kind.needs_http for kind in faults)
     stage.begin(shape, ALWAYS if place in (RUNS, FULL) else place, embedded=not over_http and rng.random() < _EMBEDDED)
     injected: Counter[str] = Counter()
@@ -47,33 +48,44 @@ def play(stage: Stage, place: str, faults: Sequence[Kind]) -> tuple[Counter[str]
         except StuckError as error:
             stage.abandon()
             found.sentences.append(str(error))
+        expected = _expected(stage)
         if consumer:
-            consumer.wait_for(len(shape.entries), _CONSUMER_SECONDS)
-            found.add(check_deliveries(consumer.delivered, shape.entries))
+            consumer.wait_for(len(expected), _CONSUMER_SECONDS)
+            found.add(check_deliveries(consumer.delivered, expected))
     # Of a stream that was trimmed, its consumer has the whole.
     entries = [consumer.entries] if consumer and place == FULL else entries_of(stage.rig.server.port, stage.stream)
-    found.add(check_stream(entries, shape.entries))
+    found.add(check_stream(entries, expected))
     found.add(check_records(records, shape.done))
     found.sentences += stage.unexpected
     return injected, found
+
+
+def _expected(stage: Stage) -> list[Entry]:
+    """What an old program wrote, as far as Redis kept it, and the table's rows."""
+    old = stage.shape.old
+    if old and not stage.rig.keeps:
+        # Nobody publishes it again.
+        [kept] = [*islice(entries_of(stage.rig.server.port, stage.stream), 1)] or [[]]
+        old = [entry for entry in old if entry in kept]
+    return [*old, *stage.shape.entries]
 
 
 def _publishing(stage: Stage, faults: Sequence[Kind], injected: Counter[str]) -> None:
     positions = sorted(stage.rng.random() * _LAST_POSITION for _ in faults)
     for number, (kind, position) in enumerate(zip(faults, positions, strict=True)):
         if number or not kind.before:
-            if not stage.busy(MAIN):
-                stage.publish(MAIN)
-            target = round(position * len(stage.shape.rows))
+            target = round(position * stage.shape.rows)
             if stage.rng.random() < _AFTER_PROGRESS:
                 target = max(target, (stage.rig.length(stage.stream) or 0) + 1)
+            if target > stage.shape.at_first:
+                stage.grow()
+            if not stage.busy(MAIN):
+                stage.publish(MAIN)
             if not stage.reach(target):
                 break
             stage.nap(_NAP_SECONDS)
         injected[kind.name] += kind.inject(stage)
-    if not stage.busy(MAIN):
-        stage.publish(MAIN)
-    stage.settle()
+    _finish(stage)
     if not stage.rig.keeps:
         # What was there when it finished may have been lost since.
         stage.publish(MAIN)
@@ -84,12 +96,23 @@ def _filling(stage: Stage, faults: Sequence[Kind], injected: Counter[str]) -> No
     stage.publish(MAIN)
     for kind in faults:
         injected[kind.name] += kind.inject(stage)
+    _finish(stage)
+
+
+def _finish(stage: Stage) -> None:
+    stage.grow()
+    if not stage.busy(MAIN):
+        stage.publish(MAIN)
     stage.settle()
 
 
 def _runs(stage: Stage, faults: Sequence[Kind], injected: Counter[str]) -> dict[int, Done]:
-    for kind in faults:
+    grown = stage.rng.randint(0, len(faults))
+    for number, kind in enumerate(faults):
+        if number == grown:
+            stage.grow()
         injected[kind.name] += kind.inject(stage)
+    stage.grow()
     reply = stage.run_asset()
     if reply.error:
         stage.unexpected.append(reply.error)

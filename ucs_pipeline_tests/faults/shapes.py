@@ -1,75 +1,72 @@
-"""The tables that are published: what is in them, and what a stream of them must hold, worked out in Python."""
+"""The tables that are published, and what a stream of each must hold."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from ucs_pipeline.bricks import BRICK
+from ucs_pipeline_tests.faults.feeds import FEEDS, Row, shown
 
 Entry = list[Any]
 """An entry as Redis answers it: `[id, [field, value, ...]]`, all in bytes."""
 
+_OLD_ENTRIES = 5
+
 
 class Done(NamedTuple):
-    """What a record of a finished brick has to say."""
+    """What a record of a finished partition has to say."""
 
     rows: int
-    first_key: int | None
-    last_key: int | None
+    first_key: int | str | None
+    last_key: int | str | None
     first_entry: str | None
     last_entry: str | None
 
 
-class Row(NamedTuple):
-    """One row of a table."""
-
-    id: int
-    part: int
-    word: str | None
-
-
-def _dense(number: int) -> Row:
-    return Row(number, number % 3, None if number % 7 == 0 else f"w{number}")
-
-
-def _sparse(number: int) -> Row:
-    # Whole bricks stay empty between two runs of rows.
-    return Row(number * 7 + number // 9_000 * 25_000, 0, f"s{number}" if number % 2 else None)
-
-
-def _twins(number: int) -> Row:
-    # Four rows share a key, two and two of them are the same in every column.
-    pair = number // 2
-    return Row(number // 4 * 3, pair % 2, None if pair % 5 == 0 else f"p{pair}")
-
-
-_ROWS: dict[str, Callable[[int], Row]] = {"dense": _dense, "sparse": _sparse, "twins": _twins}
-
-
 class Shape:
-    """A table of one kind and size."""
+    """A feed of one kind and size."""
 
     def __init__(self, kind: str, rows: int) -> None:
+        self.kind = kind
         self.table = f"{kind}_{rows}"
-        self.rows = sorted((_ROWS[kind](number) for number in range(rows)), key=lambda row: (row.id, row.part))
-        self.last = self.rows[-1].id + 2 * BRICK
+        self.title, feed = FEEDS[kind]
+        self.feed = feed(rows)
+        placed = [(place, row) for row in self.feed.rows if (place := self.feed.place(row.id))]
+        self._placed = sorted(placed, key=lambda pair: (pair[0].brick, *pair[1][:2]))
+        self.rows = len(self._placed)
+        """Rows of the feed; its table may have others."""
+        self.at_first = round(self.feed.filled * self.rows)
+        """Rows that the table has at first."""
+        self.open = self._placed[self.at_first][0].start if self.at_first < self.rows else None
+        """The partition that is not whole as long as the table has no more; None if it has all."""
 
     @property
-    def ordinals(self) -> range:
-        """Ordinals of the feed's bricks; the last ones are empty."""
-        return range(self.last // BRICK + 1)
+    def starts(self) -> list[int]:
+        """Ordinals that the partitions begin with in the stream."""
+        return [start + self.feed.offset for start in self.feed.starts]
 
-    def columns(self) -> pa.Table:
-        """The table's content, in no order."""
-        mixed = self.rows.copy()
-        random.Random(self.table).shuffle(mixed)
-        ids, parts, words = zip(*mixed, strict=True)
+    @cached_property
+    def old(self) -> list[Entry]:
+        """Entries of an old program, which are in the stream before."""
+        numbers = range(_OLD_ENTRIES if self.feed.offset else 0)
+        return [[b"1763400000000-%d" % number, [b"old", b"%d" % number]] for number in numbers]
+
+    def content(self) -> pa.Table:
+        """The whole table, in no order."""
+        return self._table(random.Random(self.table).sample(self.feed.rows, len(self.feed.rows)))
+
+    def parts(self) -> tuple[pa.Table, pa.Table]:
+        """What the table has at first, and what comes later."""
+        rows = [row for _, row in self._placed]
+        return self._table(rows[: self.at_first]), self._table(rows[self.at_first :])
+
+    def _table(self, rows: Iterable[Row]) -> pa.Table:
+        ids, parts, words = zip(*rows, strict=True)
         return pa.table(
             {
-                "id": pa.array(ids, pa.uint64()),
+                "id": pa.array(ids, self.feed.key.arrow),
                 "part": pa.array(parts, pa.uint8()),
                 "word": pa.array(words, pa.string()),
             }
@@ -77,29 +74,33 @@ class Shape:
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """Everything a stream of this table holds, in order."""
+        """Everything a stream of this feed holds, in order."""
         found: list[Entry] = []
         brick, number = -1, 0
-        for row in self.rows:
-            brick, number = (brick, number + 1) if row.id // BRICK == brick else (row.id // BRICK, 1)
-            fields = [b"id", b"%d" % row.id, b"part", b"%d" % row.part]
-            found.append([b"%d-%d" % (brick, number), fields + ([b"word", row.word.encode()] if row.word else [])])
+        for place, row in self._placed:
+            brick, number = (brick, number + 1) if place.brick == brick else (place.brick, 1)
+            fields = [text for field in self.feed.fields(row).items() if field[1] is not None for text in field]
+            found.append([b"%d-%d" % (brick + self.feed.offset, number), fields])
         return found
 
     @cached_property
     def done(self) -> dict[int, Done]:
-        """What the records of all bricks must say, by ordinal."""
-        keys: dict[int, list[int]] = {ordinal: [] for ordinal in self.ordinals}
-        for row in self.rows:
-            keys[row.id // BRICK].append(row.id)
+        """What the records of all partitions must say, by start."""
+        ends: dict[int, list[int]] = {}
+        for number, (place, _) in enumerate(self._placed):
+            ends.setdefault(place.start, [number, number])[1] = number
         return {
-            ordinal: Done(len(ids), ids[0], ids[-1], f"{ordinal}-1", f"{ordinal}-{len(ids)}")
-            if ids
-            else Done(0, None, None, None, None)
-            for ordinal, ids in keys.items()
+            start + self.feed.offset: self._done(*ends[start]) if start in ends else Done(0, None, None, None, None)
+            for start in self.feed.starts
         }
 
+    def _done(self, first: int, last: int) -> Done:
+        keys = (self._placed[number][1].id for number in (first, last))
+        first_key, last_key = (key if isinstance(key, int) else shown(key) for key in keys)
+        first_entry, last_entry = (self.entries[number][0].decode() for number in (first, last))
+        return Done(last - first + 1, first_key, last_key, first_entry, last_entry)
 
-def shapes(rows: int) -> list[Shape]:
-    """One table of each kind."""
-    return [Shape(kind, rows) for kind in _ROWS]
+
+def shapes(rows: int, kinds: Iterable[str] = FEEDS) -> list[Shape]:
+    """A table of each kind."""
+    return [Shape(kind, rows) for kind in kinds]

@@ -9,7 +9,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import clickhouse_connect
+import pyarrow as pa
 import pyarrow.parquet as pq
+from clickhouse_connect.driver.client import Client
 
 from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.faults.consumer import Consumer
@@ -46,18 +48,23 @@ class Stage:
         self.unexpected: list[str] = []
         """What publishers of this round failed with, where they should have gone on."""
         self._directory = directory
+        self._dealt: list[Shape] = []
         self._rigs: dict[str, Rig] = {}
         self._workers: dict[int, Worker] = {}
         self._started_at: dict[int, float] = {}
+        self._following: dict[int, bool] = {}
         self._kept = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.home = make_home(self._directory)
+            self._tables = self.home / ".ucs" / "tables"
             self.clickhouse = stack.enter_context(ClickHouseServer())
             self.proxy = stack.enter_context(Proxy())
             stack.callback(self._close)
-            self._load_tables()
+            self._tables.mkdir(parents=True)
+            for shape in self.shapes:
+                self._write(shape, shape.content())
             self._kept = stack.pop_all()
         return self
 
@@ -83,13 +90,26 @@ class Stage:
             "UCS_CLICKHOUSE_URL": "" if embedded else self.clickhouse.url,
             "DAGSTER_HOME": str(self.home),
         }
-        self.settings: dict[str, Any] = {
-            "name": self.stream,
-            "table": shape.table,
-            "key": "id",
-            "bricks": {"class": "number", "last": shape.last},
-            "stream": {"timeout_s": _TIMEOUT_SECONDS},
-        }
+        self.settings: dict[str, Any] = {"name": self.stream, "table": shape.table, "key": "id", **shape.feed.settings}
+        self.settings["stream"] = {**self.settings.get("stream", {}), "timeout_s": _TIMEOUT_SECONDS}
+        self.open = shape.open
+        if shape.open is not None:
+            self._write(shape, shape.parts()[0])
+        for entry_id, fields in shape.old:
+            self.rig.command("XADD", self.stream, entry_id, *fields)
+
+    def next_shape(self) -> Shape:
+        """The feed of the next round: each once, in any order, before any comes again."""
+        if not self._dealt:
+            self._dealt = self.rng.sample(self.shapes, len(self.shapes))
+        return self._dealt.pop()
+
+    def grow(self) -> None:
+        """The table gets its other rows, if it lacks any; a publisher may be reading it."""
+        if self.open is not None:
+            self._insert(self.shape, self.shape.parts()[1])
+            self._store(self.shape, self.shape.content())
+            self.open = None
 
     def cap(self) -> None:
         """Gives the stream of this round a low cap, at which the publisher removes what is acknowledged."""
@@ -107,14 +127,15 @@ class Stage:
 
     def publish(self, which: int = MAIN) -> None:
         """Sets a publisher to work, in a new process if it has none."""
-        self.worker(which).begin(Publish(self.environment, self.settings, self.record))
+        self.worker(which).begin(Publish(self.environment, self.settings, self.record, self.open))
         self._started_at[which] = time.monotonic()
+        self._following[which] = self.open is not None
 
     def run_asset(self, accident: Accident | None = None) -> Reply:
         """Runs the feed's asset in Dagster, in a new process."""
         self.kill(MAIN)
         worker = self.worker(MAIN)
-        worker.begin(Materialise(self.environment, self.settings, accident))
+        worker.begin(Materialise(self.environment, self.settings, accident, self.open))
         reply = worker.poll(2 * _TIMEOUT_SECONDS)
         # An accident stays in the process it happened in.
         self.kill(MAIN)
@@ -139,11 +160,11 @@ class Stage:
 
     def settle(self) -> None:
         """Waits until every publisher has finished without an error."""
-        if not self.until(lambda: not any(worker.busy for worker in self._workers.values())):
+        if not self.until(lambda: self.idle):
             raise StuckError("a publisher does not finish")
 
     def until(self, condition: Callable[[], bool], seconds: float = _TIMEOUT_SECONDS) -> bool:
-        """Waits for a condition, and meanwhile lets publishers that ended with an error begin again."""
+        """Waits for a condition, and meanwhile lets publishers begin again that ended with an error or too early."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self._look_after()
@@ -158,9 +179,9 @@ class Stage:
         return found is not None and found >= length
 
     @property
-    def whole(self) -> bool:
-        """Whether every row is in the stream."""
-        return self.at(len(self.shape.rows))
+    def idle(self) -> bool:
+        """Whether no publisher is at work."""
+        return not any(worker.busy for worker in self._workers.values())
 
     def nap(self, seconds: float) -> None:
         """Waits for a random time up to so long."""
@@ -174,6 +195,9 @@ class Stage:
     def _look_after(self) -> None:
         for which, worker in list(self._workers.items()):
             reply = worker.poll() if worker.busy else None
+            if reply and reply.error is None and self._following[which] and self.open is None:
+                # The table has got more meanwhile.
+                self.publish(which)
             if reply is None or reply.error is None:
                 continue
             expected = reply.passing or (not self.rig.keeps and any(part in reply.error for part in _AFTER_A_LOSS))
@@ -189,16 +213,25 @@ class Stage:
             time.sleep(0.05)
             self.publish(which)
 
-    def _load_tables(self) -> None:
-        tables = self.home / ".ucs" / "tables"
-        tables.mkdir(parents=True)
-        with clickhouse_connect.get_client(dsn=self.clickhouse.url, autogenerate_session_id=False) as client:
-            for shape in self.shapes:
-                columns = shape.columns()
-                pq.write_table(columns, tables / f"{shape.table}.parquet")
-                types = "id UInt64, part UInt8, word Nullable(String)"
-                client.command(f"CREATE TABLE {shape.table} ({types}) ENGINE = MergeTree ORDER BY tuple()")
-                client.insert_arrow(shape.table, columns)
+    def _write(self, shape: Shape, columns: pa.Table) -> None:
+        self._store(shape, columns)
+        types = f"id {shape.feed.key.clickhouse}, part UInt8, word Nullable(String)"
+        with self._client() as client:
+            client.command(f"CREATE OR REPLACE TABLE {shape.table} ({types}) ENGINE = MergeTree ORDER BY tuple()")
+        self._insert(shape, columns)
+
+    def _insert(self, shape: Shape, columns: pa.Table) -> None:
+        with self._client() as client:
+            client.insert_arrow(shape.table, columns)
+
+    def _store(self, shape: Shape, columns: pa.Table) -> None:
+        # Under another name until it is whole: a publisher may be reading the table.
+        path = self._tables / f"{shape.table}.parquet"
+        pq.write_table(columns, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+
+    def _client(self) -> Client:
+        return clickhouse_connect.get_client(dsn=self.clickhouse.url, autogenerate_session_id=False)
 
     def _close(self) -> None:
         self.abandon()
