@@ -116,10 +116,13 @@ def rows_by_brick(instance: dg.DagsterInstance, feed: str) -> Mapping[str, int]:
 
 
 def _table(entries: Mapping[EntryId, Mapping[bytes, bytes]]) -> dg.TableMetadataValue:
+    # A line for each field: the page of an asset cuts off what is wider than a few columns, other rows' texts with it.
     names = dict.fromkeys(name for fields in entries.values() for name in fields)
     records = [
-        dg.TableRecord({"entry id": str(entry_id)} | {_shown(name): _shown(fields.get(name, b"")) for name in names})
-        for entry_id, fields in entries.items()
+        dg.TableRecord(
+            {"field": _shown(name)} | {str(entry): _shown(fields.get(name, b"")) for entry, fields in entries.items()}
+        )
+        for name in names
     ]
     return dg.MetadataValue.table(records)
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from playwright.sync_api import Page, sync_playwright
 
-from ucs_pipeline.demo_data import write_flights
+from ucs_pipeline.demo_data import DATASETS, write_data
 from ucs_pipeline_tests.home import make_home
 
 # Asks the kernel for a SIGTERM when the test process is gone (PR_SET_PDEATHSIG, which survives the exec), upon which
@@ -46,7 +46,7 @@ _WORKSPACE = "load_from: [{python_file: {relative_path: feeds.py, location_name:
 
 
 class Cockpit:
-    """`dagster dev` on the project's definitions and the flights table: started on entry, ended on exit."""
+    """`dagster dev` on the project's definitions and the demo's tables: started on entry, ended on exit."""
 
     def __init__(self, home: Path, redis_url: str, feeds: str | None = None, **environment: str) -> None:
         """`feeds`: Python text that makes other definitions, instead of the project's."""
@@ -64,7 +64,8 @@ class Cockpit:
     def start(self) -> Self:
         """Starts the web server, the daemon and the code server, and returns once the UI answers."""
         if self._feeds is None:
-            write_flights(self.home / ".ucs" / "tables")
+            for data in DATASETS.values():
+                write_data(data, self.home / ".ucs" / "tables")
         else:
             (self.home / "feeds.py").write_text(self._feeds)
             (self.home / "workspace.yaml").write_text(_WORKSPACE)

@@ -64,6 +64,10 @@ def test_every_brick_gets_one_event_in_order_with_its_figures(
     assert figures[0]["bytes"] > 10_000 * 50
     assert figures[0]["rows_per_second"] > 0
     assert figures[3]["note"] == "the brick has no rows"
+    assert [line.data for line in figures[4]["first_entries"].records] == [
+        {"field": "n", "4-1": "40000", "4-2": "40001", "4-3": "40001"},
+        {"field": "word", "4-1": "w40000", "4-2": "w40001", "4-3": "w40001"},
+    ]
     assert all(event.tags and event.tags["dagster/code_version"] == "1" for event in events)
     assert redis_server.client().xlen("numbers") == 25_003
     assert instance.get_materialized_partitions(dg.AssetKey("numbers")) == {event.partition for event in events}

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from ucs_pipeline.demo_data import ROWS
+from ucs_pipeline.demo_data import DATASETS, ROWS
 from ucs_pipeline_tests.cockpit import Cockpit, chromium, chromium_page, screenshot
 from ucs_pipeline_tests.redis_server import RedisServer
 
 # The servers take 10 to 25 seconds to start; Dagster looks for new backfills, and for finished ones, every 30 seconds.
-pytestmark = pytest.mark.timeout(170)
+pytestmark = pytest.mark.timeout(300)
 
 _RUN_ENDS_MS = 90_000
 _TOP_OF_STACK_TRACE = """() => {
@@ -57,16 +57,19 @@ def test_a_range_that_would_leave_a_hole_is_refused_in_words(page: Page, redis_s
     assert redis_server.client().xlen("flights") == 0
 
 
-def test_a_backfill_publishes_every_brick_and_a_brick_launched_again_adds_nothing(
+def test_backfills_publish_every_brick_of_each_class_and_a_brick_launched_again_adds_nothing(
     page: Page, redis_server: RedisServer
 ) -> None:
     redis = redis_server.client()
-    _launch(page)
+    for feed in ("weather", "planes", "flights"):
+        _launch(page, feed=feed)
     backfill = page.url
-    _open(page, "partitions")
-    expect(page.get_by_text("Materialized (34)")).to_be_visible(timeout=_RUN_ENDS_MS)
-    assert redis.xlen("flights") == ROWS
+    for feed, partitions in (("flights", 34), ("weather", 364), ("planes", 100)):
+        _open(page, "partitions", feed)
+        expect(page.get_by_text(f"Materialized ({partitions})")).to_be_visible(timeout=_RUN_ENDS_MS)
+        assert redis.xlen(feed) == DATASETS[feed].rows
     _show_what_was_published(page)
+    _show_other_classes(page)
 
     _launch(page, "0.0.0.5")
     expect(page.get_by_text("Success", exact=True)).to_be_visible(timeout=_RUN_ENDS_MS)
@@ -111,13 +114,26 @@ def _show_what_was_published(page: Page) -> None:
     screenshot(page, "lineage", height=650)
 
 
-def _open(page: Page, view: str) -> None:
-    page.goto(f"/assets/flights?view={view}")
+def _show_other_classes(page: Page) -> None:
+    # A day of 23 hours; and a part, of the keys whose md5 begins with two digits.
+    _open(page, "partitions&partition=2013.03.10", "weather")
+    expect(page.get_by_text("2013-03-10T00:00:00-05:00 <= time < 2013-03-11T00:00:00-04:00")).to_be_visible()
+    expect(page.get_by_text("2013-03-10T05:00:00.000+00:00").first).to_be_visible()
+    _open(page, "partitions&partition=2.0", "planes")
+    expect(page.get_by_text("2.0.0.0 <= digits of md5 <= 2.0.9.9 (base 10, digit sum)")).to_be_visible()
+    for feed in ("weather", "planes"):
+        _open(page, "overview", feed)
+        expect(page.get_by_text("All runs of this feed")).to_be_in_viewport()
+        expect(page.get_by_text("Show more")).to_have_count(0)
 
 
-def _launch(page: Page, brick: str | None = None) -> None:
+def _open(page: Page, view: str, feed: str = "flights") -> None:
+    page.goto(f"/assets/{feed}?view={view}")
+
+
+def _launch(page: Page, brick: str | None = None, feed: str = "flights") -> None:
     """Materialises one brick, or all of them, and follows the link to the run or backfill."""
-    _open(page, "overview")
+    _open(page, "overview", feed)
     page.get_by_role("button", name="Materialize…").click()
     if brick is None:
         page.get_by_role("button", name="All", exact=True).click()
