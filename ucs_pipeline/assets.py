@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import dagster as dg
+from dagster._core.definitions.metadata.metadata_value import ObjectMetadataValue
 
 from ucs_pipeline.errors import OutOfTurnError, SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed import BrickFeed
@@ -13,10 +14,10 @@ from ucs_pipeline.record import DATA_VERSION_TAG, data_version, metadata, record
 from ucs_pipeline.run_queue import queue_again
 
 FEED_METADATA = "ucs/feed"
-"""Asset metadata that holds the feed's settings, for people in the UI and for the command line."""
+"""Asset metadata that holds the feed's settings, for people in the UI."""
 
-SHARD_METADATA = "ucs/shard"
-"""Asset metadata that holds the number of the shard, where a feed has several streams."""
+FEED_OBJECT_METADATA = "ucs/feed_object"
+"""Asset metadata that holds the feed itself, secrets and all, in the process that loaded it and nowhere else."""
 
 FEED_TAG = "ucs/feed"
 """Run tag that holds the feed's name."""
@@ -32,7 +33,9 @@ CODE_VERSION = "1"
 
 def table_key(feed: BrickFeed) -> dg.AssetKey:
     """Key of the external asset that stands for the feed's table."""
-    return dg.AssetKey(["clickhouse", re.sub(r"[^A-Za-z0-9_]+", "_", feed.table).strip("_")])
+    # Two tables may look the same without their secrets.
+    table = feed.table if feed.shown.table == feed.table else f"{feed.shown.table}_{feed.whole.name}"
+    return dg.AssetKey(["clickhouse", re.sub(r"[^A-Za-z0-9_]+", "_", table).strip("_")])
 
 
 def stream_key(feed: BrickFeed) -> dg.AssetKey:
@@ -60,11 +63,11 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
         code_version=CODE_VERSION,
         metadata={
             FEED_METADATA: dg.MetadataValue.json(
-                feed.whole.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+                feed.whole.shown.model_dump(mode="json", by_alias=True, exclude_defaults=True)
             ),
-            **({SHARD_METADATA: feed.share.number} if feed.share else {}),
+            FEED_OBJECT_METADATA: ObjectMetadataValue(feed),
             "stream": feed.stream_name,
-            "table": feed.table,
+            "table": feed.shown.table,
             **_columns(feed),
         },
         # No output exists, so that the events below are the only ones: one per brick, as it completes.
@@ -177,8 +180,8 @@ def _description(feed: BrickFeed) -> str:
     return "\n\n".join(
         [
             *([feed.description] if feed.description else []),
-            f"Moves table `{feed.table}` into Redis stream `{feed.stream_name}`, exactly once and in the order of "
-            f"`{feed.key}`: {len(bricks.starts):,} {bricks.unit}s, `{first}` to `{last}`. {fields}",
+            f"Moves table `{feed.shown.table}` into Redis stream `{feed.stream_name}`, exactly once and in the order "
+            f"of `{feed.shown.key}`: {len(bricks.starts):,} {bricks.unit}s, `{first}` to `{last}`. {fields}",
             *_dealt(feed),
             f"{_where(feed)} [All runs of this feed](../runs?q[0]=tag%3A{FEED_TAG}%3D{feed.name}).",
         ]
@@ -206,9 +209,9 @@ def _where(feed: BrickFeed) -> str:
 
 def _columns(feed: BrickFeed) -> dict[str, dg.TableSchema]:
     """The fields of an entry and what is in them, if the feed names them."""
-    if feed.columns is None:
+    if feed.shown.columns is None:
         return {}
-    fields = [(field, f"from `{expression}`") for field, expression in feed.columns.items()]
+    fields = [(field, f"from `{expression}`") for field, expression in feed.shown.columns.items()]
     fields += [(field, f"the constant `{value}`") for field, value in feed.constants.items()]
     return {
         "dagster/column_schema": dg.TableSchema([dg.TableColumn(field, description=text) for field, text in fields])

@@ -5,7 +5,7 @@ from collections import Counter
 import dagster as dg
 
 from ucs_pipeline.alerts import alert_defs
-from ucs_pipeline.assets import FEED_METADATA, SHARD_METADATA, brick_asset, stream_key, table_key
+from ucs_pipeline.assets import FEED_OBJECT_METADATA, brick_asset, stream_key, table_key
 from ucs_pipeline.checks import check_defs, checks_name
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed import BrickFeed
@@ -43,7 +43,7 @@ def assemble(defs: dg.Definitions) -> dg.Definitions:
     tables = {
         table_key(feed): dg.AssetSpec(
             table_key(feed),
-            description=f"ClickHouse table `{feed.table}`, read by this project and written by others.",
+            description=f"ClickHouse table `{feed.shown.table}`, read by this project and written by others.",
             kinds={"clickhouse", "table"},
         )
         for feed in feeds
@@ -66,10 +66,10 @@ def assemble(defs: dg.Definitions) -> dg.Definitions:
 
 def feeds_of(defs: dg.Definitions) -> list[BrickFeed]:
     """The feeds behind some definitions, by name; where a feed has several streams, its shards."""
-    specs = [spec for spec in defs.resolve_all_asset_specs() if FEED_METADATA in spec.metadata]
     found = [
-        streams_of(BrickFeed(**spec.metadata[FEED_METADATA].value))[spec.metadata.get(SHARD_METADATA, 0)]
-        for spec in specs
+        spec.metadata[FEED_OBJECT_METADATA].instance
+        for spec in defs.resolve_all_asset_specs()
+        if FEED_OBJECT_METADATA in spec.metadata
     ]
     return sorted(found, key=lambda feed: (feed.whole.name, feed.share or ()))
 

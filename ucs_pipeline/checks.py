@@ -38,7 +38,7 @@ def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
     @dg.multi_asset_check(
         # No feed's name begins like this, and a step may have no other step's name.
         name=f"_{checks_name(feed)}",
-        description=f"Compares what is recorded of `{feed.name}` with table `{feed.table}` and stream "
+        description=f"Compares what is recorded of `{feed.name}` with table `{feed.shown.table}` and stream "
         f"`{feed.stream_name}`.",
         specs=[
             dg.AssetCheckSpec(check.name, asset=dg.AssetKey(feed.name), description=check.description)

@@ -1,5 +1,6 @@
 """The command `ucs`. Each command imports what it needs, so that `ucs --help` answers at once."""
 
+import os
 import sys
 from typing import NoReturn
 
@@ -206,6 +207,8 @@ def stop() -> None:
 
 def main() -> NoReturn:
     """Entry point: a user's mistake ends with one sentence and exit code 2, never with a traceback."""
+    # What Dagster keeps, rows and logs among it, is its owner's.
+    os.umask(0o077)
     try:
         ucs(standalone_mode=False)
     except click.Abort:  # what click makes of Ctrl-C

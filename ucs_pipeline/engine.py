@@ -5,7 +5,7 @@ Both must fail loudly: a result that ends early is an error, never the end of th
 
 import io
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -15,6 +15,9 @@ import pyarrow as pa
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 
 URL_VARIABLE = "UCS_CLICKHOUSE_URL"
+
+Hide = Callable[[str], str]
+"""What leaves a feed's secrets out of a text that may repeat its SQL."""
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 _CODE = re.compile(r"Code: (\d+)\. (?:DB::Exception: )?(.*)", re.DOTALL)
@@ -48,18 +51,18 @@ class Engine(Protocol):
     def sorted_rows(self) -> int | None:
         """Rows that one query should sort, about; None if one query may sort any number."""
 
-    def batches(self, query: str, parameters: Mapping[str, int]) -> Generator[pa.RecordBatch, None, None]:
+    def batches(self, query: str, parameters: Mapping[str, int], hide: Hide) -> Generator[pa.RecordBatch, None, None]:
         """Non-empty batches of the whole result, in order.
 
         Raises:
-            SourceError: the query is refused, or fails half-way.
+            SourceError: the query is refused, or fails half-way. What ClickHouse says about it went through `hide`.
         """
 
-    def rows(self, query: str, parameters: Mapping[str, int]) -> list[dict[str, Any]]:
+    def rows(self, query: str, parameters: Mapping[str, int], hide: Hide) -> list[dict[str, Any]]:
         """The whole of a small result.
 
         Raises:
-            SourceError: the query is refused.
+            SourceError: the query is refused. What ClickHouse says about it went through `hide`.
         """
 
 
@@ -75,7 +78,7 @@ class HttpEngine:
         self._url = url
         self._client: Any = None
 
-    def batches(self, query: str, parameters: Mapping[str, int]) -> Generator[pa.RecordBatch, None, None]:
+    def batches(self, query: str, parameters: Mapping[str, int], hide: Hide) -> Generator[pa.RecordBatch, None, None]:
         """Non-empty batches of the whole result, in order."""
         from clickhouse_connect.driver.exceptions import ClickHouseError
         from urllib3.exceptions import HTTPError
@@ -88,14 +91,14 @@ class HttpEngine:
                     if batch.num_rows:
                         yield batch
         except ClickHouseError as error:
-            raise _refusal(str(error)) from error
+            raise _refusal(str(error), hide) from None
         except (HTTPError, OSError, pa.ArrowException) as error:
-            raise _broken_off(error, body.tail if body else b"") from error
+            raise _broken_off(error, body.tail if body else b"", hide) from None
         # Arrow takes a body that stops between two messages for a complete one; only the mark proves the end.
         if not body.tail.endswith(_END_OF_STREAM):
-            raise _broken_off("it ended without its end-of-stream mark", body.tail)
+            raise _broken_off("it ended without its end-of-stream mark", body.tail, hide)
 
-    def rows(self, query: str, parameters: Mapping[str, int]) -> list[dict[str, Any]]:
+    def rows(self, query: str, parameters: Mapping[str, int], hide: Hide) -> list[dict[str, Any]]:
         """The whole of a small result."""
         from clickhouse_connect.driver.exceptions import ClickHouseError
         from urllib3.exceptions import HTTPError
@@ -103,7 +106,7 @@ class HttpEngine:
         try:
             return list(self._connect().query(query, parameters=dict(parameters)).named_results())
         except (ClickHouseError, HTTPError, OSError) as error:
-            raise _refusal(str(error)) from error
+            raise _refusal(str(error), hide) from None
 
     def _connect(self) -> Any:
         if self._client is None:
@@ -144,9 +147,9 @@ class EmbeddedEngine:
     def __init__(self) -> None:
         self._idle: list[Any] = []
 
-    def batches(self, query: str, parameters: Mapping[str, int]) -> Generator[pa.RecordBatch, None, None]:
+    def batches(self, query: str, parameters: Mapping[str, int], hide: Hide) -> Generator[pa.RecordBatch, None, None]:
         """Non-empty batches of the whole result, in order."""
-        with self._connection() as connection:
+        with self._connection(hide) as connection:
             result = connection.send_query(query, "Arrow", params=dict(parameters))
             try:
                 for chunk in result:
@@ -159,9 +162,9 @@ class EmbeddedEngine:
             finally:
                 result.close()
 
-    def rows(self, query: str, parameters: Mapping[str, int]) -> list[dict[str, Any]]:
+    def rows(self, query: str, parameters: Mapping[str, int], hide: Hide) -> list[dict[str, Any]]:
         """The whole of a small result."""
-        with self._connection() as connection:
+        with self._connection(hide) as connection:
             result = connection.query(query, "Arrow", params=dict(parameters)).bytes()
             return pa.ipc.open_file(pa.py_buffer(result)).read_all().to_pylist() if result else []
 
@@ -172,7 +175,7 @@ class EmbeddedEngine:
         return embedded_connection()
 
     @contextmanager
-    def _connection(self) -> Iterator[Any]:
+    def _connection(self, hide: Hide) -> Iterator[Any]:
         """A handle for one query: streams that are read side by side need one each."""
         try:
             connection = self._idle.pop()
@@ -183,7 +186,7 @@ class EmbeddedEngine:
         except (RuntimeError, pa.ArrowException) as error:
             # What a failed query had written would come before the first block of the handle's next stream.
             connection.close()
-            raise _refusal(str(error)) from error
+            raise _refusal(str(error), hide) from None
         except BaseException:
             connection.close()
             raise
@@ -210,19 +213,25 @@ class _Tail(io.RawIOBase):
         super().close()
 
 
-def _broken_off(reason: object, tail: bytes) -> SourceError:
+# The errors below stand by themselves, without what caused them: a traceback shows that as well, and ClickHouse's own
+# words may repeat the query, with whatever the feed's SQL holds.
+
+
+def _broken_off(reason: object, tail: bytes, hide: Hide) -> SourceError:
     """The error behind a body that ended too early."""
     causes = reason.args if isinstance(reason, Exception) else ()
     seen = tail + b"".join(getattr(cause, "partial", b"") for cause in causes)
     position = seen.find(b"Code: ")
     if position >= 0 and b"DB::Exception" in seen[position:]:
-        return _refusal(seen[position:].decode(errors="replace"))
+        return _refusal(seen[position:].decode(errors="replace"), hide)
     return SourceUnavailableError(
-        f"the scan was broken off ({_first_line(str(reason))}) by ClickHouse or something between"
+        f"the scan was broken off ({_first_line(hide(str(reason)))}) by ClickHouse or something between"
     )
 
 
-def _refusal(message: str) -> SourceError:
+def _refusal(words: str, hide: Hide) -> SourceError:
+    # Before anything is cut off: of a secret cut in two, both halves would stay.
+    message = hide(words)
     match = _CODE.search(message)
     if match is None:
         found = _UNREACHABLE.search(message)

@@ -37,6 +37,8 @@ class PooledSqliteEventLogStorage(GroupedEventLog, SqliteEventLogStorage):
         self._engines: OrderedDict[str, tuple[tuple[int, int], Engine]] = OrderedDict()
         self._tables: set[str] = set()
         self._pending = PendingEvents(self._write)
+        # Events show rows and settings, whoever starts Dagster first, and under whatever umask.
+        Path(base_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         super().__init__(base_dir, inst_data)
         self._follow_forks()
 

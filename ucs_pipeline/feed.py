@@ -5,14 +5,16 @@ settings object; both reach the same builder in `ucs_pipeline.build`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self
 
 import dagster as dg
 from dagster._utils.schedules import is_valid_cron_string
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, create_model, model_validator
+from pydantic_core import InitErrorDetails
 
+from ucs_pipeline import masking
 from ucs_pipeline.brick_settings import Bricks
 from ucs_pipeline.dealing import Dealt
 from ucs_pipeline.errors import BrickError, FeedError
@@ -202,6 +204,42 @@ class BrickFeed(dg.Component, Described):
         )
 
     @property
+    def shown(self) -> "BrickFeed":
+        """The feed as people may see it: the same, without secrets in its SQL. What is queried is the feed itself."""
+        return self._masked[0]
+
+    @property
+    def hide(self) -> Callable[[str], str]:
+        """What leaves the feed's secrets out of a text that may repeat its SQL."""
+        return self._masked[1]
+
+    @cached_property
+    def _masked(self) -> "tuple[BrickFeed, Callable[[str], str]]":
+        secrets: set[str] = set()
+
+        def shown(found: masking.Shown) -> str:
+            secrets.update(found.secrets)
+            return found.text
+
+        def expression(sql: str | None) -> str | None:
+            return None if sql is None else shown(masking.shown_expression(sql))
+
+        changed = {
+            "table": shown(masking.shown_table(self.table)),
+            "key": expression(self.key),
+            "bricks": self.bricks.model_copy(update={"column": expression(self.bricks.column)}),
+            "columns": None
+            if self.columns is None
+            else {field: expression(sql) for field, sql in self.columns.items()},
+            "where": expression(self.where),
+            "settings": {
+                name: shown(masking.shown_address(value)) if isinstance(value, str) else value
+                for name, value in self.settings.items()
+            },
+        }
+        return self.model_copy(update=changed), masking.hider(secrets)
+
+    @property
     def ordinals(self) -> Sequence[int]:
         """Ordinals of the feed's bricks in its stream, in order."""
         return self.numbering.ordinals
@@ -325,9 +363,24 @@ def _checked(value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseM
         return handler(value)
     except ValidationError as error:
         if not isinstance(value, Mapping):
-            raise FeedError(f"a feed is a mapping of settings (found {value!r})") from None
-        BrickFeed(**value)
-        raise FeedError(_sentence(value.get("name"), error)) from None
+            raise _mistake(None, f"a feed is a mapping of settings (found {_found(value)})") from None
+        name = value.get("name")
+        try:
+            BrickFeed(**value)
+        except FeedError as mistake:
+            raise _mistake(name, str(mistake)) from None
+        raise _mistake(name, _sentence(name, error)) from None
+
+
+def _mistake(name: object, sentence: str) -> ValidationError:
+    # Left to itself, pydantic would show a part of the whole feed beside the sentence, and secrets in it.
+    error = InitErrorDetails(type="value_error", loc=(), input=name, ctx={"error": FeedError(sentence)})
+    return ValidationError.from_exception_data("BrickFeed", [error])
+
+
+def _found(value: object) -> str:
+    # The SQL of a feed that is no text, such as a list of it, may hold secrets as well.
+    return repr(value) if value is None or isinstance(value, str | int | float | bool) else f"a {type(value).__name__}"
 
 
 def _sentence(name: object, error: ValidationError) -> str:
@@ -343,5 +396,5 @@ def _sentence(name: object, error: ValidationError) -> str:
             named = not where or what.startswith(f"{where}.")
             parts.append(what if named else f"{where}: {what}")
         else:
-            parts.append(f"{where}: {what} (found {problem['input']!r})")
+            parts.append(f"{where}: {what} (found {_found(problem['input'])})")
     return f"feed {name!r}: " + "; ".join(parts)

@@ -118,7 +118,7 @@ def all_rows_arrived(facts: "Facts") -> Finding:
         "entries_different": verdict.different,
         "entries_missing": verdict.missing,
     }
-    sides = f"table {feed.table!r} and stream {feed.stream_name!r}"
+    sides = f"table {feed.shown.table!r} and stream {feed.stream_name!r}"
     if not offenders:
         text = (
             f"{_finished(facts)} with {rows:,} rows, all have the same rows in {sides}, and {verdict.equal:,} entries "
@@ -163,11 +163,11 @@ def no_late_rows(facts: "Facts") -> Finding:
         for record, table in changed
     ]
     if not changed:
-        text = f"{_finished(facts)}, none has changed in table {facts.feed.table!r} since it was published"
+        text = f"{_finished(facts)}, none has changed in table {facts.feed.shown.table!r} since it was published"
     else:
         text = (
-            f"{_finished(facts)}, {len(changed):,} have changed in table {facts.feed.table!r} since, by {late:,} more "
-            f"rows ({ranges(bricks, [record.ordinal for record, _ in changed])}); expected none to change, "
+            f"{_finished(facts)}, {len(changed):,} have changed in table {facts.feed.shown.table!r} since, by {late:,} "
+            f"more rows ({ranges(bricks, [record.ordinal for record, _ in changed])}); expected none to change, "
             f"and the stream has what they were before: if consumers need the change, {_AGAIN}"
         )
     figures = {"bricks_recorded": len(facts.records), "bricks_changed": len(changed), "rows_late": late}
@@ -185,18 +185,18 @@ def no_unassigned_rows(facts: "Facts") -> Finding:
     where = f"in a brick from {first} to {last}"
     if feed.share and feed.share.number:
         text = (
-            f"feed {feed.name!r}: {inside:,} rows of table {feed.table!r} are in its bricks; rows in no brick of feed "
-            f"{feed.whole.name!r} are counted by the same check of its first shard"
+            f"feed {feed.name!r}: {inside:,} rows of table {feed.shown.table!r} are in its bricks; rows in no brick of "
+            f"feed {feed.whole.name!r} are counted by the same check of its first shard"
         )
     elif not offenders:
         others = f", or dealt to another shard than {feed.name!r}" if feed.share else ""
-        text = f"feed {feed.whole.name!r}: all {inside:,} rows of table {feed.table!r} are {where}{others}"
+        text = f"feed {feed.whole.name!r}: all {inside:,} rows of table {feed.shown.table!r} are {where}{others}"
     else:
         places = {**_PLACES, "negative": "before 1970"} if feed.bricks.kind == "time" else _PLACES
         found = ", ".join(f"{rows:,} {places[place]}" for place, rows in offenders)
         text = (
-            f"feed {feed.name!r}: table {feed.table!r} has rows with a key {found}; expected every row {where}, and "
-            "these are not published: change the feed's `bricks`, or leave such rows out with `where`"
+            f"feed {feed.name!r}: table {feed.shown.table!r} has rows with a key {found}; expected every row {where}, "
+            "and these are not published: change the feed's `bricks`, or leave such rows out with `where`"
         )
     figures = {"rows_assigned": inside, **{f"rows_{place}": rows for place, rows in counts.items()}}
     return Finding(NO_UNASSIGNED_ROWS, text, figures, ("key", "rows"), offenders)

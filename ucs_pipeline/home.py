@@ -45,7 +45,8 @@ def log_file_handler(filename: str, max_bytes: int, backup_count: int) -> loggin
     server, the daemon and the runs they start.
     """
     directory = project_home() / "logs"
-    directory.mkdir(exist_ok=True)
+    # Logs name keys and show rows that differ.
+    directory.mkdir(mode=0o700, exist_ok=True)
     return logging.handlers.RotatingFileHandler(
         directory / filename, maxBytes=max_bytes, backupCount=backup_count, encoding="utf-8", delay=True
     )

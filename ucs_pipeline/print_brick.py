@@ -14,6 +14,7 @@ from ucs_pipeline.position import START
 from ucs_pipeline.read import table_of
 from ucs_pipeline.report import console, full_width, print_table
 from ucs_pipeline.shards import streams_of
+from ucs_pipeline.wording import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,4 +90,4 @@ def write_csv(frame: "pd.DataFrame", file: BinaryIO, *, header: bool = True) -> 
 
 def _shown(value: str) -> Text:
     shown = value if len(value) <= _CELL else value[: _CELL - 1] + "…"
-    return Text(shown.encode(errors="surrogateescape").decode(errors="backslashreplace"))
+    return Text(printable(shown.encode(errors="surrogateescape").decode(errors="backslashreplace")))

@@ -108,7 +108,7 @@ def _refuse_absent(feed: BrickFeed, stream: "OrderedStream", ordinal: int) -> No
         there = f"begins at {state.first}" if state.first else f"is empty and had entries up to {state.top}"
         raise UcsError(
             f"{brick} was trimmed, or adopted without being published: stream {stream.name!r} {there}; read its rows "
-            f"from table {feed.table!r}"
+            f"from table {feed.shown.table!r}"
         )
 
 

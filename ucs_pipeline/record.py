@@ -77,7 +77,8 @@ def recorded(instance: dg.DagsterInstance, feed: BrickFeed, starts: Sequence[int
         found = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key=key, storage_ids=page), limit=len(page))
         for record in found.records:
             event = record.asset_materialization
-            if event and event.partition:
+            # Of a brick that somebody reported as done in the UI, which takes a click, nothing is known.
+            if event and event.partition and "rows" in event.metadata:
                 start = names[event.partition]
                 reports[start] = _report(feed, start, event)
     return reports

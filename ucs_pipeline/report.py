@@ -18,7 +18,9 @@ console = Console(highlight=False, soft_wrap=True)
 def print_verdict(feed: BrickFeed, verdict: Verdict, *more: tuple[str, str]) -> None:
     """Prints a comparison of table and stream, after some rows of the caller's own."""
     table = Table(
-        title=f"{feed.name}: table {feed.table} -> stream {feed.stream_name}", title_justify="left", show_header=False
+        title=f"{feed.name}: table {feed.shown.table} -> stream {feed.stream_name}",
+        title_justify="left",
+        show_header=False,
     )
     table.add_column(justify="left")
     table.add_column(justify="right")

@@ -116,7 +116,7 @@ class Source:
         if within := shape.keys.within(shape.key, portion.first, portion.last):
             try:
                 query = sql.scan(shape, within, raw=self.feed.transform is not None) + settings
-                with closing(self._engine.batches(query, within.parameters)) as batches:
+                with closing(self._engine.batches(query, within.parameters, self.feed.hide)) as batches:
                     for scanned in batches:
                         batch = self._transformed(scanned, shape)
                         self._check(batch, portion.first, portion.last)
@@ -206,8 +206,8 @@ class Source:
         if engine is None or not _REPLACING.fullmatch(engine):
             return None
         return (
-            f"feed {self.feed.name!r}: table {self.feed.table!r} is a {engine} read without FINAL: its rows may be "
-            "merged or replaced after they were published; set `final: true`, or publish bricks only when they no "
+            f"feed {self.feed.name!r}: table {self.feed.shown.table!r} is a {engine} read without FINAL: its rows may "
+            "be merged or replaced after they were published; set `final: true`, or publish bricks only when they no "
             "longer change"
         )
 
@@ -230,14 +230,14 @@ class Source:
         clash = sorted(set(chosen) & set(feed.constants))
         if clash:
             raise SourceError(
-                f"feed {feed.name!r}: field {clash[0]!r} is both a column of table {feed.table!r} and a constant: "
-                "list the columns to publish, or rename the constant"
+                f"feed {feed.name!r}: field {clash[0]!r} is both a column of table {feed.shown.table!r} and a "
+                "constant: list the columns to publish, or rename the constant"
             )
         expressions = [sql.column_expression(text, own) for text in (feed.key, *chosen.values())]
         types = [row["type"] for row in self._rows(sql.describe_expressions(feed.table, expressions), {}, {})]
         keys = _key_sql(feed, own)
         if expected := keys.refusal(types[0]):
-            raise SourceError(f"feed {feed.name!r}: key {feed.key!r} has type {types[0]}, expected {expected}")
+            raise SourceError(f"feed {feed.name!r}: key {feed.shown.key!r} has type {types[0]}, expected {expected}")
         columns = [Column(*three) for three in zip(chosen, expressions[1:], types[1:], strict=True)]
         key = Key(expressions[0], types[0])
         return sql.Shape(feed.table, feed.final, feed.where, key, keys, columns, feed.constants)
@@ -272,7 +272,7 @@ class Source:
             )
 
     def _column_hint(self) -> str:
-        column = self.feed.bricks.column
+        column = self.feed.shown.bricks.column
         return "" if column is None else f", and that its column {column!r} holds the ordinals of this class"
 
     def _rows(self, query: str, parameters: Mapping[str, int], fixed: Mapping[str, str | int]) -> list[dict[str, Any]]:
@@ -280,7 +280,7 @@ class Source:
 
     def _run(self, query: str, parameters: Mapping[str, int]) -> list[dict[str, Any]]:
         try:
-            return self._engine.rows(query, parameters)
+            return self._engine.rows(query, parameters, self.feed.hide)
         except SourceError as error:
             raise self._named(error) from error
 

@@ -29,5 +29,15 @@ def hash_shown(content_hash: int | None) -> str:
 def fields_shown(fields: Mapping[bytes, bytes]) -> str:
     """An entry's fields, cut off where they get long."""
     pairs = ((name.decode(errors="replace"), value.decode(errors="replace")) for name, value in fields.items())
-    text = ", ".join(f"{name}={value}" for name, value in pairs)
+    text = printable(", ".join(f"{name}={value}" for name, value in pairs))
     return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """A text from a table or a stream, what is not to be seen in it escaped.
+
+    Otherwise it could steer the terminal that shows it, or begin a line of its own in a log.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

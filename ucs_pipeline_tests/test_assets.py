@@ -133,6 +133,18 @@ def test_a_server_that_is_away_is_tried_twice_more(
     assert "Redis cannot be reached" in _failure(result)
 
 
+def test_a_brick_reported_as_done_by_hand_does_not_count_as_published(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    # What the button "Report materialization" in the UI does.
+    instance.report_runless_asset_event(dg.AssetMaterialization(dg.AssetKey("numbers"), partition="0.0.0.0"))
+    result = run_bricks(build_defs(_feed()), "numbers", instance, 1, 1)
+    assert "publishing 0.0.0.1 now would leave a hole" in _failure(result)
+    assert redis_server.client().xlen("numbers") == 0
+    assert run_bricks(build_defs(_feed()), "numbers", instance, 0, 1).success
+    assert redis_server.client().xlen("numbers") == 20_000
+
+
 def test_every_run_has_its_feed_and_its_bricks_as_tags(instance: dg.DagsterInstance) -> None:
     result = run_bricks(build_defs(_feed()), "numbers", instance, 0, 2)
     run = instance.get_run_by_id(result.run_id)

@@ -13,7 +13,7 @@ from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEvent
 
 from ucs_pipeline.bricks import name_of_ordinal
 from ucs_pipeline.build import build_defs
-from ucs_pipeline.engine import EmbeddedEngine
+from ucs_pipeline.engine import EmbeddedEngine, Hide
 from ucs_pipeline.entries import bulk
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.facts import Facts, collect
@@ -428,13 +428,13 @@ class _Counted(EmbeddedEngine):
         super().__init__()
         self.queries: list[str] = []
 
-    def rows(self, query: str, parameters: Mapping[str, int]) -> list[dict[str, Any]]:
+    def rows(self, query: str, parameters: Mapping[str, int], hide: Hide) -> list[dict[str, Any]]:
         self.queries.append(query)
-        return super().rows(query, parameters)
+        return super().rows(query, parameters, hide)
 
-    def batches(self, query: str, parameters: Mapping[str, int]) -> Generator[pa.RecordBatch, None, None]:
+    def batches(self, query: str, parameters: Mapping[str, int], hide: Hide) -> Generator[pa.RecordBatch, None, None]:
         self.queries.append(query)
-        return super().batches(query, parameters)
+        return super().batches(query, parameters, hide)
 
 
 def test_the_table_is_read_by_one_aggregate_query_and_only_what_the_stream_holds_is_scanned(

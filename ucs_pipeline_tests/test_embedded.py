@@ -26,10 +26,11 @@ from ucs_pipeline import embedded_redis, redis_binary
 from ucs_pipeline.demo_data import ROWS, SCHEMA, write_flights
 from ucs_pipeline.embedded_clickhouse import embedded_connection, tables_dir
 from ucs_pipeline.embedded_redis import embedded_redis_url, stop_embedded_redis
+from ucs_pipeline.engine import EmbeddedEngine, Hide
 from ucs_pipeline.errors import SourceError, StreamError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.home import data_dir, project_home
-from ucs_pipeline.source import EmbeddedEngine, Source
+from ucs_pipeline.source import Source
 
 
 @pytest.fixture
@@ -390,9 +391,11 @@ def test_a_table_in_no_order_is_read_in_order_a_portion_at_a_time(most: int, mon
     queries = list[object]()
     batches = EmbeddedEngine.batches
 
-    def counted(engine: EmbeddedEngine, query: str, parameters: Mapping[str, int]) -> Iterator[pa.RecordBatch]:
+    def counted(
+        engine: EmbeddedEngine, query: str, parameters: Mapping[str, int], hide: Hide
+    ) -> Iterator[pa.RecordBatch]:
         queries.append(parameters)
-        return batches(engine, query, parameters)
+        return batches(engine, query, parameters, hide)
 
     monkeypatch.setattr(EmbeddedEngine, "batches", counted)
     feed = BrickFeed(name="t", table="t", key="id", bricks={"class": "number", "last": 999_999})

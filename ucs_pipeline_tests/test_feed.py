@@ -144,7 +144,7 @@ def test_a_missing_setting_is_named(missing: str) -> None:
 
 
 def test_yaml_that_is_no_mapping_is_refused() -> None:
-    with pytest.raises(FeedError, match=r"^a feed is a mapping of settings \(found \['a'\]\)$"):
+    with pytest.raises(FeedError, match=r"^a feed is a mapping of settings \(found a list\)$"):
         BrickFeed.resolve_from_yaml("- a")
 
 

@@ -1,5 +1,6 @@
 """The files beside the package: Dagster's configuration, the changelog, and what is in the repository."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,9 +14,12 @@ from typing import Any
 import dagster as dg
 import pytest
 import yaml  # type: ignore[import-untyped]
+from packaging.requirements import Requirement
 
 import ucs_pipeline
+from ucs_pipeline.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.run_queue import StreamRunCoordinator
+from ucs_pipeline_tests.home import make_home, run_ucs
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,6 +85,33 @@ def test_no_lock_file_is_in_the_repository() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     names = {Path(line).name for line in tracked.stdout.splitlines()}
     assert not names & {"uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "pylock.toml"}
+
+
+def test_every_dependency_is_bounded_on_both_sides() -> None:
+    project = _pyproject()
+    groups = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
+    groups += [*project["dependency-groups"].values(), project["build-system"]["requires"]]
+    for requirement in (Requirement(text) for group in groups for text in group):
+        if requirement.name != project["project"]["name"]:
+            assert {part.operator for part in requirement.specifier} == {">=", "<"}, str(requirement)
+
+
+def test_what_the_command_line_and_dagster_keep_is_its_owner_s(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        home = make_home(tmp_path)
+        assert run_ucs("status", "--json", home=home, UCS_REDIS_URL="redis://127.0.0.1:1/0")[0] == 0
+        open_to_all = home / "other"
+        open_to_all.mkdir()
+        PooledSqliteEventLogStorage(str(open_to_all / "history" / "runs")).dispose()
+    finally:
+        os.umask(before)
+    kept = [home / name for name in ("history", "storage", "schedules", "logs", "other/history/runs")]
+    assert {str(path): path.stat().st_mode & 0o777 for path in kept if path.exists()} == {
+        str(path): 0o700 for path in kept if path.exists()
+    }
+    assert kept[0].exists()
+    assert kept[-1].exists()
 
 
 def _pyproject() -> dict[str, Any]:

@@ -420,7 +420,7 @@ def test_a_table_sorted_by_the_key_is_read_in_order_and_its_text_is_made_after_t
     within = shape.keys.within(shape.key, 0, 9)
     assert within
     query = sql.scan(shape, within).replace("{first:UInt64}", "0").replace("{last:UInt64}", "99999")
-    explained = place.engine.rows(f"EXPLAIN PLAN actions = 1, pretty = 0, compact = 0 {query}", {})
+    explained = place.engine.rows(f"EXPLAIN PLAN actions = 1, pretty = 0, compact = 0 {query}", {}, str)
     plan = "\n".join(next(iter(row.values())) for row in explained)
     assert "ReadType: InOrder" in plan
     above, below = plan.split("Sorting", 1)

@@ -158,7 +158,7 @@ def _texts(base: int, digit: str, level: str, ends: tuple[str, str], rows: int) 
 
     @cache
     def place(key: str) -> Place | None:
-        text = md5(key.encode()).hexdigest()
+        text = md5(key.encode(), usedforsecurity=False).hexdigest()
         groups = (text[start : start + 8] for start in range(0, 32, 8))
         values = (sum(map(_HEX.index, group)) if digit == "sum" else int(group, 16) for group in groups)
         brick = _number((value % base for value in values), base)

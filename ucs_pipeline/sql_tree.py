@@ -1,0 +1,94 @@
+"""SQL taken apart as far as its quotes, comments and brackets go. Pure; whatever is wrong with it, nothing is lost."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+Kind = Literal["literal", "name", "blank", "sign"]
+
+# ClickHouse takes curly quotes for straight ones.
+_TOKEN = re.compile(
+    r"""
+    (?P<literal>'(?:[^'\\]|\\.|'')*(?:'|\\?\Z)|\u2018[^\u2019]*(?:\u2019|\Z)|\$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z))
+    |(?P<name>\w+|`(?:[^`\\]|\\.|``)*(?:`|\\?\Z)|"(?:[^"\\]|\\.|"")*(?:"|\\?\Z)|\u201c[^\u201d]*(?:\u201d|\Z))
+    |(?P<blank>\s+|--[^\n]*|\#[\ !][^\n]*|/\*.*?(?:\*/|\Z))
+    |(?P<sign>.)
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+_QUOTE = re.compile(r"['`\"\u2018\u201c]|\$\w*\$")
+_CLOSING = {"\u2018": "\u2019", "\u201c": "\u201d"}
+_BRACKETS = {"(": ")", "[": "]", "{": "}"}
+
+
+class Token(NamedTuple):
+    """A literal, a name or word, a blank or comment, or a sign. A quote that nobody closes takes the rest."""
+
+    kind: Kind
+    text: str
+
+    @property
+    def content(self) -> str:
+        """What is between the quotes, escapes as they are written; all of it if there are none."""
+        quote = _QUOTE.match(self.text)
+        if quote is None:
+            return self.text
+        return self.text[quote.end() :].removesuffix(_CLOSING.get(quote[0], quote[0]))
+
+
+class Group(NamedTuple):
+    """What is between two brackets. One that nobody closes holds the rest."""
+
+    opening: str
+    parts: "list[Token | Group]"
+    closing: str
+
+
+Parts = Sequence[Token | Group]
+
+
+def tree(sql: str) -> Parts:
+    """The parts of a text, in order."""
+    levels = [Group("", [], "")]
+    for found in _TOKEN.finditer(sql):
+        kinds: tuple[Kind, ...] = ("literal", "name", "blank", "sign")
+        token = Token(next(kind for kind in kinds if found[kind] is not None), found[0])
+        if token.kind == "sign" and token.text in _BRACKETS:
+            levels.append(Group(token.text, [], _BRACKETS[token.text]))
+        elif token.kind == "sign" and token.text == levels[-1].closing:
+            group = levels.pop()
+            levels[-1].parts.append(group)
+        else:
+            levels[-1].parts.append(token)
+    while len(levels) > 1:
+        group = levels.pop()
+        levels[-1].parts.append(group._replace(closing=""))
+    return levels[0].parts
+
+
+def split(parts: Parts) -> Iterator[Parts]:
+    """The pieces between commas."""
+    piece: list[Token | Group] = []
+    for part in parts:
+        if isinstance(part, Token) and part.text == ",":
+            yield piece
+            piece = []
+        else:
+            piece.append(part)
+    yield piece
+
+
+def text(parts: Parts) -> str:
+    """The text that has these parts."""
+    return "".join(
+        part.text if isinstance(part, Token) else part.opening + text(part.parts) + part.closing for part in parts
+    )
+
+
+def contents(parts: Parts) -> Iterator[str]:
+    """What is in every literal and name."""
+    for part in parts:
+        if isinstance(part, Group):
+            yield from contents(part.parts)
+        elif part.kind in ("literal", "name"):
+            yield part.content
