@@ -20,8 +20,9 @@ from benchmarks.shapes import STREAM
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.entries import encode
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.source import Source, open_source
-from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.stream import OrderedStream, RedisStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.home import make_home, run_bricks
 from ucs_pipeline_tests.redis_server import RedisServer
@@ -99,6 +100,17 @@ def row_path(stage: Stage) -> Moved:
     return Moved(rows, seconds())
 
 
+def any_order(stage: Stage) -> Moved:
+    """The same of a feed that goes in any order: with a ledger, and with ids that Redis gives."""
+    given = stage.feed.model_dump(by_alias=True, exclude_defaults=True)
+    feed = BrickFeed(**{**given, "stream": {**given.get("stream", {}), "order": "any"}})
+    stream = RedisStream(STREAM, stage.client)
+    with _timed() as seconds:
+        reports = ledger_transfer(feed, stage.source, stream, feed.ordinals, lambda _: {})
+        rows = sum(report.published for report in reports)
+    return Moved(rows, seconds())
+
+
 def dagster_run(stage: Stage) -> Moved:
     """A run of the feed's asset over all bricks, from the start of its step to its success."""
     seconds, _ = _run_process(stage)
@@ -135,6 +147,7 @@ CONTENDERS: dict[str, Callable[[Stage], Moved]] = {
     "row by row": row_by_row,
     "redis-py pipelines": pipelines,
     "ucs row path": row_path,
+    "ucs any order": any_order,
     "ucs Dagster run": dagster_run,
     "ucs Dagster process": dagster_process,
     "redis-benchmark": benchmark,

@@ -15,7 +15,7 @@ from dagster._core.events import StepMaterializationData
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from ucs_pipeline.assets import brick_event
-from ucs_pipeline.errors import StreamError
+from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.feeds import start_in
 from ucs_pipeline.plan import BrickReport, least_offset
@@ -65,10 +65,15 @@ def adopt(
         progress: takes the number of bricks recorded so far, those recorded before included, from time to time.
 
     Raises:
-        UcsError: the feed has no such brick.
+        UcsError: the feed has no such brick, or is an any-order feed.
         StreamError: the stream is in use, or Redis refuses or cannot be reached.
         SourceError: the table cannot be read.
     """
+    if feed.any_order:
+        raise UcsError(
+            f"feed {feed.name!r}: stream.order is any, and bricks are adopted by feeds with `order: strict`, whose "
+            "stream begins after them: to leave out what another program has handled, set `bricks.first`"
+        )
     bricks, last = feed.numbering, start_in(feed, last_brick)
     top = EntryId(bricks.end(last), _LAST_ROW)
     _refuse_used(feed, stream, top)

@@ -1,12 +1,14 @@
 """A feed as a partitioned asset: one partition per brick, one materialisation as each brick completes."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
 import dagster as dg
 from dagster._core.definitions.metadata.metadata_value import ObjectMetadataValue
+from dagster._core.storage.tags import BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
 
+from ucs_pipeline.asset_text import columns, description
 from ucs_pipeline.errors import OutOfTurnError, SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
@@ -26,6 +28,12 @@ OPEN_BRICK_TAG = "ucs/open_brick"
 """Run tag that names a brick whose rows are published, and which is not done: the table may still add to it."""
 
 _RETRIES, _RETRY_SECONDS = 2, 10
+
+_REPLAY = dg.Field(
+    bool,
+    default_value=False,
+    description="Publish bricks that are done once more. Left out, they are left as they are.",
+)
 
 CODE_VERSION = "1"
 """Version of what a row looks like in the stream; raised when the encoding changes."""
@@ -48,12 +56,14 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=feed.name,
-        description=_description(feed),
+        description=description(feed, FEED_TAG),
         partitions_def=dg.StaticPartitionsDefinition(feed.numbering.names()),
         backfill_policy=dg.BackfillPolicy.multi_run(feed.max_bricks_per_run),
         deps=[table_key(feed)],
-        # One run at a time per stream: the guarantee does not need it, but two runs would only get in each other's way.
-        pool="redis_stream:" + re.sub(r"\s", "_", feed.stream_name),
+        # One run at a time per ordered stream: the guarantee does not need it, but two runs would only get in each
+        # other's way.
+        pool=None if feed.any_order else "redis_stream:" + re.sub(r"\s", "_", feed.stream_name),
+        config_schema={"replay": _REPLAY} if feed.any_order else None,
         # No retry policy: with one, Dagster starts a run again that was cancelled.
         kinds={"clickhouse", "redis"},
         group_name=feed.group,
@@ -68,7 +78,7 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
             FEED_OBJECT_METADATA: ObjectMetadataValue(feed),
             "stream": feed.stream_name,
             "table": feed.shown.table,
-            **_columns(feed),
+            **columns(feed),
         },
         # No output exists, so that the events below are the only ones: one per brick, as it completes.
         output_required=False,
@@ -104,6 +114,7 @@ def _freshness(feed: BrickFeed) -> dg.FreshnessPolicy | None:
 
 def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[int]) -> Iterator[BrickReport]:
     # Heavy imports wait for a run: definitions load in every process.
+    from ucs_pipeline.ledger_transfer import ledger_transfer
     from ucs_pipeline.progress import Progress
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.shard_note import noted
@@ -111,17 +122,24 @@ def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[i
     from ucs_pipeline.stream import open_stream
     from ucs_pipeline.transfer import transfer
 
-    stream = open_stream(feed, connect_redis(feed.stream_name))
-    reports = transfer(
-        feed,
-        open_source(feed),
-        stream,
-        wanted,
-        lambda ordinals: recorded(context.instance, feed, ordinals),
-        context.log.warning,
-        Progress(feed, wanted, context.log.info).watch,
-    )
-    yield from noted(feed, stream, reports, context.run.tags.get(OPEN_BRICK_TAG))
+    def records(starts: Sequence[int]) -> Mapping[int, BrickReport]:
+        return recorded(context.instance, feed, starts)
+
+    source, stream = open_source(feed), open_stream(feed, connect_redis(feed.stream_name))
+    say, watch = context.log.warning, Progress(feed, wanted, context.log.info).watch
+    if feed.any_order:
+        yield from ledger_transfer(feed, source, stream, wanted, records, say, watch, _replay_request(context))
+    else:
+        reports = transfer(feed, source, stream, wanted, records, say, watch)
+        yield from noted(feed, stream, reports, context.run.tags.get(OPEN_BRICK_TAG))
+
+
+def _replay_request(context: dg.AssetExecutionContext) -> str | None:
+    """Who asks for a replay; None if nobody does. A run that is launched again for one that failed is the same."""
+    if not context.op_execution_context.op_config["replay"]:
+        return None
+    tags, run = context.run.tags, context.run
+    return tags.get(ROOT_BACKFILL_ID_TAG) or tags.get(BACKFILL_ID_TAG) or run.root_run_id or run.run_id
 
 
 def run_tags(feed: BrickFeed, first: int, last: int) -> dict[str, str]:
@@ -168,51 +186,3 @@ def brick_event(feed: BrickFeed, report: BrickReport) -> dg.AssetMaterialization
             f"dagster/input_event_pointer/{upstream}": "NULL",
         },
     )
-
-
-def _description(feed: BrickFeed) -> str:
-    bricks = feed.numbering
-    first, last = bricks.name(bricks.first), bricks.name(bricks.last)
-    constants = ", ".join(f"`{field}`: `{value}`" for field, value in feed.constants.items())
-    fields = "Every column of the table is a field of an entry" + (f", beside {constants}." if constants else ".")
-    if feed.columns is not None:
-        fields = "Its columns are the fields of an entry."
-    return "\n\n".join(
-        [
-            *([feed.description] if feed.description else []),
-            f"Moves table `{feed.shown.table}` into Redis stream `{feed.stream_name}`, exactly once and in the order "
-            f"of `{feed.shown.key}`: {len(bricks.starts):,} {bricks.unit}s, `{first}` to `{last}`. {fields}",
-            *_dealt(feed),
-            f"{_where(feed)} [All runs of this feed](../runs?q[0]=tag%3A{FEED_TAG}%3D{feed.name}).",
-        ]
-    )
-
-
-def _dealt(feed: BrickFeed) -> Iterator[str]:
-    if feed.share:
-        yield (
-            f"Shard {feed.share.number} of the {feed.share.of} of feed `{feed.whole.name}`: {feed.numbering.unit}s are "
-            f"dealt to them in turn. `ucs read {feed.whole.name}` merges their streams into the order of the table."
-        )
-
-
-def _where(feed: BrickFeed) -> str:
-    """How to ask Redis for the entries of a partition."""
-    read, brick = f"`XRANGE {feed.stream_name}", "`<n>` is the number before the dash in"
-    if not feed.numbering.depth:
-        return f"A brick's entries are {read} <n> <n>`, where {brick} its `first_entry_id`."
-    return (
-        f"A {feed.numbering.unit}'s entries are {read} <first> <last>`, from its `first_entry_id` to its "
-        f"`last_entry_id`; those of one brick in it are {read} <n> <n>`, where {brick} the brick's entry ids."
-    )
-
-
-def _columns(feed: BrickFeed) -> dict[str, dg.TableSchema]:
-    """The fields of an entry and what is in them, if the feed names them."""
-    if feed.shown.columns is None:
-        return {}
-    fields = [(field, f"from `{expression}`") for field, expression in feed.shown.columns.items()]
-    fields += [(field, f"the constant `{value}`") for field, value in feed.constants.items()]
-    return {
-        "dagster/column_schema": dg.TableSchema([dg.TableColumn(field, description=text) for field, text in fields])
-    }

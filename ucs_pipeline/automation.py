@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -35,6 +35,15 @@ class Situation:
     """Rows of each brick of the partition that can still grow; of interest to feeds that follow their tail."""
     full: str | None = None
     """Why the stream takes no more entries now; None if it does."""
+    stretch: Sequence[int] | None = None
+    """For an any-order feed: the consecutive partitions from the first missing one that are not done."""
+    rows: int | None = None
+    """For an any-order feed: rows that it ever added to its stream."""
+
+    @property
+    def at(self) -> EntryId | int:
+        """What changes whenever the feed adds a row. Others move the top of an any-order feed's stream as well."""
+        return self.state.top if self.rows is None else self.rows
 
 
 class Request(NamedTuple):
@@ -72,7 +81,7 @@ def next_bricks(feed: BrickFeed, seen: Situation, most: int) -> Request | str:
     if seen.full:
         return f"feed {feed.name!r}: stream {feed.stream_name!r} is full: {seen.full}"
     open_ = seen.seal.open
-    following = bricks.starts[bisect_left(bricks.starts, start) :][:most]
+    following = (seen.stretch or bricks.starts[bisect_left(bricks.starts, start) :])[:most]
     if open_ is None or start < open_:
         sealed = following if open_ is None else between(following, start, open_ - 1)
         follows = feed.tail == "follow" and open_ is not None and len(sealed) < most
@@ -107,13 +116,13 @@ class Tries(NamedTuple):
     def __str__(self) -> str:
         return json.dumps(self._asdict())
 
-    def launched(self, feed: BrickFeed, request: Request, top: EntryId, now: float) -> "Tries":
+    def launched(self, feed: BrickFeed, request: Request, at: EntryId | int, now: float) -> "Tries":
         """The memory after a launch."""
-        return Tries(request.bricks(feed), str(top), self.tries + 1 if self._same(feed, request, top) else 1, now)
+        return Tries(request.bricks(feed), str(at), self.tries + 1 if self._same(feed, request, at) else 1, now)
 
-    def objection(self, feed: BrickFeed, request: Request, top: EntryId, now: float) -> str | None:
+    def objection(self, feed: BrickFeed, request: Request, at: EntryId | int, now: float) -> str | None:
         """Why these bricks should not be launched now, in one sentence; None if they should."""
-        if not self._same(feed, request, top):
+        if not self._same(feed, request, at):
             return None
         pause = _FIRST_PAUSE_SECONDS * 2 ** min(self.tries - 1, MANY_TRIES)
         left = self.at + min(pause, _LONGEST_PAUSE_SECONDS) - now
@@ -125,5 +134,5 @@ class Tries(NamedTuple):
             f"nothing moved{stuck}; trying again in {left:.0f} s"
         )
 
-    def _same(self, feed: BrickFeed, request: Request, top: EntryId) -> bool:
-        return (self.bricks, self.top) == (request.bricks(feed), str(top))
+    def _same(self, feed: BrickFeed, request: Request, at: EntryId | int) -> bool:
+        return (self.bricks, self.top) == (request.bricks(feed), str(at))

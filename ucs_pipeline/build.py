@@ -77,9 +77,10 @@ def feeds_of(defs: dg.Definitions) -> list[BrickFeed]:
 def _distinct(feeds: list[BrickFeed]) -> list[BrickFeed]:
     """The same feeds, each with one stream, if each has a name and a stream of its own."""
     wholes = [feed.whole for feed in feeds if feed.share and not feed.share.number]
+    shared = {f.stream_name for f in feeds} - {f.stream_name for f in feeds if not f.any_order}
     for what, named in (
         ("named", [(f.name, f) for f in (*feeds, *wholes)]),
-        ("writing to stream", [(f.stream_name, f) for f in feeds]),
+        ("writing to stream", [(f.stream_name, f) for f in feeds if f.stream_name not in shared]),
     ):
         name, times = Counter(name for name, _ in named).most_common(1)[0] if named else ("", 0)
         if times > 1:

@@ -120,7 +120,8 @@ def read(feed: str, brick: str | None, rows: int, as_csv: bool) -> None:
     if as_csv:
         write_csv(frame, sys.stdout.buffer)
     else:
-        print_brick(frame, brick, stream_with(chosen, start_in(chosen, brick)).stream_name, rows)
+        stream = stream_with(chosen, start_in(chosen, brick)).stream_name
+        print_brick(frame, brick, stream, rows, numbered=not chosen.any_order)
 
 
 @ucs.command()

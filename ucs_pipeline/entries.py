@@ -70,13 +70,9 @@ class Entries:
         self._arguments = batch.column("arguments")
         self._keys = batch.column("key")
         self._hashes: npt.NDArray[np.uint64] = batch.column("hash").to_numpy()
+        self._ordinals = batch.column("ordinal")
         self.segments = _segments(ordinals, first_row)
         self._starts = [segment.start for segment in self.segments]
-        lengths = [segment.stop - segment.start for segment in self.segments]
-        firsts = np.array([segment.first.row - segment.start for segment in self.segments], dtype=np.int64)
-        rows = np.arange(self.count, dtype=np.int64) + np.repeat(firsts, lengths)
-        self._ids = _join(_digits(batch.column("ordinal")), _digits(pa.array(rows)), b"-")
-        self._id_heads = _ID_HEADS.take(pc.binary_length(self._ids))
 
     def id(self, index: int) -> EntryId:
         """Id of a row."""
@@ -118,8 +114,8 @@ class Entries:
         reader = hiredis.Reader()
         reader.feed(bytes(self.requests.rows(start, stop)))
         return {
-            EntryId.parse(arguments[2]): dict(zip(arguments[3::2], arguments[4::2], strict=True))
-            for arguments in iter(reader.gets, False)
+            self.id(index): dict(zip(arguments[3::2], arguments[4::2], strict=True))
+            for index, arguments in enumerate(iter(reader.gets, False), start)
         }
 
     @cached_property
@@ -132,6 +128,17 @@ class Entries:
     def views(self) -> Packed:
         """How each row looks inside the reply to XRANGE."""
         return self._rows(b"*2\r\n", self._per_count(b"*", 0, _CRLF))
+
+    @cached_property
+    def _ids(self) -> pa.Array:
+        lengths = [segment.rows for segment in self.segments]
+        firsts = np.array([segment.first.row - segment.start for segment in self.segments], dtype=np.int64)
+        rows = np.arange(self.count, dtype=np.int64) + np.repeat(firsts, lengths)
+        return _join(_digits(self._ordinals), _digits(pa.array(rows)), b"-")
+
+    @cached_property
+    def _id_heads(self) -> pa.Array:
+        return _ID_HEADS.take(pc.binary_length(self._ids))
 
     def _rows(self, head: "pa.Array | bytes", between: "pa.Array | bytes" = b"") -> Packed:
         return _packed(_join(head, self._id_heads, self._ids, _CRLF, between, self._payload, b""))
@@ -147,7 +154,17 @@ class Entries:
         return heads.take(pc.subtract(counts, pa.scalar(low, counts.type)))
 
 
-def encode(stream: bytes, batches: Iterator[pa.RecordBatch]) -> Iterator[Entries]:
+class UnnumberedEntries(Entries):
+    """Rows whose ids Redis gives. What is called an id here is a row's position in its brick."""
+
+    @cached_property
+    def requests(self) -> Packed:
+        """One `XADD <stream> * <field> <value>...` per row."""
+        head = b"\r\n$4\r\nXADD\r\n" + bulk(self._stream) + bulk(b"*")
+        return _packed(_join(self._per_count(b"*", 3, head), self._payload, b""))
+
+
+def encode(stream: bytes, batches: Iterator[pa.RecordBatch], kind: type[Entries] = Entries) -> Iterator[Entries]:
     """Entries of an ordered scan, numbered from 1 in every brick.
 
     Batches have the columns of `ucs_pipeline.sql.scan`. The scan must start at the beginning of a brick.
@@ -166,7 +183,7 @@ def encode(stream: bytes, batches: Iterator[pa.RecordBatch]) -> Iterator[Entries
                     f"(near brick number {first}): numbering them would be wrong; the table's engine does not keep "
                     "to ORDER BY, report it"
                 )
-            entries = Entries(stream, batch, rows + 1 if first == ordinal else 1)
+            entries = kind(stream, batch, rows + 1 if first == ordinal else 1)
             ordinal, rows = entries.segments[-1].last
             yield entries
 

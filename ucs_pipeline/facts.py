@@ -7,6 +7,8 @@ from functools import cached_property
 import dagster as dg
 
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.ledger import Account, Ledger
+from ucs_pipeline.ledger_verify import ledger_verify
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.record import contents
 from ucs_pipeline.source import Census, Content, Source
@@ -26,6 +28,8 @@ class Facts:
     verdict: Verdict
     """The comparison of at least the bricks that the stream still holds."""
     census: Census
+    accounts: Mapping[int, Account] | None = None
+    """What the ledger of an any-order feed says, by start."""
 
     @cached_property
     def changed(self) -> list[tuple[BrickReport, Content]]:
@@ -38,15 +42,21 @@ class Facts:
         ]
 
     @cached_property
+    def gaps(self) -> list[int]:
+        """Bricks below the newest finished one that are not finished."""
+        newest = max(self.records, default=-1)
+        return [start for start in self.feed.numbering.starts if start < newest and start not in self.records]
+
+    @cached_property
     def expected_length(self) -> int | None:
         """Entries the stream should hold from its first one to its top.
 
-        None if it holds none, was written during the comparison, has entries of an old program, or if partitions are
-        coarser than bricks: the ends of a stream are in the middle of one. Bricks without a record count as the table
-        has them: a run may be about to record them, or the record was deleted.
+        None if it holds none, was written during the comparison, is shared, has entries of an old program, or if
+        partitions are coarser than bricks: the ends of a stream are in the middle of one. Bricks without a record count
+        as the table has them: a run may be about to record them, or the record was deleted.
         """
         begin, end = self.verdict.begin, self.verdict.end
-        if begin.top != end.top or end.first is None or end.others or self.feed.numbering.depth:
+        if begin.top != end.top or end.first is None or end.others or self.verdict.shared or self.feed.numbering.depth:
             return None
         first, top, total = end.first, end.top, 0
         for ordinal in self.records.keys() | self.census.bricks.keys():
@@ -81,5 +91,9 @@ def collect(
         StreamError: the stream cannot be read.
     """
     records = contents(instance, feed, feed.numbering.starts)
+    if feed.any_order:
+        accounts = Ledger(feed, stream).accounts(feed.numbering.starts)
+        compared = ledger_verify(feed, source, stream, accounts, held_only=held_only)
+        return Facts(feed, records, compared, source.census(), accounts)
     verdict = verify(feed, source, stream, held_only=held_only)
     return Facts(feed, records, verdict, source.census())

@@ -18,6 +18,7 @@ from ucs_pipeline import masking
 from ucs_pipeline.brick_settings import Bricks
 from ucs_pipeline.dealing import Dealt
 from ucs_pipeline.errors import BrickError, FeedError
+from ucs_pipeline.keys import has_neighbours
 from ucs_pipeline.numbering import Numbering, Share
 from ucs_pipeline.scaffold import FeedScaffolder
 from ucs_pipeline.settings import Described
@@ -41,10 +42,11 @@ class Stream(Described):
     name: str | None = Field(
         default=None, min_length=1, description="Key of the stream in Redis; the feed's name if left out."
     )
-    order: Literal["strict"] = Field(
+    order: Literal["strict", "any"] = Field(
         default="strict",
         description="strict: every entry id is <brick>-<row>, so the stream is always a prefix of the table in brick "
-        "order.",
+        "order. any: bricks go in any order and in parallel, into a stream that others may write to as well; Redis "
+        "gives the ids, and a ledger beside the stream says what is in it.",
     )
     id_offset: int = Field(
         default=0,
@@ -193,6 +195,11 @@ class BrickFeed(dg.Component, Described):
         return None
 
     @property
+    def any_order(self) -> bool:
+        """Whether bricks go in any order, and a ledger says what is in the stream."""
+        return self.stream.order == "any"
+
+    @property
     def warning(self) -> str | None:
         """What is likely not to be as wished, in one sentence; None if nothing is."""
         bricks = self.bricks
@@ -288,6 +295,8 @@ class BrickFeed(dg.Component, Described):
                 f"at most {MAX_PARTITIONS:,} partitions per asset: choose a coarser `level`, more `stream.shards`, or "
                 "split the range over several feeds"
             )
+        if self.any_order:
+            self._check_any_order()
         if self.stream.pace is not None and self.bricks.kind != "time":
             raise ValueError(
                 f"stream.pace goes by the times of keys, and bricks.class is {self.bricks.kind}: set "
@@ -334,6 +343,29 @@ class BrickFeed(dg.Component, Described):
         except ValidationError as error:
             raise FeedError(error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")) from None
         return feed
+
+    def _check_any_order(self) -> None:
+        for setting, given, reason in (
+            ("id_offset", self.stream.id_offset, "Redis gives the ids"),
+            ("pace", self.stream.pace, "bricks go in any order, and the clock does not: set max_rows_per_second"),
+        ):
+            if given:
+                raise ValueError(f"stream.{setting} is for `order: strict`, and stream.order is any: {reason}")
+        if self.stream.shards > 1:
+            raise ValueError(
+                "stream.shards is for `order: strict`, and stream.order is any: bricks of any order go into one stream "
+                "in parallel as it is; leave `shards` out"
+            )
+        if self.tail == "follow":
+            raise ValueError(
+                "tail: follow is for `order: strict`, and stream.order is any: a brick is published when it can no "
+                "longer change; set `tail: hold`"
+            )
+        if not has_neighbours(self.stream_name):
+            raise ValueError(
+                f"stream.name {self.stream_name!r} has a brace that is no hash tag, by which no ledger can be in its "
+                "cluster slot: leave the brace out"
+            )
 
     @classmethod
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:

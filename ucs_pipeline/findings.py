@@ -71,12 +71,17 @@ class Finding:
 
 def findings(facts: "Facts", warning: str | None = None) -> list[Finding]:
     """The outcome of every check, in the order of `CHECKS`. `warning` is what the table's engine makes likely."""
+    gaps, behind = no_gaps, stream_not_behind
+    if facts.feed.any_order:
+        # What they say is made of what is here.
+        from ucs_pipeline.ledger_findings import gaps_allowed as gaps
+        from ucs_pipeline.ledger_findings import ledger_not_behind as behind
     return [
         all_rows_arrived(facts),
-        no_gaps(facts),
+        gaps(facts),
         replace(no_late_rows(facts), warning=warning),
         no_unassigned_rows(facts),
-        stream_not_behind(facts),
+        behind(facts),
     ]
 
 
@@ -95,7 +100,7 @@ def all_rows_arrived(facts: "Facts") -> Finding:
     offenders += [
         (
             feed.numbering.name(difference.entry.ordinal),
-            f"entry {difference.entry} against table",
+            f"{difference.name} against table",
             fields_shown(difference.expected),
             "not in the stream" if difference.found is None else fields_shown(difference.found),
         )
@@ -121,12 +126,12 @@ def all_rows_arrived(facts: "Facts") -> Finding:
     sides = f"table {feed.shown.table!r} and stream {feed.stream_name!r}"
     if not offenders:
         text = (
-            f"{_finished(facts)} with {rows:,} rows, all have the same rows in {sides}, and {verdict.equal:,} entries "
+            f"{finished(facts)} with {rows:,} rows, all have the same rows in {sides}, and {verdict.equal:,} entries "
             "that are still there were read back"
         )
     else:
         text = (
-            f"{_finished(facts)} with {rows:,} rows, expected the same rows in {sides}; found {len(facts.changed):,} "
+            f"{finished(facts)} with {rows:,} rows, expected the same rows in {sides}; found {len(facts.changed):,} "
             f"bricks with other rows in the table than recorded, and in the stream {verdict.different:,} entries that "
             f"differ from the table, {verdict.missing:,} missing and {verdict.extra or 0:,} of something else: restore "
             f"the table if it is wrong; if the stream is, {_AGAIN}"
@@ -137,16 +142,15 @@ def all_rows_arrived(facts: "Facts") -> Finding:
 
 def no_gaps(facts: "Facts") -> Finding:
     """Looks for bricks that were skipped."""
-    bricks, newest = facts.feed.numbering, max(facts.records, default=-1)
-    gaps = [start for start in bricks.starts if start < newest and start not in facts.records]
+    bricks, newest, gaps = facts.feed.numbering, max(facts.records, default=-1), facts.gaps
     figures: dict[str, int | str] = {"bricks_recorded": len(facts.records), "bricks_missing": len(gaps)}
     if not facts.records:
         text = f"feed {facts.feed.name!r}: no brick is finished yet, so there is no gap between bricks"
     elif not gaps:
-        text = f"{_finished(facts)}, up to {bricks.name(newest)}, none is missing"
+        text = f"{finished(facts)}, up to {bricks.name(newest)}, none is missing"
     else:
         text = (
-            f"{_finished(facts)}, the newest is {bricks.name(newest)}; {len(gaps):,} below it are not finished, "
+            f"{finished(facts)}, the newest is {bricks.name(newest)}; {len(gaps):,} below it are not finished, "
             f"expected all to be: launch {ranges(bricks, gaps)} (rows that are in the stream already are compared and "
             "recorded, not published again)"
         )
@@ -163,10 +167,10 @@ def no_late_rows(facts: "Facts") -> Finding:
         for record, table in changed
     ]
     if not changed:
-        text = f"{_finished(facts)}, none has changed in table {facts.feed.shown.table!r} since it was published"
+        text = f"{finished(facts)}, none has changed in table {facts.feed.shown.table!r} since it was published"
     else:
         text = (
-            f"{_finished(facts)}, {len(changed):,} have changed in table {facts.feed.shown.table!r} since, by {late:,} "
+            f"{finished(facts)}, {len(changed):,} have changed in table {facts.feed.shown.table!r} since, by {late:,} "
             f"more rows ({ranges(bricks, [record.ordinal for record, _ in changed])}); expected none to change, "
             f"and the stream has what they were before: if consumers need the change, {_AGAIN}"
         )
@@ -228,5 +232,6 @@ def stream_not_behind(facts: "Facts") -> Finding:
     return Finding(STREAM_NOT_BEHIND, text, figures, ("brick", "rows recorded", "last entry recorded"), offenders)
 
 
-def _finished(facts: "Facts") -> str:
+def finished(facts: "Facts") -> str:
+    """How a sentence about finished bricks begins."""
     return f"feed {facts.feed.name!r}: of {len(facts.records):,} finished bricks"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ucs_pipeline.feed import Stream
-from ucs_pipeline.room import Room
+from ucs_pipeline.room import Room, T
 from ucs_pipeline.stream import TRANSACTION_ROWS, Transaction
 
 _STEPS_PER_SECOND = 10
@@ -35,7 +35,7 @@ class Flow:
         self.most_rows = min(TRANSACTION_ROWS, settings.max_len, paced)
         """Rows that a transaction may have."""
 
-    def admit(self, transactions: Iterator[Transaction | None]) -> Iterator[Transaction | None]:
+    def admit(self, transactions: Iterator[T | None]) -> Iterator[T | None]:
         """The same rows, each when it may go; a `None` before each wait, so that nothing is left half-way.
 
         Raises:
@@ -63,7 +63,7 @@ class Flow:
         """Rows arrived; the stream has this length now."""
         self._room.added(transaction, length)
 
-    def _on_time(self, transaction: Transaction) -> tuple[Transaction, float]:
+    def _on_time(self, transaction: T) -> tuple[T, float]:
         """The leading rows that are due at about the same time, and the seconds until then."""
         if self._times_real_time is None:
             return transaction, 0.0

@@ -19,6 +19,7 @@ Why the scripts are sent whole each time. EVALSHA of a script that Redis has for
 transaction, and the rows behind it would be added without having been looked at.
 """
 
+from ucs_pipeline.keys import aside_key, fence_key
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.wire import command
 
@@ -61,9 +62,9 @@ class Gate:
     """The gate of one publisher of one stream."""
 
     def __init__(self, stream: str, token: bytes) -> None:
-        fence = fence_key(stream)
         self._token = token
-        self.stream, self.fence, self.aside = stream.encode(), fence.encode(), f"{fence}:aside".encode()
+        self.stream, self.fence = stream.encode(), fence_key(stream).encode()
+        self.aside = aside_key(stream).encode()
         self.leave = command(b"RENAME", self.aside, self.stream) + EXEC
         """What comes after the rows. Where the gate was open, there is nothing to move back, an error that is none."""
 
@@ -82,15 +83,3 @@ class Gate:
     def _script(self, text: bytes, top: EntryId) -> bytes:
         keys = (self.stream, self.fence, self.aside)
         return command(b"EVAL", text, b"3", *keys, self._token, str(top).encode())
-
-
-def fence_key(stream: str) -> str:
-    """Key beside the stream, in the same cluster slot, that names its current publisher."""
-    return beside(stream, "writer")
-
-
-def beside(stream: str, what: str) -> str:
-    """Key of something about a stream, in the same cluster slot."""
-    start = stream.find("{")
-    tagged = start >= 0 and stream.find("}", start) > start + 1
-    return f"{stream}:{what}" if tagged else f"{{{stream}}}:{what}"

@@ -44,7 +44,7 @@ def _figures(status: FeedStatus) -> Iterator[tuple[str, str, float, dict[str, st
     if status.redis is None:
         return
     yield "stream_entries", "Entries the stream holds.", status.redis.length, {}
-    if status.redis.top is not None:
+    if status.redis.top is not None and status.order == "strict":
         top = EntryId.parse(status.redis.top)
         yield "stream_top_brick", "First part of the highest entry id ever: the brick's ordinal.", top.ordinal, {}
         yield "stream_top_row", "Second part of the highest entry id ever: the row in that brick.", top.row, {}

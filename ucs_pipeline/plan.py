@@ -42,6 +42,8 @@ class BrickReport:
     """Its first entries, to be shown."""
     adopted: bool = False
     """Whether another program published it before the feed's stream began, so that the stream never had its rows."""
+    replay: int = 0
+    """How many times an any-order feed had published it before."""
 
 
 class Plan(NamedTuple):

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from ucs_pipeline.feed import BrickFeed
 
+_MAX_ROW = 2**64 - 1
+
 
 class EntryId(NamedTuple):
     """Id of a stream entry: the brick's ordinal and the row's number in the brick, from 1. Ids compare as positions."""
@@ -13,6 +15,10 @@ class EntryId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.ordinal}-{self.row}"
+
+    def next(self) -> "EntryId":
+        """The id after this one."""
+        return EntryId(self.ordinal, self.row + 1) if self.row < _MAX_ROW else EntryId(self.ordinal + 1, 0)
 
     @classmethod
     def parse(cls, text: str | bytes) -> "EntryId":

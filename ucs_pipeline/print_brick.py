@@ -25,10 +25,13 @@ _NULL = "\\N"
 """How ClickHouse writes NULL into CSV too: an empty field is an empty string."""
 
 
-def print_brick(frame: "pd.DataFrame", brick: str, stream: str, most: int) -> None:
-    """Prints the first rows of a brick, `most` of them, and how many there are."""
+def print_brick(frame: "pd.DataFrame", brick: str, stream: str, most: int, *, numbered: bool = True) -> None:
+    """Prints the first rows of a brick, `most` of them, and how many there are.
+
+    `numbered`: whether entry ids are the rows' places, so that they say how many are gone.
+    """
     shown = _print(f"brick {brick} in stream {stream}", frame.head(most))
-    missing = int(frame.index[0].split("-")[1]) - 1 if len(frame) else 0
+    missing = int(frame.index[0].split("-")[1]) - 1 if numbered and len(frame) else 0
     trimmed = f"; the {missing:,} before them were trimmed" if missing else ""
     console.print(f"{shown:,} of {len(frame):,} rows{trimmed}")
 

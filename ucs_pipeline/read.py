@@ -48,8 +48,8 @@ def read_brick(feed: BrickFeed | str, brick: str, client: "redis.Redis | None" =
     start = start_in(whole, brick)
     chosen = stream_with(whole, start)
     stream = open_stream(chosen, client or connect_redis(chosen.stream_name))
-    frame = table_of(_entries(stream, start, chosen.numbering.end(start)))
-    if frame.empty:
+    frame = table_of(_found(chosen, stream, start))
+    if frame.empty and not chosen.any_order:
         _refuse_absent(chosen, stream, start)
     return frame
 
@@ -75,6 +75,16 @@ def table_of(entries: Iterable[tuple[str, Fields]], names: Iterable[bytes] = ())
     frame = pd.DataFrame(cells, index)
     frame.columns = pd.Index(list(columns), dtype=object)
     return frame
+
+
+def _found(feed: BrickFeed, stream: "OrderedStream", start: int) -> Iterator[tuple[str, Fields]]:
+    if not feed.any_order:
+        yield from _entries(stream, start, feed.numbering.end(start))
+        return
+    from ucs_pipeline.ledger_read import ledger_entries
+
+    for entry_id, fields in ledger_entries(feed, stream, start):
+        yield str(entry_id), fields
 
 
 def _entries(stream: "OrderedStream", first: int, last: int) -> Iterator[tuple[str, Fields]]:
@@ -110,6 +120,10 @@ def _refuse_absent(feed: BrickFeed, stream: "OrderedStream", ordinal: int) -> No
             f"{brick} was trimmed, or adopted without being published: stream {stream.name!r} {there}; read its rows "
             f"from table {feed.shown.table!r}"
         )
+
+
+def _texts(fields: "Mapping[Any, bytes | str]") -> Mapping[str, str]:
+    return {_text(name): _text(value) for name, value in fields.items()}
 
 
 def _text(value: bytes | str) -> str:

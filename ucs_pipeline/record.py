@@ -1,7 +1,7 @@
 """Dagster's run storage as the record of progress: bricks that are done, and what was written down about them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +42,8 @@ def metadata(feed: BrickFeed, report: BrickReport) -> dict[str, Any]:
             "first_entry_id": str(report.first_entry),
             "last_entry_id": str(report.last_entry),
         }
+    if report.replay:
+        written["replay"] = report.replay
     if report.adopted:
         written["note"] = ADOPTED
         if report.last_entry:
@@ -59,7 +61,7 @@ def metadata(feed: BrickFeed, report: BrickReport) -> dict[str, Any]:
     else:
         written["note"] = "the brick has no rows"
     if report.preview:
-        written["first_entries"] = _table(report.preview)
+        written["first_entries"] = _table(feed, report.preview)
     return written
 
 
@@ -82,6 +84,27 @@ def recorded(instance: dg.DagsterInstance, feed: BrickFeed, starts: Sequence[int
                 start = names[event.partition]
                 reports[start] = _report(feed, start, event)
     return reports
+
+
+def newest(instance: dg.DagsterInstance, feed: BrickFeed, number: int) -> Iterator[Mapping[int, BrickReport]]:
+    """What is recorded, by start: the newest records first, in pages of so many events."""
+    cursor: str | None = None
+    seen: set[int] = set()
+    while True:
+        found = instance.fetch_materializations(dg.AssetKey(feed.name), limit=number, cursor=cursor)
+        reports: dict[int, BrickReport] = {}
+        for record in found.records:
+            event = record.asset_materialization
+            if event and event.partition:
+                start = feed.numbering.start_named(event.partition)
+                if start not in seen:
+                    seen.add(start)
+                    reports[start] = _report(feed, start, event)
+        if reports:
+            yield reports
+        if not found.has_more:
+            return
+        cursor = found.cursor
 
 
 def contents(instance: dg.DagsterInstance, feed: BrickFeed, starts: Sequence[int]) -> Mapping[int, BrickReport]:
@@ -116,12 +139,15 @@ def rows_by_brick(instance: dg.DagsterInstance, feed: str) -> Mapping[str, int]:
     return {name: int(tags[DATA_VERSION_TAG].partition("-")[0]) for name, tags in found.items()}
 
 
-def _table(entries: Mapping[EntryId, Mapping[bytes, bytes]]) -> dg.TableMetadataValue:
+def _table(feed: BrickFeed, entries: Mapping[EntryId, Mapping[bytes, bytes]]) -> dg.TableMetadataValue:
     # A line for each field: the page of an asset cuts off what is wider than a few columns, other rows' texts with it.
     names = dict.fromkeys(name for fields in entries.values() for name in fields)
+    # Where Redis gives the ids, entries are called by their places in the brick.
+    titles = {entry: f"row {entry.row}" if feed.any_order else str(entry) for entry in entries}
     records = [
         dg.TableRecord(
-            {"field": _shown(name)} | {str(entry): _shown(fields.get(name, b"")) for entry, fields in entries.items()}
+            {"field": _shown(name)}
+            | {titles[entry]: _shown(fields.get(name, b"")) for entry, fields in entries.items()}
         )
         for name in names
     ]
@@ -156,6 +182,7 @@ def _report(feed: BrickFeed, ordinal: int, event: dg.AssetMaterialization) -> Br
         EntryId.parse(last) if last else None,
         None if content is None else int(content, 16),
         adopted=value("note") == ADOPTED,
+        replay=value("replay") or 0,
     )
 
 

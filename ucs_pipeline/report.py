@@ -46,6 +46,8 @@ def print_verdict(feed: BrickFeed, verdict: Verdict, *more: tuple[str, str]) -> 
 def _extra(verdict: Verdict) -> str:
     if verdict.extra is not None:
         return f"{verdict.extra:,}"
+    if verdict.shared:
+        return "unknown: others may write to the stream"
     return "there are some of an old program" if verdict.end.others else "unknown: the stream moved"
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import redis
 
@@ -10,7 +11,9 @@ from ucs_pipeline.errors import StreamFullError
 from ucs_pipeline.feed import Stream
 from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.redis_link import translate
-from ucs_pipeline.stream import OrderedStream, Transaction
+from ucs_pipeline.stream import RedisStream, Transaction
+
+T = TypeVar("T", bound=Transaction)
 
 _FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.01, 1.0
 _LOG_EVERY_SECONDS = 60
@@ -29,7 +32,7 @@ class Room:
 
     def __init__(
         self,
-        stream: OrderedStream,
+        stream: RedisStream,
         settings: Stream,
         length: int,
         pause: Callable[[float], None],
@@ -45,7 +48,7 @@ class Room:
         self._log = log
         self._log_after = 0.0
 
-    def fitting(self, transaction: Transaction) -> Transaction | None:
+    def fitting(self, transaction: T) -> T | None:
         """The leading rows that fit beside those in the stream and those under way; None if none does.
 
         As far as is known here: consumers may have made room since.
@@ -72,7 +75,7 @@ class Room:
         self._under_way -= transaction.rows
         self._length = length
 
-    def wait_for(self, transaction: Transaction) -> Transaction:
+    def wait_for(self, transaction: T) -> T:
         """Waits until some of these rows fit, and returns those; nothing may be under way.
 
         Raises:
@@ -141,7 +144,7 @@ class Room:
         return f"stream {self._stream.name!r} is full: it holds {amount} ({caps})"
 
 
-def fullness(stream: OrderedStream, settings: Stream, state: State) -> str | None:
+def fullness(stream: RedisStream, settings: Stream, state: State) -> str | None:
     """Why a publisher that starts now would only wait, in a few words; None if it would not.
 
     Raises:
@@ -167,7 +170,7 @@ def fullness(stream: OrderedStream, settings: Stream, state: State) -> str | Non
     return f"{text}; waiting until its consumer groups have acknowledged the oldest entries"
 
 
-def trim_acknowledged(stream: OrderedStream) -> int:
+def trim_acknowledged(stream: RedisStream) -> int:
     """Removes the entries that every consumer group has acknowledged, or never asked for; returns how many.
 
     Raises:
@@ -189,7 +192,7 @@ def trim_acknowledged(stream: OrderedStream) -> int:
     return removed + stream.client.xtrim(stream.name, minid=str(keep), approximate=False)
 
 
-def _first_unacknowledged(stream: OrderedStream) -> EntryId | None:
+def _first_unacknowledged(stream: RedisStream) -> EntryId | None:
     """The lowest id that some consumer group still needs; None if there is no group, and so nobody to ask.
 
     Worked out from the groups' own lists: Redis' `lag` is wrong or missing after trims and deletes.

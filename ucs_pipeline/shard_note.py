@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.gate import beside, fence_key
+from ucs_pipeline.keys import beside, fence_key
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.position import EntryId, State, floor
 from ucs_pipeline.shards import streams_of

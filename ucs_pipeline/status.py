@@ -18,7 +18,7 @@ from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.record import rows_by_brick
 from ucs_pipeline.redis_link import connect_each, translate
 from ucs_pipeline.report import print_table
-from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.stream import RedisStream
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class FeedStatus:
     rows: int
     """Rows of the bricks that are done."""
     max_len: int
+    order: str
+    """Whether entry ids say which row an entry is (strict), or when it was added (any)."""
     redis: StreamStatus | None
     """The stream in Redis; None if it cannot be read."""
     problem: str | None
@@ -77,7 +79,7 @@ def feed_statuses(feeds: Sequence[BrickFeed], instance: dg.DagsterInstance) -> l
     else:
         problems = {client: _problem(client) for client in dict.fromkeys(clients)}
         streams = [
-            problems[client] or _stream(OrderedStream(feed.stream_name, client))
+            problems[client] or _stream(RedisStream(feed.stream_name, client))
             for feed, client in zip(feeds, clients, strict=True)
         ]
     return [_status(feed, instance, stream) for feed, stream in zip(feeds, streams, strict=True)]
@@ -139,12 +141,13 @@ def _status(feed: BrickFeed, instance: dg.DagsterInstance, stream: StreamStatus 
         next((name for name in names if name not in done), None),
         sum(rows.get(name, 0) for name in names),
         feed.stream.max_len,
+        feed.stream.order,
         stream if isinstance(stream, StreamStatus) else None,
         stream if isinstance(stream, str) else None,
     )
 
 
-def _stream(stream: OrderedStream) -> StreamStatus | str:
+def _stream(stream: RedisStream) -> StreamStatus | str:
     try:
         state = stream.state()
         if not state.exists:

@@ -1,4 +1,4 @@
-"""One ordered stream: its top, its entries read back, and the transactions that are appended to it."""
+"""A stream: its top, its entries read back, and the transactions that are appended to it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ TRANSACTION_ROWS = 1024
 
 _MAX_SEQUENCE = 2**64 - 1
 _TRANSACTION_BYTES = 1 << 19
+_PAGE = 1_000
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,12 @@ def cut(entries: Entries, start: int, stop: int, most: int = TRANSACTION_ROWS) -
         start = end
 
 
-class OrderedStream:
-    """A stream in Redis that one ordered feed writes to."""
+class RedisStream:
+    """A stream in Redis."""
 
-    def __init__(self, name: str, client: "redis.Redis", begin: EntryId = START) -> None:
-        """`begin`: entries below it are another program's."""
+    def __init__(self, name: str, client: "redis.Redis") -> None:
         self.name = name
         self.client = client
-        self._begin = begin
 
     def state(self) -> State:
         """Top, length and first entry.
@@ -77,26 +76,15 @@ class OrderedStream:
                 return State(False, START, 0)
             raise self.named(translate(error)) from error
         entry = info["first-entry"]
-        first = EntryId.parse(entry[0]) if entry else None
         deleted = info.get("max-deleted-entry-id")
-        others = first is not None and first < self._begin
-        if others:
-            own = self._read(self._begin, EntryId(_MAX_SEQUENCE, _MAX_SEQUENCE), 1)
-            first = EntryId.parse(own[0][0]) if own else None
         return State(
             True,
             EntryId.parse(info["last-generated-id"]),
             info["length"],
-            first,
+            EntryId.parse(entry[0]) if entry else None,
             info.get("entries-added"),
             EntryId.parse(deleted) if deleted else None,
-            others,
         )
-
-    def last_row(self, ordinal: int) -> int:
-        """Number of the last row of a brick that is still in the stream; 0 if there is none."""
-        found = self._read(EntryId(ordinal, _MAX_SEQUENCE), EntryId(ordinal, 0), 1, reverse=True)
-        return EntryId.parse(found[0][0]).row if found else 0
 
     def entries(
         self, first: EntryId, last: EntryId, most: int | None = None
@@ -115,6 +103,16 @@ class OrderedStream:
             return client.execute_command(*arguments)
         except redis.RedisError as error:
             raise self.named(translate(error)) from error
+
+    def walk(self, first: EntryId, last: EntryId) -> Iterator[tuple[EntryId, dict[bytes, bytes]]]:
+        """The same, a few at a time."""
+        while first <= last:
+            page = self._read(first, last, _PAGE)
+            for entry_id, fields in page:
+                yield EntryId.parse(entry_id), fields
+            if len(page) < _PAGE:
+                return
+            first = EntryId.parse(page[-1][0]).next()
 
     def _read(self, first: EntryId, last: EntryId, count: int | None, *, reverse: bool = False) -> list[Any]:
         command = self.client.xrevrange if reverse else self.client.xrange
@@ -146,6 +144,28 @@ class OrderedStream:
     def named(self, error: StreamError) -> StreamError:
         """The same error, with the stream's name in front."""
         return type(error)(f"stream {self.name!r}: {error}")
+
+
+class OrderedStream(RedisStream):
+    """A stream that one ordered feed writes to."""
+
+    def __init__(self, name: str, client: "redis.Redis", begin: EntryId = START) -> None:
+        """`begin`: entries below it are another program's."""
+        super().__init__(name, client)
+        self._begin = begin
+
+    def state(self) -> State:
+        """As of any stream; entries of another program below the feed's are told apart."""
+        state = super().state()
+        if state.first is None or state.first >= self._begin:
+            return state
+        own = self._read(self._begin, EntryId(_MAX_SEQUENCE, _MAX_SEQUENCE), 1)
+        return state._replace(first=EntryId.parse(own[0][0]) if own else None, others=True)
+
+    def last_row(self, ordinal: int) -> int:
+        """Number of the last row of a brick that is still in the stream; 0 if there is none."""
+        found = self._read(EntryId(ordinal, _MAX_SEQUENCE), EntryId(ordinal, 0), 1, reverse=True)
+        return EntryId.parse(found[0][0]).row if found else 0
 
 
 def open_stream(feed: BrickFeed, client: "redis.Redis") -> OrderedStream:

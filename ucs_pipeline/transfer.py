@@ -122,7 +122,7 @@ def _publish(
         with Background(_prepared(source, stream, course), 2, "ucs-read") as chunks:
             room = Room(stream, feed.stream, state.length, chunks.pause, log)
             flow = Flow(feed.stream, room, chunks.pause, _moment(feed))
-            spans = _told(_spans(feed, stream, publisher, comparer, chunks, course, flow), moved)
+            spans = told(_spans(feed, stream, publisher, comparer, chunks, course, flow), moved)
             with Background(Tally(bricks, wanted, time.monotonic()).reports(spans), 1_000, "ucs-publish") as reports:
                 try:
                     yield from reports
@@ -156,8 +156,7 @@ def _prepared(source: Source, stream: OrderedStream, course: Plan) -> Generator[
     with closing(source.scan(course.scan_from, course.last)) as scan:
         for entries in encode(stream.name.encode(), scan):
             # The bytes are made here, in the reading thread, beside the sending one.
-            if entries.id(entries.count - 1) > course.top:
-                _ = entries.requests
+            _ = entries.requests if entries.id(entries.count - 1) > course.top else entries.views
             yield entries
 
 
@@ -188,7 +187,8 @@ def _spans(
     comparison.finish()
 
 
-def _told(spans: Iterator[Span], moved: Callable[[Span], None]) -> Iterator[Span]:
+def told(spans: Iterator[Span], moved: Callable[[Span], None]) -> Iterator[Span]:
+    """The same spans, each told to somebody as it passes."""
     for span in spans:
         moved(span)
         yield span

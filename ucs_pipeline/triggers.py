@@ -1,7 +1,7 @@
 """A feed's sensor and schedule: what launches its next bricks by itself."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -39,11 +39,11 @@ def _sensor(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=found)
         assert seen
         tries, now = Tries.parse(context.cursor), time.time()
-        if objection := tries.objection(feed, found, seen.state.top, now):
+        if objection := tries.objection(feed, found, seen.at, now):
             return dg.SensorResult(skip_reason=objection)
         return dg.SensorResult(
             run_requests=[_run_request(feed, found)],
-            cursor=str(tries.launched(feed, found, seen.state.top, round(now))),
+            cursor=str(tries.launched(feed, found, seen.at, round(now))),
         )
 
     return sensor
@@ -98,26 +98,30 @@ def _next(
 
 
 def _situation(feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> Situation:
+    from ucs_pipeline.ledger_situation import ledger_situation
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.room import fullness
     from ucs_pipeline.shard_note import refuse_other_dealing
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
 
-    missing, busy, recorded = _progress(feed, asset, instance)
     stream = open_stream(feed, connect_redis(feed.stream_name))
     state = stream.state()
-    refuse_other_dealing(feed, stream, state)
-    start = first_to_publish(feed, missing, recorded, state)
-    if busy is not None or start is None:
-        return Situation(missing, busy, recorded, state, Seal(None))
+    if feed.any_order:
+        situation = ledger_situation(feed, _names(asset), *_statuses(asset, instance), instance, stream, state)
+    else:
+        refuse_other_dealing(feed, stream, state)
+        situation = Situation(*_progress(feed, asset, instance), state, Seal(None))
+    start = first_to_publish(feed, situation.missing, situation.recorded, state)
+    if situation.busy is not None or start is None:
+        return situation
     source = open_source(feed)
     newest = source.newest_key(start) if feed.bricks.kind == "number" else None
     found = seal(feed, start, newest, time.time())
     rows: Mapping[int, int] = {}
     if feed.tail == "follow" and isinstance(found, Seal) and found.open == start:
         rows = source.count(start, feed.numbering.end(start))
-    return Situation(missing, busy, recorded, state, found, rows, fullness(stream, feed.stream, state))
+    return replace(situation, seal=found, open_rows=rows, full=fullness(stream, feed.stream, state))
 
 
 def _progress(
@@ -127,17 +131,8 @@ def _progress(
     from ucs_pipeline.position import START
     from ucs_pipeline.record import recorded
 
-    partitions = asset.partitions_def
-    assert partitions
-    # What `instance.get_status_by_partition` answers from; with a hundred thousand bricks that takes twice as long.
-    cached = get_and_update_asset_status_cache_value(instance, asset.key, partitions)
-    if cached is None:
-        return feed.numbering.first, None, START
-    busy = set(cached.deserialize_in_progress_partition_subsets(partitions).get_partition_keys())
-    # A brick that is done, and that a run failed on since, is looked at once more.
-    failed = set(cached.deserialize_failed_partition_subsets(partitions).get_partition_keys())
-    done = set(cached.deserialize_materialized_partition_subsets(partitions).get_partition_keys()) - failed - busy
-    bricks = list(zip(feed.numbering.starts, partitions.get_partition_keys(), strict=True))
+    done, busy = _statuses(asset, instance)
+    bricks = list(zip(feed.numbering.starts, _names(asset), strict=True))
     first_missing = next((start for start, name in bricks if name not in done), None)
     first_busy = next((start for start, name in bricks if name in busy), None) if busy else None
     # Bricks without rows have no entries; more than a hundred of them in a row are not looked through.
@@ -147,3 +142,23 @@ def _progress(
         if entries:
             return first_missing, first_busy, max(entries)
     return first_missing, first_busy, START
+
+
+def _names(asset: dg.AssetsDefinition) -> Sequence[str]:
+    assert asset.partitions_def
+    return asset.partitions_def.get_partition_keys()
+
+
+def _statuses(asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> tuple[set[str], set[str]]:
+    """Names of the partitions that are done, and of those that a run is about to publish, or publishing."""
+    partitions = asset.partitions_def
+    assert partitions
+    # What `instance.get_status_by_partition` answers from; with a hundred thousand bricks that takes twice as long.
+    cached = get_and_update_asset_status_cache_value(instance, asset.key, partitions)
+    if cached is None:
+        return set(), set()
+    busy = set(cached.deserialize_in_progress_partition_subsets(partitions).get_partition_keys())
+    # A brick that is done, and that a run failed on since, is looked at once more.
+    failed = set(cached.deserialize_failed_partition_subsets(partitions).get_partition_keys())
+    done = set(cached.deserialize_materialized_partition_subsets(partitions).get_partition_keys()) - failed - busy
+    return done, busy

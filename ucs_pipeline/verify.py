@@ -27,10 +27,17 @@ class Difference(NamedTuple):
     expected: dict[bytes, bytes]
     found: dict[bytes, bytes] | None
     """None if the entry is missing."""
+    numbered: bool = True
+    """Whether the entry's id is the row's place; Redis gives the ids of an any-order feed."""
+
+    @property
+    def name(self) -> str:
+        """What the row is called."""
+        return f"entry {self.entry}" if self.numbered else f"row {self.entry.row} of its brick"
 
     def __str__(self) -> str:
         there = "not in the stream" if self.found is None else str(self.found)
-        return f"entry {self.entry} is {there}, expected {self.expected}"
+        return f"{self.name} is {there}, expected {self.expected}"
 
 
 @dataclass
@@ -55,14 +62,17 @@ class Verdict:
     """Rows above the stream's top."""
     differences: list[Difference] = field(default_factory=list)
     """The first rows that are different or missing."""
+    shared: bool = False
+    """Whether others write to the stream as well, so that nothing in it is known to be of no feed."""
 
     @property
     def extra(self) -> int | None:
         """Entries in the stream that are no row of the feed.
 
-        None if the stream was written or trimmed meanwhile, or has entries of an old program below the feed's.
+        None if the stream was written or trimmed meanwhile, has entries of an old program below the feed's, or is
+        shared.
         """
-        known = self.begin == self.end and not self.end.others
+        known = self.begin == self.end and not self.end.others and not self.shared
         return self.begin.length - self.equal - self.different if known else None
 
     @property

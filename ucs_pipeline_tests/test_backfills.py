@@ -30,7 +30,7 @@ FEEDS = """
 from ucs_pipeline_tests.test_backfills import feed
 from ucs_pipeline import build_defs
 
-defs = build_defs(*map(feed, ["whole", "beyond", "gap", "finished", "failed", "cancelled", "twice"]))
+defs = build_defs(*map(feed, ["whole", "beyond", "gap", "finished", "failed", "cancelled", "twice", "any_order"]))
 """
 
 _BEFORE = "from ucs_pipeline_tests.test_backfills import before; before()"
@@ -47,7 +47,9 @@ _CANCEL = "mutation ($id: String!) { cancelPartitionBackfill(backfillId: $id) { 
 def feed(name: str, table: str = "bricks") -> BrickFeed:
     """A feed of twelve bricks; two runs for all of them."""
     # Full in the middle of the third brick; until somebody reads, the run waits.
-    stream = {"max_len": 10} if name == "cancelled" else {}
+    stream: dict[str, object] = {"max_len": 10} if name == "cancelled" else {}
+    if name == "any_order":
+        stream = {"order": "any"}
     bricks = {"class": "number", "last": len(BRICKS) * 10_000 - 1}
     return BrickFeed(name=name, table=table, key="id", bricks=bricks, stream=stream, max_bricks_per_run=MOST)
 
@@ -128,6 +130,7 @@ def _launch_all(cockpit: Cockpit) -> dict[str, list[str]]:
         "failed": [BRICKS[2:6]],
         "cancelled": [BRICKS],
         "twice": [BRICKS[:6], BRICKS[:6]],
+        "any_order": [BRICKS[2:4] + BRICKS[8:], BRICKS[:6]],
     }
     return {name: [cockpit.launch(name, bricks) for bricks in each] for name, each in selections.items()}
 
@@ -212,6 +215,16 @@ def test_two_backfills_at_once_queue_and_publish_every_row_once(launched: Launch
     assert len(times) == 2
     assert all(end <= start for (_, end), (start, _) in pairwise(times))
     assert launched.entries("twice") == _entries(BRICKS[:6])
+
+
+def test_backfills_of_an_any_order_feed_take_any_bricks_and_publish_every_row_once(launched: Launched) -> None:
+    assert launched.status("any_order") == [BulkActionStatus.COMPLETED_SUCCESS] * 2
+    assert {run.tags["ucs/bricks"] for run in launched.runs("any_order")} == {
+        *("0.0.0.2...0.0.0.3", "0.0.0.8...0.0.0.11", "0.0.0.0...0.0.0.5")
+    }
+    assert launched.done("any_order") == {*BRICKS[:6], *BRICKS[8:]}
+    ids = sorted(int(fields[b"id"]) for _, fields in launched.client.xrange("any_order"))
+    assert ids == [number for number in range(0, len(BRICKS) * 10_000, STEP) if not 60_000 <= number < 80_000]
 
 
 def test_every_run_of_a_backfill_can_be_found_by_its_feed(launched: Launched) -> None:

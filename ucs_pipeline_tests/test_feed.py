@@ -79,6 +79,22 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a name with a newline": ({"name": "a\nb"}, ["name must be letters"]),
     "an empty stream name": ({"stream": {"name": ""}}, ["stream.name", "at least 1 character"]),
     "an unknown order": ({"stream": {"order": "loose"}}, ["stream.order", "'strict'", "'loose'"]),
+    "an offset to ids that Redis gives": (
+        {"stream": {"order": "any", "id_offset": 5}},
+        ["stream.id_offset is for `order: strict`, and stream.order is any"],
+    ),
+    "a pace without an order": (
+        {"stream": {"order": "any", "pace": 5}},
+        ["stream.pace is for `order: strict`", "set max_rows_per_second"],
+    ),
+    "a tail without an order": (
+        {"stream": {"order": "any"}, "tail": "follow"},
+        ["tail: follow is for `order: strict`, and stream.order is any", "set `tail: hold`"],
+    ),
+    "a stream that no ledger can be beside": (
+        {"stream": {"order": "any", "name": "a{}b"}},
+        ["stream.name 'a{}b' has a brace that is no hash tag"],
+    ),
     "no time to wait": ({"stream": {"timeout_s": 0}}, ["stream.timeout_s", "greater than 0"]),
     "an empty table": ({"table": ""}, ["table", "at least 1 character"]),
     "an empty key": ({"key": ""}, ["key", "at least 1 character"]),

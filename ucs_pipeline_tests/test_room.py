@@ -325,7 +325,7 @@ def replicated(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
 def test_a_brick_counts_as_done_only_when_enough_replicas_have_it(
     replicated: tuple[RedisServer, RedisServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ucs_pipeline.publisher._WAIT_SECONDS", 0.3)
+    monkeypatch.setattr("ucs_pipeline.sender._WAIT_SECONDS", 0.3)
     rows, more, told = 45_000, 75_000, list[str]()
     replica = replicated[1]
     stream, copy = (OrderedStream("feed", server.client()) for server in replicated)

@@ -1,0 +1,69 @@
+"""What an asset's page in the UI says of its feed. Pure."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.keys import ledger_key
+
+
+def description(feed: BrickFeed, runs_tag: str) -> str:
+    """What the feed's page in the UI says of it.
+
+    Args:
+        feed: the feed.
+        runs_tag: name of the run tag that holds the feed's name.
+    """
+    bricks = feed.numbering
+    first, last = bricks.name(bricks.first), bricks.name(bricks.last)
+    constants = ", ".join(f"`{field}`: `{value}`" for field, value in feed.constants.items())
+    fields = "Every column of the table is a field of an entry" + (f", beside {constants}." if constants else ".")
+    if feed.columns is not None:
+        fields = "Its columns are the fields of an entry."
+    order = f"any order of its {bricks.unit}s" if feed.any_order else f"the order of `{feed.shown.key}`"
+    return "\n\n".join(
+        [
+            *([feed.description] if feed.description else []),
+            f"Moves table `{feed.shown.table}` into Redis stream `{feed.stream_name}`, exactly once and in {order}: "
+            f"{len(bricks.starts):,} {bricks.unit}s, `{first}` to `{last}`. {fields}",
+            *_dealt(feed),
+            f"{_where(feed)} [All runs of this feed](../runs?q[0]=tag%3A{runs_tag}%3D{feed.name}).",
+        ]
+    )
+
+
+def _dealt(feed: BrickFeed) -> Iterator[str]:
+    if feed.share:
+        yield (
+            f"Shard {feed.share.number} of the {feed.share.of} of feed `{feed.whole.name}`: {feed.numbering.unit}s are "
+            f"dealt to them in turn. `ucs read {feed.whole.name}` merges their streams into the order of the table."
+        )
+
+
+def _where(feed: BrickFeed) -> str:
+    """How to ask Redis for the entries of a partition."""
+    if feed.any_order:
+        return (
+            f"What is in the stream is in its ledger, `HGETALL {ledger_key(feed.stream_name, feed.name)}`. A "
+            f"{feed.numbering.unit}'s entries are between its `first_entry_id` and its `last_entry_id`, among those of "
+            "others."
+        )
+    read, brick = f"`XRANGE {feed.stream_name}", "`<n>` is the number before the dash in"
+    if not feed.numbering.depth:
+        return f"A brick's entries are {read} <n> <n>`, where {brick} its `first_entry_id`."
+    return (
+        f"A {feed.numbering.unit}'s entries are {read} <first> <last>`, from its `first_entry_id` to its "
+        f"`last_entry_id`; those of one brick in it are {read} <n> <n>`, where {brick} the brick's entry ids."
+    )
+
+
+def columns(feed: BrickFeed) -> dict[str, dg.TableSchema]:
+    """The fields of an entry and what is in them, if the feed names them."""
+    if feed.shown.columns is None:
+        return {}
+    fields = [(field, f"from `{expression}`") for field, expression in feed.shown.columns.items()]
+    fields += [(field, f"the constant `{value}`") for field, value in feed.constants.items()]
+    return {
+        "dagster/column_schema": dg.TableSchema([dg.TableColumn(field, description=text) for field, text in fields])
+    }

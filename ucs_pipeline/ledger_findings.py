@@ -1,0 +1,49 @@
+"""What the checks of an any-order feed say where it promises something else than an ordered one. Pure."""
+
+from typing import TYPE_CHECKING
+
+from ucs_pipeline.findings import NO_GAPS, STREAM_NOT_BEHIND, Finding, finished
+from ucs_pipeline.wording import content_shown, ranges
+
+if TYPE_CHECKING:
+    from ucs_pipeline.facts import Facts
+
+
+def gaps_allowed(facts: "Facts") -> Finding:
+    """Counts bricks that were left out, of which nothing is wrong."""
+    figures: dict[str, int | str] = {"bricks_recorded": len(facts.records), "bricks_missing": len(facts.gaps)}
+    text = f"{finished(facts)}, {len(facts.gaps):,} below the newest are not finished, which an any-order feed allows"
+    return Finding(NO_GAPS, text, figures, ("brick", "rows in the table"), ())
+
+
+def ledger_not_behind(facts: "Facts") -> Finding:
+    """Looks for recorded bricks that the ledger does not have as they were recorded."""
+    feed, accounts = facts.feed, facts.accounts or {}
+    wrong = [
+        ordinal
+        for ordinal, record in sorted(facts.records.items())
+        if record.rows and (ordinal not in accounts or not accounts[ordinal].done)
+    ]
+    figures: dict[str, int | str] = {
+        "bricks_in_ledger": len(accounts),
+        "rows_in_ledger": sum(account.rows for account in accounts.values()),
+        "bricks_lost": len(wrong),
+    }
+    ledger = f"the ledger of stream {feed.stream_name!r}"
+    if not wrong:
+        text = f"{finished(facts)}, {ledger} has all"
+    else:
+        text = (
+            f"{finished(facts)}, expected {ledger} to have them as done; found {len(wrong):,} that it has not: Redis "
+            f"lost entries, or the stream was deleted; launch {ranges(feed.numbering, wrong)}, which publishes what is "
+            "missing"
+        )
+    offenders = [
+        (
+            feed.numbering.name(ordinal),
+            facts.records[ordinal].rows,
+            content_shown(accounts[ordinal].rows, accounts[ordinal].content_hash) if ordinal in accounts else "nothing",
+        )
+        for ordinal in wrong
+    ]
+    return Finding(STREAM_NOT_BEHIND, text, figures, ("brick", "rows recorded", "in the ledger"), offenders)

@@ -1,0 +1,174 @@
+"""What surrounds the rows of an any-order feed's transaction, as bytes of the Redis protocol. Pure.
+
+Why a transaction and a gate, and how a gate is closed: see `gate`. What is different here: the ids are Redis' own, so
+not the stream's top but the ledger says which rows are there. The gate lets rows in only if the ledger says of their
+brick exactly what the publisher believes (rows, content, replay), which no frozen, replaced or repeated transaction
+gets past; so there is no fence. And the transaction ends with a second script that writes into the ledger what was
+added. No row is in the stream without the ledger knowing, and none is in the ledger that is not in the stream.
+
+Redis refuses a whole transaction, or nothing of it, when it is out of memory, short of replicas or cannot save. The
+second script does not lean on that: it counts, and where fewer rows came than were sent, it takes them out again.
+
+A stream that was deleted, or deleted and made again, while the ledger stayed is known by its count of entries ever
+added. Redis before version 7 has no such count; there, a stream that never had an entry is known.
+"""
+
+from ucs_pipeline.errors import StreamError
+from ucs_pipeline.gate import MULTI
+from ucs_pipeline.wire import command
+
+OPEN, MOVED, GONE, FULL, REFUSED = 1, b"moved", b"gone", b"full", b"refused"
+"""What the scripts of a transaction find: see `LedgerGate`."""
+
+_EXEC = command(b"EXEC")
+
+# Keys of all: the stream, the ledger, the name the stream is moved aside to.
+_LOOK = b"""
+local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
+local length, top, added = 0, '', -1
+for i = 1, #info, 2 do
+  if info[i] == 'length' then length = info[i + 1] end
+  if info[i] == 'last-generated-id' then top = info[i + 1] end
+  if info[i] == 'entries-added' then added = info[i + 1] end
+end
+if top ~= '' and added < 0 then added = top == '0-0' and 0 or 1 end
+"""
+# A group that comes and goes is the only way to create a stream without an entry.
+_MAKE = b"""
+local function make(key)
+  redis.call('XGROUP', 'CREATE', key, 'ucs', '0', 'MKSTREAM')
+  redis.call('XGROUP', 'DESTROY', key, 'ucs')
+end
+local absent = info.err and string.find(info.err, 'no such key')
+"""
+# Arguments: the numbering.
+_BEGIN = (
+    _LOOK
+    + _MAKE
+    + b"""
+if info.err and not absent then return info end
+local lost = 0
+if tonumber(redis.call('HGET', KEYS[2], 'added') or -1) > added then
+  lost = redis.call('HLEN', KEYS[2])
+  redis.call('DEL', KEYS[2])
+end
+if absent then make(KEYS[1]) end
+redis.call('HSETNX', KEYS[2], 'numbering', ARGV[1])
+return {redis.call('HGET', KEYS[2], 'numbering'), lost}
+"""
+)
+# Arguments: the brick, the head that is expected, the number of rows, the most entries the stream may hold.
+_ENTER = (
+    _LOOK
+    + _MAKE
+    + b"""
+local now, known = redis.pcall('HGET', KEYS[2], ARGV[1]), redis.pcall('HGET', KEYS[2], 'added')
+local found
+if top == '' or type(now) == 'table' or tonumber(known or -1) > added then
+  found = 'gone'
+elseif (ARGV[2] == '' and now) or string.sub(now or '', 1, #ARGV[2]) ~= ARGV[2] then
+  found = 'moved'
+elseif length + tonumber(ARGV[3]) > tonumber(ARGV[4]) then
+  found = 'full'
+elseif redis.call('EXISTS', KEYS[3]) == 0 then
+  redis.call('HSET', KEYS[2], 'under way', length .. ' ' .. top)
+  return 1
+end
+if absent then make(KEYS[3]) else redis.call('RENAME', KEYS[1], KEYS[3]) end
+redis.call('SET', KEYS[1], '')
+return found or 'moved'
+"""
+)
+# Arguments: the brick (none: to see that all is allowed that may be needed), its new head, the number of rows, whether
+# they are its first ones.
+_LEAVE = (
+    b"""
+if redis.call('EXISTS', KEYS[3]) == 1 then
+  redis.call('RENAME', KEYS[3], KEYS[1])
+  return 'closed'
+end
+local before, last = string.match(redis.call('HGET', KEYS[2], 'under way'), '(%d+) (.+)')
+redis.call('HDEL', KEYS[2], 'under way')
+"""
+    + _LOOK
+    + b"""
+local more = length - tonumber(before)
+if more ~= tonumber(ARGV[3]) then
+  if more > 0 then
+    for _, entry in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', more)) do
+      redis.call('XDEL', KEYS[1], entry[1])
+    end
+  end
+  return 'refused'
+end
+redis.call('HSET', KEYS[2], 'added', added)
+redis.call('HINCRBY', KEYS[2], 'rows', more)
+if ARGV[1] == '' then
+  redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+  redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
+  redis.call('XDEL', KEYS[1], '0-0')
+  return 1
+end
+local first, final
+if ARGV[4] == '1' then
+  first, final = redis.call('XRANGE', KEYS[1], '(' .. last, '+', 'COUNT', 1)[1][1], top
+else
+  first, final = string.match(redis.call('HGET', KEYS[2], ARGV[1]), '(%S+) (%S+)$')
+  if more > 0 then final = top end
+end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. first .. ' ' .. final)
+return 1
+"""
+)
+# Arguments: the brick, the number of the question.
+_ASK = b"return {redis.call('XLEN', KEYS[1]), redis.call('HGET', KEYS[2], ARGV[1]) or '', ARGV[2]}"
+
+
+class LedgerGate:
+    """The gate of a feed's transactions.
+
+    What comes before the rows answers `OPEN`, or why none of them will be added: the ledger says something else
+    (`MOVED`), the stream is not the one that the ledger is about (`GONE`), or has no room (`FULL`). What comes after
+    them answers `REFUSED` if Redis did not take all of them.
+    """
+
+    def __init__(self, stream: str, ledger: str, aside: str, most: int) -> None:
+        """`most`: entries that the stream may hold."""
+        self.aside = aside.encode()
+        self._keys = stream.encode(), ledger.encode(), self.aside
+        self._most = b"%d" % most
+
+    def begin(self, numbering: str) -> bytes:
+        """Makes sure that stream and ledger are there and belong together.
+
+        The answer is the ledger's numbering, and how many fields it had if its stream was lost and it is new.
+        """
+        return self._script(_BEGIN, numbering.encode())
+
+    def enter(self, brick: bytes, expected: bytes, rows: int) -> bytes:
+        """What comes before rows of a brick of which the ledger should say `expected`; nothing, if it is empty."""
+        return MULTI + self._script(_ENTER, brick, expected, b"%d" % rows, self._most)
+
+    def leave(self, brick: bytes, head: bytes, rows: int, *, begins: bool) -> bytes:
+        """What comes after them, and writes the new head."""
+        return self._script(_LEAVE, brick, head, b"%d" % rows, b"1" if begins else b"0") + _EXEC
+
+    def ask(self, brick: bytes, number: int) -> bytes:
+        """Asks for the stream's length and what the ledger says of a brick; the number is answered as well."""
+        return self._script(_ASK, brick, b"%d" % number)
+
+    def _script(self, text: bytes, *arguments: bytes) -> bytes:
+        return command(b"EVAL", text, b"3", *self._keys, *arguments)
+
+
+def refuse_numbering(feed: str, ledger: str, found: bytes, expected: str) -> None:
+    """Makes sure that a ledger is about the feed's partitions.
+
+    Raises:
+        StreamError: the feed was cut in another way when it was begun.
+    """
+    if found.decode(errors="replace") != expected:
+        raise StreamError(
+            f"feed {feed!r}: ledger {ledger!r} was begun with bricks of {found.decode(errors='replace')}, and the feed "
+            f"has {expected}: set `bricks` as it was, or choose another stream name"
+        )

@@ -1,0 +1,104 @@
+"""Which partitions of an any-order feed are there already, and where publishing the others begins. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.ledger import NOBODY, Account, Opening
+from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.wording import ranges
+
+
+@dataclass
+class LedgerPlan:
+    """What to do with the partitions of a request."""
+
+    known: list[BrickReport] = field(default_factory=list)
+    """Those that are recorded as done, and that the ledger knows."""
+    groups: list[dict[int, Opening]] = field(default_factory=list)
+    """The others by start, consecutive ones together: in each group those that have rows in the stream come first."""
+    lost: str | None = None
+    """What to say when the ledger has less than is recorded."""
+
+
+class Replays:
+    """Which partitions somebody asked to be published again, and which of them have been.
+
+    A replay begins only where the one before it is done: one that is broken off is finished, whoever began it.
+    """
+
+    def __init__(self, request: str) -> None:
+        """`request`: whoever asks. What the ledger says was done for the same request is not done again."""
+        self.request = request
+        self._due: dict[int, int] = {}
+
+    def opening(self, start: int, account: Account | None) -> Opening | None:
+        """Where publishing a partition once more begins; None if it is not to be, or has to be finished first."""
+        if account is None:
+            self._due[start] = 0
+            return Opening(b"", Account(request=self.request))
+        satisfied = not account.done or account.request == self.request
+        due = self._due.setdefault(start, account.replay if satisfied else account.replay + 1)
+        return Opening(account.head, account.again(self.request)) if account.done and account.replay < due else None
+
+
+def ledger_plan(
+    feed: BrickFeed,
+    wanted: Sequence[int],
+    accounts: Mapping[int, Account],
+    records: Mapping[int, BrickReport],
+    replays: Replays | None = None,
+) -> LedgerPlan:
+    """Plans a pass over the partitions `wanted`.
+
+    Args:
+        feed: the feed.
+        wanted: starts of the partitions, consecutive.
+        accounts: what the ledger says.
+        records: what is recorded as done.
+        replays: what is to be published again, if anything.
+    """
+    plan = LedgerPlan()
+    lost: list[int] = []
+    last: int | None = None
+    for start in wanted:
+        account, record = accounts.get(start), records.get(start)
+        opening = replays.opening(start, account) if replays else None
+        if opening is None and record and is_known(record, account):
+            plan.known.append(record)
+            continue
+        if record and is_lost(record, account):
+            lost.append(start)
+        if opening is None:
+            opening = Opening(account.head, account) if account else Opening(b"", Account(request=NOBODY))
+        if last is None or feed.numbering.next(last) != start or _has_to_be_first(opening, plan.groups[-1]):
+            plan.groups.append({})
+        plan.groups[-1][start] = opening
+        last = start
+    if lost:
+        plan.lost = (
+            f"feed {feed.name!r}: bricks {ranges(feed.numbering, lost)} are recorded as done, and the ledger of stream "
+            f"{feed.stream_name!r} has less of them: Redis lost entries, or the stream was deleted; publishing what is "
+            "missing again"
+        )
+    return plan
+
+
+def is_known(record: BrickReport, account: Account | None) -> bool:
+    """Whether the ledger says of a partition what is recorded of it. One that is not there need not have had rows."""
+    if account is None:
+        return record.adopted or not record.rows
+    same = record.content_hash in (None, account.content_hash)
+    return account.done and same and (record.rows, record.replay) == (account.rows, account.replay)
+
+
+def is_lost(record: BrickReport, account: Account | None) -> bool:
+    """Whether the ledger has less of a partition than is recorded of it."""
+    if account is None:
+        return not record.adopted and record.rows > 0
+    return (account.replay, account.rows) < (record.replay, record.rows)
+
+
+def _has_to_be_first(opening: Opening, group: Mapping[int, Opening]) -> bool:
+    """Whether a partition has rows in the stream, and so cannot follow on one of which rows are to be published."""
+    return opening.account.rows > 0 and any(not other.account.done for other in group.values())

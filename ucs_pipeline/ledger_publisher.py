@@ -1,0 +1,200 @@
+"""Appends rows of an any-order feed: transactions, many under way at once, each behind a gate (see `ledger_gate`).
+
+One answer after each transaction proves it: the ledger says of the brick what it should say after these rows, which
+nothing but their own transaction writes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, NamedTuple
+
+import hiredis
+
+from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.keys import aside_key, fence_key, ledger_key
+from ucs_pipeline.ledger import Account, Opening, numbering_text
+from ucs_pipeline.ledger_gate import FULL, GONE, MOVED, OPEN, LedgerGate, refuse_numbering
+from ucs_pipeline.redis_link import classify
+from ucs_pipeline.sender import AROUND_ROWS, Sender
+from ucs_pipeline.stream import TRANSACTION_ROWS, RedisStream, Transaction
+from ucs_pipeline.wire import command
+
+
+class MovedError(Exception):
+    """The ledger says something else of a brick than was expected: another publisher is at work on it."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__(start)
+        self.start = start
+        """Start of the partition."""
+
+
+@dataclass(frozen=True)
+class Part(Transaction):
+    """Consecutive rows of one partition."""
+
+    partition: int
+    """Its start."""
+    end: int | None = None
+    """Index after the partition's last row, if that is known to be among the entries."""
+
+    @property
+    def ends(self) -> bool:
+        """Whether the partition ends with these rows."""
+        return self.stop == self.end
+
+
+class _Sent(NamedTuple):
+    """What a transaction that is under way should change, and the number of the question that follows it."""
+
+    expected: bytes
+    head: bytes
+    begins: bool
+    number: int
+
+
+class LedgerPublisher(Sender[Part, _Sent]):
+    """Appends transactions over one connection, each only if the ledger says what the one before it wrote."""
+
+    def __init__(self, feed: BrickFeed, stream: RedisStream) -> None:
+        """Creates stream and ledger where there are none; `lost` says whether the ledger had to begin anew."""
+        super().__init__(stream, feed.stream.min_replicas)
+        self._feed = feed
+        self._ledger = ledger_key(stream.name, feed.name)
+        # Publishing waits at `max_len`, by the length that was last seen. Others write meanwhile: were the gate closed
+        # from there on, their last entry would keep out whatever had just been found to fit.
+        most = feed.stream.max_len + min(TRANSACTION_ROWS, feed.stream.max_len // 10)
+        self._gate = LedgerGate(stream.name, self._ledger, aside_key(stream.name), most)
+        self._numbers = count(1)
+        self._current: int | None = None
+        self._expected, self._account = b"", Account()
+        self._openings: Mapping[int, Opening] = {}
+        self.finished: dict[int, Account] = {}
+        try:
+            self.lost = self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    finished: dict[int, Account]
+    """What the ledger says of partitions that this publisher has ended, by start."""
+
+    lost: int
+    """What the ledger had of a stream that is gone, in fields; it is empty now."""
+
+    def open(self, openings: Mapping[int, Opening]) -> None:
+        """Sets where the partitions that come next begin, by start."""
+        self._openings, self._current = openings, None
+
+    def finish(self, start: int) -> None:
+        """Writes down as done a partition whose rows are all there.
+
+        Raises:
+            MovedError: the ledger says something else by now.
+            StreamError: Redis refuses or cannot be reached.
+        """
+        expected, account = self._openings[start]
+        brick, head = self._name(start), account._replace(done=True).head
+        enter, leave = self._gate.enter(brick, expected, 0), self._gate.leave(brick, head, 0, begins=False)
+        self._look_into(start, self._spoken(enter + leave))
+        self.finished[start] = account._replace(done=True)
+
+    def _begin(self) -> int:
+        gate, fence = self._gate, fence_key(self._stream.name)
+        self._refuse_taken(gate.aside)
+        if self._demand(command(b"EXISTS", fence.encode())):
+            raise StreamError(
+                f"feed {self._feed.name!r}: stream {self._stream.name!r} was written by an ordered feed (there is a "
+                f"key {fence!r}), and no ledger says what that has published: choose another stream name; or, if those "
+                "entries may stay beside this feed's and nothing ordered writes there any more, delete that key"
+            )
+        numbering = numbering_text(self._feed)
+        found, lost = self._demand(gate.begin(numbering))
+        refuse_numbering(self._feed.name, self._ledger, found, numbering)
+        # Two empty transactions, through an open gate and a closed one, show now, before any row, that this user may do
+        # all a transaction does.
+        for expected in (b"", b"something else"):
+            self._look_for_errors(self._spoken(gate.enter(b"", expected, 0) + gate.leave(b"", b"", 0, begins=False)))
+        self._demand(gate.ask(b"", 0))
+        self._hush()
+        self._confirm()
+        return int(lost)
+
+    def _send(self, transaction: Part) -> _Sent:
+        start, entries = transaction.partition, transaction.entries
+        if start == self._current:
+            expected = self._account.head
+        else:
+            self._current = start
+            expected, self._account = self._openings[start]
+        before = self._account
+        content = entries.content_hash(transaction.start, transaction.stop)
+        self._account = before.plus(transaction.rows, content, done=transaction.ends)
+        sent = _Sent(expected, self._account.head, before.rows == 0, next(self._numbers))
+        question = self._gate.ask(self._name(start), sent.number)
+        if self._waits(transaction):
+            question += self._wait()
+        self._transact(transaction, *self._around(transaction, sent), question)
+        return sent
+
+    def _accepted(self, transaction: Part, sent: _Sent) -> int:
+        in_step, answer = self._answer(transaction)
+        if isinstance(answer, hiredis.ReplyError):
+            raise self._stream.named(classify(str(answer)))
+        if not in_step or not isinstance(answer, list) or answer[-1] != b"%d" % sent.number:
+            raise self._out_of_step()
+        length, text, _ = answer
+        if not text.startswith(sent.head):
+            unchanged = text.startswith(sent.expected) if sent.expected else not text
+            raise self._refusal(transaction, sent) if unchanged else MovedError(transaction.partition)
+        if self._waits(transaction):
+            self._check_replicas()
+        if transaction.ends:
+            self.finished[transaction.partition] = Account.parse(text)
+        return int(length)
+
+    def _refusal(self, transaction: Part, sent: _Sent) -> Exception:
+        """What Redis says when it is sent a transaction that it has refused once more, and speaks."""
+        try:
+            self._look_into(transaction.partition, self._said_aloud(transaction, *self._around(transaction, sent)))
+        except (MovedError, StreamError) as error:
+            return error
+        return self._refused_for_a_moment()
+
+    def _look_into(self, start: int, replies: list[Any]) -> None:
+        """Raises what a transaction's own answers say was wrong."""
+        done = replies[-1]
+        verdict = done[0] if isinstance(done, list) else OPEN
+        if verdict == MOVED:
+            raise MovedError(start)
+        if verdict == GONE:
+            raise StreamError(
+                f"stream {self._stream.name!r} was deleted while it was being written, or its ledger "
+                f"{self._ledger!r} was: stop other runs of this feed, delete both, and publish it again"
+            )
+        if verdict == FULL:
+            raise StreamUnavailableError(
+                f"stream {self._stream.name!r} is full: others have filled it beyond max_len "
+                f"{self._feed.stream.max_len:,}"
+            )
+        self._look_for_errors(replies)
+
+    def _around(self, transaction: Part, sent: _Sent) -> tuple[bytes, bytes]:
+        brick, rows = self._name(transaction.partition), transaction.rows
+        enter = self._gate.enter(brick, sent.expected, rows)
+        return enter, self._gate.leave(brick, sent.head, rows, begins=sent.begins)
+
+    def _spoken(self, transaction: bytes) -> list[Any]:
+        """The answers to a transaction without rows."""
+        self._wire.send([self._aloud(transaction)])
+        if self._quiet:
+            self._wire.reply()
+        return [self._wire.reply() for _ in range(AROUND_ROWS)]
+
+    def _waits(self, transaction: Part) -> bool:
+        return bool(self._min_replicas and transaction.ends)
+
+    def _name(self, start: int) -> bytes:
+        return self._feed.numbering.name(start).encode()

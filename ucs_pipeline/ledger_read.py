@@ -1,0 +1,56 @@
+"""One brick of an any-order feed, read back from its stream."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+
+from ucs_pipeline.entries import UnnumberedEntries, encode
+from ucs_pipeline.errors import UcsError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.ledger import Account, Ledger
+from ucs_pipeline.ledger_search import Search
+from ucs_pipeline.position import EntryId
+from ucs_pipeline.source import open_source
+from ucs_pipeline.stream import RedisStream
+
+_ROWS = 1_000
+
+
+def ledger_entries(feed: BrickFeed, stream: RedisStream, start: int) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:
+    """The entries of a partition that are in the stream now, in order; of a replayed one those of the last replay.
+
+    They lie between the first and the last id that the ledger has of it. Where there are more entries than rows, those
+    of others are between them, and the table says which are the feed's.
+
+    Raises:
+        UcsError: the partition is not published yet, or no longer in the stream.
+        StreamError: the stream cannot be read.
+        SourceError: the table cannot be read.
+    """
+    account = Ledger(feed, stream).accounts([start]).get(start)
+    brick, state = f"feed {feed.name!r}: brick {feed.numbering.name(start)}", stream.state()
+    if account is None or account.first is None or account.last is None:
+        raise UcsError(f"{brick} is not published yet, or has no rows: the ledger of {stream.name!r} has nothing of it")
+    if state.first is None or account.last < state.first:
+        there = f"begins at {state.first}" if state.first else "is empty"
+        raise UcsError(
+            f"{brick} was trimmed: stream {stream.name!r} {there}, and its last entry was {account.last}; read its "
+            f"rows from table {feed.shown.table!r}"
+        )
+    number = 0
+    for number, _ in enumerate(stream.walk(account.first, account.last), 1):
+        if number > account.rows:
+            break
+    alone = number == account.rows
+    yield from stream.walk(account.first, account.last) if alone else _own(feed, stream, start, account)
+
+
+def _own(
+    feed: BrickFeed, stream: RedisStream, start: int, account: Account
+) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:
+    search = Search(stream, account, stream.state())
+    with closing(open_source(feed).scan(start, feed.numbering.end(start))) as scan:
+        for entries in encode(stream.name.encode(), scan, UnnumberedEntries):
+            for first in range(0, entries.count, _ROWS):
+                for row in entries.fields(first, min(first + _ROWS, entries.count)).values():
+                    if not search.trimmed(row) and (entry_id := search.find(row)):
+                        yield entry_id, row

@@ -1,0 +1,66 @@
+"""Which bricks of an any-order feed may be launched next: those that are not done, or that Redis lost."""
+
+from collections.abc import Collection, Sequence
+
+import dagster as dg
+
+from ucs_pipeline.automation import Situation
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.ledger import Ledger
+from ucs_pipeline.ledger_plan import is_lost
+from ucs_pipeline.position import START, State
+from ucs_pipeline.record import newest
+from ucs_pipeline.sealing import Seal
+from ucs_pipeline.stream import RedisStream
+
+_LOOK_BACK = 100
+
+
+def ledger_situation(
+    feed: BrickFeed,
+    names: Sequence[str],
+    done: Collection[str],
+    busy: Collection[str],
+    instance: dg.DagsterInstance,
+    stream: RedisStream,
+    state: State,
+) -> Situation:
+    """What is known before the table is looked at.
+
+    Args:
+        feed: the feed.
+        names: its partitions.
+        done: those of them that are recorded as done.
+        busy: those that a run is about to publish, or publishing.
+        instance: where they are recorded.
+        stream: the feed's stream.
+        state: the stream now.
+    """
+    ledger = Ledger(feed, stream)
+    lost = {feed.numbering.name(start) for start in _lost(feed, instance, ledger)} if done else set()
+    stretch: list[int] = []
+    at_work: int | None = None
+    ended = False
+    for start, name in zip(feed.numbering.starts, names, strict=True):
+        if name in busy and at_work is None:
+            at_work = start
+        if name in done and name not in lost:
+            ended = bool(stretch)
+        elif not ended:
+            stretch.append(start)
+    first = stretch[0] if stretch else None
+    return Situation(first, at_work, START, state, Seal(None), stretch=stretch, rows=ledger.rows())
+
+
+def _lost(feed: BrickFeed, instance: dg.DagsterInstance, ledger: Ledger) -> set[int]:
+    """Partitions that are recorded as done, and of which the ledger has less.
+
+    What Redis loses is what came last: the records are looked through from the newest one on, as long as they are lost.
+    """
+    lost: set[int] = set()
+    for page in newest(instance, feed, _LOOK_BACK):
+        accounts = ledger.accounts(list(page))
+        lost |= {start for start, record in page.items() if is_lost(record, accounts.get(start))}
+        if any(record.rows and start not in lost for start, record in page.items()):
+            break
+    return lost

@@ -1,0 +1,98 @@
+"""Holds an any-order feed's ledger and stream against its table, row by row.
+
+The stream may be written and trimmed meanwhile: rows that the ledger does not have at the beginning are not looked for.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+
+from ucs_pipeline.entries import Entries, UnnumberedEntries, encode
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.ledger import Account
+from ucs_pipeline.ledger_search import Search
+from ucs_pipeline.position import State
+from ucs_pipeline.resumption import Rows, partitions
+from ucs_pipeline.source import Source
+from ucs_pipeline.stream import RedisStream
+from ucs_pipeline.verify import SHOWN, Difference, Verdict
+
+_ROWS = 1_000
+"""Rows that are Python objects at the same time."""
+
+
+def ledger_verify(
+    feed: BrickFeed,
+    source: Source,
+    stream: RedisStream,
+    accounts: Mapping[int, Account],
+    progress: Callable[[int], None] = lambda _: None,
+    *,
+    held_only: bool = False,
+) -> Verdict:
+    """Compares the rows of the feed with its entries.
+
+    Args:
+        feed: the feed.
+        source: its table.
+        stream: its stream.
+        accounts: what its ledger says, by start.
+        progress: takes the number of rows compared so far, from time to time.
+        held_only: read only the partitions of which the stream still holds something, instead of all of the feed's.
+
+    Raises:
+        SourceError: the table cannot be read.
+        StreamError: the stream cannot be read.
+    """
+    begin = stream.state()
+    verdict = Verdict(begin, begin, shared=True)
+    starts = [start for start in accounts if held(accounts[start], begin)] if held_only else feed.numbering.starts
+    for span in _spans(feed, starts):
+        search: tuple[int, Search] | None = None
+        seen = 0
+        with closing(source.scan(span[0], feed.numbering.end(span[-1]))) as scan:
+            for entries in encode(stream.name.encode(), scan, UnnumberedEntries):
+                for rows in partitions(entries, feed.numbering):
+                    account = accounts.get(rows.partition, Account())
+                    if search is None or search[0] != rows.partition:
+                        search, seen = (rows.partition, Search(stream, account, begin)), 0
+                    there = min(rows.number, account.rows - seen)
+                    _compare(stream, entries, rows._replace(stop=rows.start + there), search[1], verdict)
+                    verdict.rows += rows.number
+                    verdict.unpublished += rows.number - there
+                    seen += there
+                progress(verdict.rows)
+    verdict.end = stream.state()
+    return verdict
+
+
+def held(account: Account, state: State) -> bool:
+    """Whether something of a partition may still be in the stream."""
+    return state.first is not None and account.last is not None and account.last >= state.first
+
+
+def _spans(feed: BrickFeed, starts: Sequence[int]) -> Iterator[Sequence[int]]:
+    """The partitions, consecutive ones together."""
+    span: list[int] = []
+    for start in sorted(starts):
+        if span and feed.numbering.next(span[-1]) != start:
+            yield span
+            span = []
+        span.append(start)
+    if span:
+        yield span
+
+
+def _compare(stream: RedisStream, entries: Entries, rows: Rows, search: Search, verdict: Verdict) -> None:
+    for start in range(rows.start, rows.stop, _ROWS):
+        for place, row in entries.fields(start, min(start + _ROWS, rows.stop)).items():
+            if search.trimmed(row):
+                verdict.trimmed += 1
+            elif search.find(row):
+                verdict.equal += 1
+            elif (first := stream.state().first) is None or first > search.reached:
+                # It was trimmed while it was looked for.
+                verdict.trimmed += 1
+            else:
+                verdict.missing += 1
+                if len(verdict.differences) < SHOWN:
+                    verdict.differences.append(Difference(place, row, None, numbered=False))

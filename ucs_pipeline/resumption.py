@@ -1,0 +1,93 @@
+"""Holds the table against what the ledger has already: nothing is published after rows that differ."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from ucs_pipeline.entries import Entries
+from ucs_pipeline.errors import StreamError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.ledger import Account, Opening
+from ucs_pipeline.numbering import Numbering
+from ucs_pipeline.wording import content_shown
+
+
+class Rows(NamedTuple):
+    """Consecutive rows of one partition inside some entries."""
+
+    partition: int
+    start: int
+    stop: int
+
+    @property
+    def number(self) -> int:
+        """How many they are."""
+        return self.stop - self.start
+
+
+def partitions(entries: Entries, numbering: Numbering, start: int = 0) -> Iterator[Rows]:
+    """The rows from `start` on, in one piece per partition."""
+    open_: Rows | None = None
+    for segment in entries.within(start, entries.count):
+        partition = numbering.start(segment.first.ordinal)
+        if open_ and open_.partition == partition:
+            open_ = open_._replace(stop=segment.stop)
+            continue
+        if open_:
+            yield open_
+        open_ = Rows(partition, segment.start, segment.stop)
+    if open_:
+        yield open_
+
+
+class Resumption:
+    """Skips the rows that are in the stream, partition by partition, and compares their content with the ledger's."""
+
+    def __init__(self, feed: BrickFeed, openings: Mapping[int, Opening]) -> None:
+        """`openings`: what is to be read, by start."""
+        self._feed = feed
+        self._openings = openings
+        self._seen: dict[int, tuple[int, int]] = {}
+
+    def there(self, entries: Entries, rows: Rows) -> int:
+        """How many of these rows, the next ones of their partition, are in the stream already.
+
+        Raises:
+            StreamError: they are not what the ledger counted, or more than when the partition was done.
+        """
+        account = self._openings[rows.partition].account
+        seen, content = self._seen.get(rows.partition, (0, 0))
+        number = min(account.rows - seen, rows.number)
+        content = (content + entries.content_hash(rows.start, rows.start + number)) % 2**64
+        self._seen[rows.partition] = seen + number, content
+        if number and seen + number == account.rows and content != account.content_hash:
+            raise self._changed(rows.partition, account, f"content {content_shown(account.rows, content)}")
+        if account.done and number < rows.number:
+            raise self._changed(rows.partition, account, "more rows")
+        return number
+
+    def finished(self, before: int | None = None) -> list[int]:
+        """The partitions that are there as a whole, and that the ledger calls open; those up to one, or all.
+
+        Raises:
+            StreamError: the table has fewer rows of one than the ledger.
+        """
+        found = []
+        for start, (_, account) in self._openings.items():
+            if start == before:
+                break
+            seen, _ = self._seen.get(start, (0, 0))
+            if seen < account.rows:
+                raise self._changed(start, account, f"{seen:,} rows")
+            if account.rows and not account.done:
+                found.append(start)
+        return found
+
+    def _changed(self, start: int, account: Account, found: str) -> StreamError:
+        part, way_out = "first ", "publish to another stream name"
+        if account.done:
+            part, way_out = "", "launch the brick with `replay: true`, which publishes all of it once more"
+        return StreamError(
+            f"feed {self._feed.name!r}, brick {self._feed.numbering.name(start)}: the table has {found}, expected the "
+            f"{part}{content_shown(account.rows, account.content_hash)} that stream {self._feed.stream_name!r} has "
+            f"already by its ledger: the brick changed after it was published; restore the table's rows, or {way_out}"
+        )

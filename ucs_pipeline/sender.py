@@ -1,0 +1,161 @@
+"""What publishers have in common: one connection, many transactions under way at once, and few answers.
+
+Redis is told not to answer the rows. Thousands of `+QUEUED` and ids cost it and the publisher time, and prove no more
+than the one answer to the question that follows each transaction.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Generic, Self, TypeVar
+
+import hiredis
+
+from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.redis_link import classify
+from ucs_pipeline.stream import RedisStream, Transaction
+from ucs_pipeline.wire import Wire, command
+
+T = TypeVar("T", bound=Transaction)
+Sent = TypeVar("Sent")
+
+_UNDER_WAY = 8
+"""Transactions sent ahead of the answers: Redis goes on with the next one while Python is busy elsewhere."""
+
+_WAIT_SECONDS = 5
+_SPEAK, _BE_QUIET = command(b"CLIENT", b"REPLY", b"ON"), command(b"CLIENT", b"REPLY", b"OFF")
+_NOTHING_ASIDE = "no such key"
+AROUND_ROWS = 4
+"""Answers to a transaction beside those to its rows: to MULTI, to what comes before and after the rows, and to EXEC."""
+
+
+class Sender(ABC, Generic[T, Sent]):
+    """Appends transactions over one connection, each only if what comes before it is in the stream."""
+
+    def __init__(self, stream: RedisStream, min_replicas: int) -> None:
+        self._stream = stream
+        self._min_replicas = min_replicas
+        self._wire = Wire(stream.client)
+        self._quiet = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection. What was not executed is forgotten by Redis."""
+        self._wire.close()
+
+    def publish(self, transactions: "Iterator[T | None]") -> Iterator[tuple[T, int]]:
+        """Appends transactions in order; yields each one that is in the stream, and the stream's length after it.
+
+        A few transactions are under way at once. A `None` from the iterator means that the next one is not ready yet,
+        so that those under way need not wait for it.
+
+        Raises:
+            FencedError: another publisher took over; what was not yielded may or may not be in the stream.
+            StreamUnavailableError: Redis cannot take rows now; likewise.
+            StreamError: Redis refuses the rows for good.
+        """
+        under_way: deque[tuple[T, Sent]] = deque()
+        for transaction in transactions:
+            if transaction:
+                under_way.append((transaction, self._send(transaction)))
+            while under_way and (transaction is None or len(under_way) > _UNDER_WAY):
+                yield under_way[0][0], self._accepted(*under_way.popleft())
+        while under_way:
+            yield under_way[0][0], self._accepted(*under_way.popleft())
+        self._confirm()
+
+    @abstractmethod
+    def _send(self, transaction: T) -> Sent:
+        """Sends a whole transaction, and returns what its answer is judged by."""
+
+    @abstractmethod
+    def _accepted(self, transaction: T, sent: Sent) -> int:
+        """Receives the answer; the stream's length after the transaction, or raises."""
+
+    def _hush(self) -> None:
+        """From here on only questions are answered."""
+        # A proxy that cannot do this makes publishing slower, and nothing else.
+        self._wire.send([_SPEAK])
+        self._quiet = not isinstance(self._wire.reply(), hiredis.ReplyError)
+        if self._quiet:
+            self._wire.send([_BE_QUIET])
+
+    def _demand(self, request: bytes) -> Any:
+        self._wire.send([request])
+        self._look_for_errors([reply := self._wire.reply()])
+        return reply
+
+    def _refuse_taken(self, aside: bytes) -> None:
+        """Makes sure that nothing lies where a closed gate moves the stream aside to."""
+        if self._demand(command(b"EXISTS", aside)):
+            raise StreamError(
+                f"stream {self._stream.name!r}: there is a key {aside.decode()!r}, a name that this project needs "
+                "for itself and leaves nothing under: rename or delete it"
+            )
+
+    def _look_for_errors(self, replies: list[Any]) -> None:
+        if error := self._error(replies):
+            raise error
+
+    def _error(self, replies: list[Any]) -> StreamError | None:
+        """The first error in replies and in what they hold, but for that of a gate that had moved nothing."""
+        for reply in replies:
+            for part in reply if isinstance(reply, list) else [reply]:
+                if isinstance(part, hiredis.ReplyError) and _NOTHING_ASIDE not in str(part):
+                    return self._stream.named(classify(str(part)))
+        return None
+
+    def _transact(self, transaction: Transaction, enter: bytes, leave: bytes, question: bytes) -> None:
+        """Sends rows between what comes before and after them, and a question."""
+        rows = transaction.entries.requests.rows(transaction.start, transaction.stop)
+        self._wire.send([enter, rows, leave + self._aloud(question)])
+
+    def _answer(self, transaction: Transaction) -> tuple[bool, Any]:
+        """The answer to the question after a transaction, and whether Redis answers what it should.
+
+        While a script of somebody's runs too long, Redis refuses to speak, and says nothing.
+        """
+        replies = [self._wire.reply() for _ in range(1 if self._quiet else transaction.rows + AROUND_ROWS)]
+        return replies[0] == b"OK", self._wire.reply()
+
+    def _said_aloud(self, transaction: Transaction, enter: bytes, leave: bytes) -> list[Any]:
+        """What Redis says when it is sent a transaction that it has refused once more, and speaks."""
+        rows = transaction.entries.requests.rows(transaction.start, transaction.stop)
+        with Wire(self._stream.client) as wire:
+            wire.send([enter, rows, leave])
+            return [wire.reply() for _ in range(transaction.rows + AROUND_ROWS)]
+
+    def _refused_for_a_moment(self) -> StreamUnavailableError:
+        return StreamUnavailableError(f"stream {self._stream.name!r}: Redis refused rows for a moment")
+
+    def _out_of_step(self) -> StreamUnavailableError:
+        return StreamUnavailableError(f"stream {self._stream.name!r}: Redis left a question unanswered")
+
+    def _confirm(self) -> None:
+        if self._min_replicas:
+            self._wire.send([self._aloud(self._wait())])
+            if self._quiet:
+                self._wire.reply()
+            self._check_replicas()
+
+    def _aloud(self, question: bytes) -> bytes:
+        return _SPEAK + question + _BE_QUIET if self._quiet else question
+
+    def _wait(self) -> bytes:
+        return command(b"WAIT", b"%d" % self._min_replicas, b"%d" % (_WAIT_SECONDS * 1000))
+
+    def _check_replicas(self) -> None:
+        reply = self._wire.reply()
+        self._look_for_errors([reply])
+        if not isinstance(reply, int):
+            raise self._out_of_step()
+        if reply < self._min_replicas:
+            raise StreamUnavailableError(
+                f"stream {self._stream.name!r}: {reply} replicas have confirmed the entries within {_WAIT_SECONDS} s, "
+                f"expected {self._min_replicas} (min_replicas): check Redis' replication"
+            )
