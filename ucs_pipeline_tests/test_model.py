@@ -14,7 +14,7 @@ from ucs_pipeline.errors import StreamError
 from ucs_pipeline.position import START, EntryId
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.stream import OrderedStream, Transaction
-from ucs_pipeline.wire import command
+from ucs_pipeline.wire import Wire, command
 from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import expected, numbers, source_of
 
@@ -23,6 +23,14 @@ FEED = expected(ROWS, STEP)
 IDS = [entry_id for entry_id, _ in FEED]
 _names = itertools.count()
 ALL = (EntryId(0, 0), EntryId(2**63, 0))
+
+
+def settle(wire: Wire, client: Any) -> None:
+    """Returns when Redis has done with all that was sent. In the midst of it nothing could be looked at twice."""
+    name = f"settled-{next(_names)}"
+    wire.send([command(b"CLIENT", b"SETNAME", name.encode())])
+    while name not in {other["name"] for other in client.client_list()}:
+        time.sleep(0.001)
 
 
 class Writer:
@@ -52,11 +60,8 @@ class Writer:
         next(self._going, None)
 
     def settle(self) -> None:
-        """Returns when Redis has done with all that was sent. In the midst of it nothing could be looked at twice."""
-        name = f"settled-{next(_names)}"
-        self.publisher._wire.send([command(b"CLIENT", b"SETNAME", name.encode())])
-        while name not in {client["name"] for client in self._client.client_list()}:
-            time.sleep(0.001)
+        """Returns when Redis has done with all that was sent."""
+        settle(self.publisher._wire, self._client)
 
     def hold(self) -> None:
         """Sends rows, but not what ends their transaction: the next step, if any, does."""
