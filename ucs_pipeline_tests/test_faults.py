@@ -11,12 +11,12 @@ import pytest
 
 from ucs_pipeline_tests.faults import __main__ as command
 from ucs_pipeline_tests.faults.campaign import run, shared_out
-from ucs_pipeline_tests.faults.check import Findings, check_deliveries, check_records, check_stream
+from ucs_pipeline_tests.faults.check import Findings, check_any_order, check_deliveries, check_records, check_stream
 from ucs_pipeline_tests.faults.feeds import FEEDS
 from ucs_pipeline_tests.faults.kinds import KINDS, Kind
 from ucs_pipeline_tests.faults.links import entries_of
 from ucs_pipeline_tests.faults.rigs import NONE
-from ucs_pipeline_tests.faults.shapes import Done, Entry, Shape
+from ucs_pipeline_tests.faults.shapes import OTHERS, Done, Entry, Shape
 from ucs_pipeline_tests.faults.stage import Stage
 from ucs_pipeline_tests.redis_server import RedisServer
 
@@ -40,7 +40,7 @@ QUICK = [
 ]
 FEEDS_OF = {"back-pressure": ["hours"], "Dagster": ["days"]}
 NUMBERS = ["dense", "sparse", "twins"]
-OTHERS = [kind for kind in FEEDS if kind not in NUMBERS]
+OTHER_KINDS = [kind for kind in FEEDS if kind not in NUMBERS]
 
 
 def test_every_kind_is_in_a_group() -> None:
@@ -61,12 +61,22 @@ def test_nothing_is_lost_doubled_or_disordered(group: str, tmp_path: Path) -> No
 def test_nothing_is_lost_doubled_or_disordered_on_any_kind_of_feed(tmp_path: Path) -> None:
     # One fault a round, so that each feed meets one.
     counts = Counter(dict.fromkeys(QUICK, 1))
-    outcome = run(counts, 3, tmp_path, rows=SOME, seconds=250, feeds=OTHERS, others=0)
+    outcome = run(counts, 3, tmp_path, rows=SOME, seconds=250, feeds=OTHER_KINDS, others=0)
     assert outcome.findings.sentences == []
     assert outcome.findings == Findings(checked=outcome.findings.checked)
     assert outcome.findings.checked >= outcome.rounds * SOME
     assert outcome.injected == counts
-    assert set(outcome.by_feed) == set(OTHERS)
+    assert set(outcome.by_feed) == set(OTHER_KINDS)
+
+
+@pytest.mark.timeout(170)
+def test_nothing_is_lost_or_doubled_in_any_order_beside_another_producer(tmp_path: Path) -> None:
+    names = ["publisher-killed", "two-at-once", "redis-killed", "out-of-memory", "frozen-over-a-loss", "cut-to-redis"]
+    counts = Counter(dict.fromkeys([*names, "stream-full", "run-killed"], 1))
+    outcome = run(counts, 7, tmp_path, rows=ROWS // 2, seconds=120, feeds=NUMBERS, order="any")
+    assert outcome.findings.sentences == []
+    assert outcome.findings == Findings(checked=outcome.rounds * ROWS // 2)
+    assert outcome.injected == counts
 
 
 def _lose(entries: list[Entry]) -> None:
@@ -132,6 +142,25 @@ def test_the_check_of_a_stream_sees(
     assert seen.sentences
     assert not seen.clean
     assert replace(seen, checked=0, sentences=[]) == found
+
+
+@pytest.mark.parametrize(
+    ("tamper", "found"),
+    [
+        (_lose, Findings(lost=1)),
+        (_double, Findings(doubled=1)),
+        (_change, Findings(changed=1, lost=1)),
+        (lambda entries: entries.sort(key=lambda entry: -(int(entry[1][1]) // 10_000)), Findings()),
+        (lambda entries: entries.insert(5_000, entries.pop(0)), Findings(disordered=1)),
+        (lambda entries: entries.insert(5_000, [b"1-1", [OTHERS, b"somebody else"]]), Findings()),
+    ],
+)
+def test_the_check_of_a_stream_of_any_order_sees(tamper: Callable[[list[Entry]], None], found: Findings) -> None:
+    entries = [[entry_id, list(fields)] for entry_id, fields in SHAPE.entries]
+    tamper(entries)
+    seen = check_any_order(entries, SHAPE.entries)
+    assert replace(seen, checked=0, sentences=[]) == found
+    assert seen.clean == (found == Findings())
 
 
 def test_the_check_of_an_untouched_stream_sees_nothing() -> None:

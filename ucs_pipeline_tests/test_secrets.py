@@ -60,8 +60,8 @@ def run(feed, instance, **environment):
         print(feed, result.success)
 
 with dg.DagsterInstance.get() as instance:
-    facts = collect(feeds.good, open_source(feeds.good), open_stream(feeds.good, connect_redis()), instance,
-                    held_only=False)
+    stream = open_stream(feeds.good, connect_redis(feeds.good.stream_name))
+    facts = collect(feeds.good, open_source(feeds.good), stream, instance, held_only=False)
     print_verdict(feeds.good, facts.verdict)
     print_findings(findings(facts))
     for name in ("UCS_CLICKHOUSE_URL", "UCS_REDIS_URL"):

@@ -21,12 +21,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=28, help="time limit (default: %(default)s)")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), metavar="KIND")
     parser.add_argument("--feeds", nargs="+", choices=list(FEEDS), default=list(FEEDS), metavar="FEED")
+    parser.add_argument("--order", choices=["strict", "any"], default="strict", help="of the feeds (default: strict)")
     options = parser.parse_args()
     counts = shared_out(options.faults, [KINDS[name] for name in options.kinds])
     directory = Path(tempfile.mkdtemp(prefix="ucs-faults-"))
     started = time.monotonic()
     limits = {"rows": options.rows, "seconds": options.minutes * 60}
-    outcome = run(counts, options.seed, directory, **limits, feeds=options.feeds, say=_say)
+    more = {"feeds": options.feeds, "order": options.order}
+    outcome = run(counts, options.seed, directory, **limits, **more, say=_say)
     _report(outcome, time.monotonic() - started)
     if outcome.findings.clean:
         shutil.rmtree(directory)

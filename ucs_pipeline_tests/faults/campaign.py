@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ucs_pipeline_tests.faults.check import Findings
-from ucs_pipeline_tests.faults.feeds import FEEDS
+from ucs_pipeline_tests.faults.feeds import FEEDS, ORDERED
 from ucs_pipeline_tests.faults.kinds import KINDS, RUNS, Kind
 from ucs_pipeline_tests.faults.rigs import ALWAYS
 from ucs_pipeline_tests.faults.rounds import play
@@ -58,6 +58,7 @@ def run(
     rows: int,
     seconds: float,
     feeds: Iterable[str] = FEEDS,
+    order: str = "strict",
     others: int = _MOST_OTHERS_IN_A_ROUND,
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
@@ -69,7 +70,8 @@ def run(
         directory: where everything is kept.
         rows: rows of each feed.
         seconds: time limit.
-        feeds: kinds of feeds to play on.
+        feeds: kinds of feeds to play on; those that only an ordered feed can be are left out if they are not.
+        order: of the feeds.
         others: most faults in a round beside its first one.
         say: takes a line for each round, and more where something was found.
     """
@@ -77,7 +79,8 @@ def run(
     left, outcome = Counter(counts), Outcome()
     deadline = time.monotonic() + seconds
     most_rounds = left.total() + _ROUNDS_TO_SPARE
-    with Stage(directory, shapes(rows, feeds), rng) as stage:
+    chosen = [kind for kind in feeds if order == "strict" or kind not in ORDERED]
+    with Stage(directory, shapes(rows, chosen), rng, order) as stage:
         while left.total():
             if outcome.rounds == most_rounds or time.monotonic() > deadline:
                 outcome.findings.sentences.append(f"not injected in {outcome.rounds} rounds: {dict(left)}")

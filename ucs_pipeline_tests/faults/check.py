@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ucs_pipeline_tests.faults.shapes import Done, Entry
+from ucs_pipeline.bricks import BRICK
+from ucs_pipeline_tests.faults.shapes import OTHERS, Done, Entry
 
 
 @dataclass
@@ -92,6 +93,34 @@ def _explain(found: Findings, entries: Sequence[Entry], expected: Sequence[Entry
         held = {entry_id for entry_id, _ in entries}
         missing = [entry_id.decode() for entry_id in rows if entry_id not in held]
         found.sentences.append(f"{found.lost} rows are in no entry; missing ids begin with {missing[:3]}")
+
+
+def check_any_order(entries: Iterable[Entry], expected: Sequence[Entry]) -> Findings:
+    """Compares a stream of any order with what it must hold: the rows of each brick in their order.
+
+    Entries of another producer may be anywhere.
+    """
+    found = Findings(checked=len(expected))
+    there, wanted = _by_brick(fields for _, fields in entries), _by_brick(fields for _, fields in expected)
+    for brick in sorted(there.keys() | wanted.keys()):
+        rows, right = there.get(brick, []), wanted.get(brick, [])
+        if rows == right:
+            continue
+        more, fewer = Counter(rows) - Counter(right), Counter(right) - Counter(rows)
+        found.lost += fewer.total()
+        found.changed += sum(number for row, number in more.items() if row not in set(right))
+        found.doubled += sum(number for row, number in more.items() if row in set(right))
+        found.disordered += not (more or fewer)
+        found.sentences.append(f"brick {brick} has {len(rows):,} rows, expected {len(right):,} in their order")
+    return found
+
+
+def _by_brick(entries: Iterable[Sequence[bytes]]) -> dict[int, list[tuple[bytes, ...]]]:
+    found: dict[int, list[tuple[bytes, ...]]] = {}
+    for fields in entries:
+        if fields[0] != OTHERS:
+            found.setdefault(int(fields[1]) // BRICK, []).append(tuple(fields))
+    return found
 
 
 def check_deliveries(delivered: Sequence[bytes], expected: Sequence[Entry]) -> Findings:

@@ -40,6 +40,12 @@ class Consumer:
         while len(self.delivered) < entries and time.monotonic() < deadline:
             time.sleep(0.02)
 
+    def wait_for_id(self, entry_id: bytes | None, seconds: float) -> None:
+        """Waits until it has got that entry, or the time is up."""
+        deadline = time.monotonic() + seconds
+        while entry_id is not None and entry_id not in self._known and time.monotonic() < deadline:
+            time.sleep(0.02)
+
     @contextmanager
     def standing_still(self) -> Iterator[None]:
         """Reads and acknowledges nothing meanwhile."""

@@ -204,3 +204,6 @@ FEEDS: Mapping[str, tuple[str, Callable[[int], Feed]]] = {
     ),
 }
 """Each kind by name: what it is, and the feed of so many rows."""
+
+ORDERED = ("offset", "growing")
+"""Those that only a feed with `order: strict` can be."""

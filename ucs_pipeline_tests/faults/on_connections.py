@@ -56,4 +56,5 @@ def _taken(stage: Stage, switch: str) -> bool:
 
 
 def _rows_left(stage: Stage) -> int:
-    return stage.shape.rows - (stage.rig.length(stage.stream) or 0)
+    # Another producer's entries count as well.
+    return max(0, stage.shape.rows - (stage.rig.length(stage.stream) or 0))

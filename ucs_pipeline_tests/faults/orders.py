@@ -3,10 +3,11 @@
 import itertools
 import json
 import os
+import random
 import resource
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,15 +19,19 @@ from ucs_pipeline.build import build_defs
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.record import recorded
 from ucs_pipeline.redis_link import connect_redis
-from ucs_pipeline.source import open_source
+from ucs_pipeline.source import Source, open_source
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.faults.shapes import Done
 from ucs_pipeline_tests.home import run_bricks
+
+_BRICKS = 3
+"""Bricks that an any-order feed's publisher takes on at a time."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,8 @@ class Publish:
         feed = _feed(self.environment, self.settings)
         try:
             stream = OrderedStream(feed.stream_name, connect_redis(feed.stream_name))
-            wanted = _wanted(feed, self.open)
-            reports = transfer(feed, open_source(feed), stream, wanted, lambda _: read_record(self.record), say)
+            move = self._in_any_order if feed.any_order else self._in_order
+            reports = move(feed, open_source(feed), stream)
             with self.record.open("ab", buffering=0) as record:
                 for report in reports:
                     if report.ordinal != self.open:
@@ -70,6 +75,20 @@ class Publish:
         except UcsError as error:
             return Reply(str(error), isinstance(error, StreamUnavailableError | SourceUnavailableError))
         return Reply()
+
+    def _in_order(self, feed: BrickFeed, source: Source, stream: OrderedStream) -> Iterator[BrickReport]:
+        return transfer(feed, source, stream, _wanted(feed, self.open), self._records, say)
+
+    def _in_any_order(self, feed: BrickFeed, source: Source, stream: OrderedStream) -> Iterator[BrickReport]:
+        """A few bricks at a time, in an order that differs from publisher to publisher."""
+        starts = feed.numbering.starts
+        parts = [starts[first : first + _BRICKS] for first in range(0, len(starts), _BRICKS)]
+        random.shuffle(parts)
+        for part in parts:
+            yield from ledger_transfer(feed, source, stream, part, self._records, say)
+
+    def _records(self, _starts: Sequence[int]) -> Mapping[int, BrickReport]:
+        return read_record(self.record)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,16 @@
 """One round: a fresh stream, faults while it is published, and the check of what is there at the end."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 
-from ucs_pipeline_tests.faults.check import Findings, check_deliveries, check_records, check_stream
+from ucs_pipeline_tests.faults.check import Findings, check_any_order, check_deliveries, check_records, check_stream
 from ucs_pipeline_tests.faults.consumer import Consumer
 from ucs_pipeline_tests.faults.kinds import FULL, RUNS, Kind
 from ucs_pipeline_tests.faults.links import entries_of
 from ucs_pipeline_tests.faults.orders import done, read_record
+from ucs_pipeline_tests.faults.producer import Producer
 from ucs_pipeline_tests.faults.rigs import ALWAYS
 from ucs_pipeline_tests.faults.shapes import Done, Entry
 from ucs_pipeline_tests.faults.stage import MAIN, Stage, StuckError
@@ -33,8 +34,11 @@ def play(stage: Stage, place: str, faults: Sequence[Kind]) -> tuple[Counter[str]
     records: dict[int, Done] = {}
     with ExitStack() as stack:
         consumer: Consumer | None = None
+        producer: Producer | None = None
         if place == FULL:
             stage.cap()
+        if stage.any_order:
+            producer = stack.enter_context(Producer(stage.rig, stage.stream))
         if stage.rig.keeps:
             consumer = stack.enter_context(Consumer(stage.rig.server.port, stage.stream))
             stage.consumer = consumer
@@ -48,14 +52,11 @@ def play(stage: Stage, place: str, faults: Sequence[Kind]) -> tuple[Counter[str]
         except StuckError as error:
             stage.abandon()
             found.sentences.append(str(error))
-        expected = _expected(stage)
-        if consumer:
-            consumer.wait_for(len(expected), _CONSUMER_SECONDS)
-            found.add(check_deliveries(consumer.delivered, expected))
-    # Of a stream that was trimmed, its consumer has the whole.
-    entries = [consumer.entries] if consumer and place == FULL else entries_of(stage.rig.server.port, stage.stream)
-    found.add(check_stream(entries, expected))
-    found.add(check_records(records, shape.done))
+        if producer:
+            producer.close()
+            found.add(_any_order(stage, consumer, records, trimmed=place == FULL))
+        else:
+            found.add(_in_order(stage, consumer, records, trimmed=place == FULL))
     found.sentences += stage.unexpected
     return injected, found
 
@@ -68,6 +69,36 @@ def _expected(stage: Stage) -> list[Entry]:
         [kept] = [*islice(entries_of(stage.rig.server.port, stage.stream), 1)] or [[]]
         old = [entry for entry in old if entry in kept]
     return [*old, *stage.shape.entries]
+
+
+def _in_order(stage: Stage, consumer: Consumer | None, records: Mapping[int, Done], *, trimmed: bool) -> Findings:
+    found, expected = Findings(), _expected(stage)
+    if consumer:
+        consumer.wait_for(len(expected), _CONSUMER_SECONDS)
+        found.add(check_deliveries(consumer.delivered, expected))
+    # Of a stream that was trimmed, its consumer has the whole.
+    entries = [consumer.entries] if consumer and trimmed else entries_of(stage.rig.server.port, stage.stream)
+    found.add(check_stream(entries, expected))
+    found.add(check_records(records, stage.shape.done))
+    return found
+
+
+def _any_order(stage: Stage, consumer: Consumer | None, records: Mapping[int, Done], *, trimmed: bool) -> Findings:
+    found = Findings()
+    there = [entry for chunk in entries_of(stage.rig.server.port, stage.stream) for entry in chunk]
+    if consumer and trimmed:
+        consumer.wait_for_id(there[-1][0] if there else None, _CONSUMER_SECONDS)
+        there = consumer.entries
+    elif consumer:
+        consumer.wait_for(len(there), _CONSUMER_SECONDS)
+        found.add(check_deliveries(consumer.delivered, there))
+    found.add(check_any_order(there, stage.shape.entries))
+    found.add(
+        check_records(
+            *({start: done.without_ids() for start, done in each.items()} for each in (records, stage.shape.done))
+        )
+    )
+    return found
 
 
 def _publishing(stage: Stage, faults: Sequence[Kind], injected: Counter[str]) -> None:

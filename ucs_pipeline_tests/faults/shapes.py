@@ -9,6 +9,9 @@ import pyarrow as pa
 
 from ucs_pipeline_tests.faults.feeds import FEEDS, Row, shown
 
+OTHERS = b"who"
+"""Field of the entries that another producer adds to the stream of an any-order feed."""
+
 Entry = list[Any]
 """An entry as Redis answers it: `[id, [field, value, ...]]`, all in bytes."""
 
@@ -23,6 +26,10 @@ class Done(NamedTuple):
     last_key: int | str | None
     first_entry: str | None
     last_entry: str | None
+
+    def without_ids(self) -> "Done":
+        """The same for a feed of any order, whose ids Redis gives."""
+        return self._replace(first_entry=None, last_entry=None)
 
 
 class Shape:

@@ -39,9 +39,12 @@ class StuckError(Exception):
 class Stage:
     """Everything that lives as long as the campaign, and the state of the current round."""
 
-    def __init__(self, directory: Path, shapes: Sequence[Shape], rng: random.Random) -> None:
+    def __init__(self, directory: Path, shapes: Sequence[Shape], rng: random.Random, order: str = "strict") -> None:
+        """`order`: of the feeds that are published."""
         self.shapes = shapes
         self.rng = rng
+        self.any_order = order == "any"
+        self._order = order
         self.streams = 0
         self.consumer: Consumer | None = None
         """Whoever reads the stream of this round."""
@@ -91,7 +94,11 @@ class Stage:
             "DAGSTER_HOME": str(self.home),
         }
         self.settings: dict[str, Any] = {"name": self.stream, "table": shape.table, "key": "id", **shape.feed.settings}
-        self.settings["stream"] = {**self.settings.get("stream", {}), "timeout_s": _TIMEOUT_SECONDS}
+        self.settings["stream"] = {
+            **self.settings.get("stream", {}),
+            "timeout_s": _TIMEOUT_SECONDS,
+            "order": self._order,
+        }
         self.open = shape.open
         if shape.open is not None:
             self._write(shape, shape.parts()[0])
