@@ -2,6 +2,7 @@
 cluster that has a stream. After a failover or a move of the stream's slot, connecting again leads to the new one."""
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import redis
@@ -53,6 +54,16 @@ def found(nodes: Nodes, stream: str, options: dict[str, Any]) -> redis.Connectio
     kind = FoundWithTls if nodes.tls else Found
     find = _Master(nodes, options) if nodes.master else _Owner(nodes, stream, options)
     return redis.ConnectionPool(connection_class=kind, find=find, **{**options, **nodes.options})
+
+
+def client_for(stream: str, client: "redis.Redis") -> "redis.Redis":
+    """A client for another stream than that of a client: the same one, unless they are in a cluster."""
+    pool: Any = client.connection_pool
+    find = pool.connection_kwargs.get("find")
+    if not isinstance(find, _Owner):
+        return client
+    options = {**pool.connection_kwargs, "find": find.of(stream)}
+    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=pool.connection_class, **options))
 
 
 class _Finder:
@@ -111,6 +122,12 @@ class _Owner(_Finder):
     def __init__(self, nodes: Nodes, stream: str, options: dict[str, Any]) -> None:
         super().__init__(nodes, options)
         self._stream = stream
+
+    def of(self, stream: str) -> "_Owner":
+        """The same for another stream."""
+        other = copy(self)
+        other._stream, other._known = stream, []
+        return other
 
     def __call__(self) -> Address:
         failure: Exception = redis.ConnectionError("its nodes point at each other")

@@ -184,21 +184,27 @@ def _dealt_otherwise(feed: BrickFeed, stream: str, found: Note | None, own: Note
 
 
 def _elsewhere(stream: "OrderedStream", name: str) -> Note | None:
-    """The note beside another stream that is there; None as well where this server or user cannot tell."""
-    from ucs_pipeline.stream import OrderedStream
-
+    """The note beside another stream that is there; None as well where this user cannot tell."""
     try:
-        return read_note(OrderedStream(name, stream.client)) if _there(stream, name, note_key(name)) else None
+        return read_note(_at(name, stream)) if _there(stream, name, note_key(name)) else None
     except StreamUnavailableError:
         raise
     except StreamError:
         return None
 
 
+def _at(name: str, stream: "OrderedStream") -> "OrderedStream":
+    """Another stream: beside this one or, in a cluster, on a node of its own."""
+    from ucs_pipeline.redis_found import client_for
+    from ucs_pipeline.stream import OrderedStream
+
+    return OrderedStream(name, client_for(name, stream.client))
+
+
 def _there(stream: "OrderedStream", *keys: str) -> bool:
-    """Whether all these keys of one slot are there; False as well where this server or user cannot tell."""
+    """Whether another stream and a key beside it are there; False as well where this user cannot tell."""
     try:
-        return bool(stream.call("EXISTS", *keys) == len(keys))
+        return bool(_at(keys[0], stream).call("EXISTS", *keys) == len(keys))
     except StreamUnavailableError:
         raise
     except StreamError:

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import yaml  # type: ignore[import-untyped]
 from playwright.sync_api import Page, sync_playwright
 
 from ucs_pipeline.demo_data import DATASETS, write_data
@@ -49,24 +48,11 @@ _WORKSPACE = "load_from: [{python_file: {relative_path: feeds.py, location_name:
 class Cockpit:
     """`dagster dev` on the project's definitions and the demo's tables: started on entry, ended on exit."""
 
-    def __init__(
-        self, home: Path, redis_url: str, feeds: str | None = None, *, daemon: bool = True, **environment: str
-    ) -> None:
-        """`feeds`: Python text that makes other definitions, instead of the project's.
-
-        `daemon`: without it there is the web server alone, and runs start as they are launched, without a queue.
-        """
+    def __init__(self, home: Path, redis_url: str, feeds: str | None = None, **environment: str) -> None:
+        """`feeds`: Python text that makes other definitions, instead of the project's."""
         self.home = make_home(home)
         self._environment = {"UCS_REDIS_URL": redis_url, **environment}
         self._feeds = feeds
-        self._program = ("dagster", "dev") if daemon else ("dagster_webserver",)
-        if not daemon:
-            configuration = yaml.safe_load((self.home / "dagster.yaml").read_text())
-            configuration["run_coordinator"] = {
-                "module": "dagster._core.run_coordinator",
-                "class": "DefaultRunCoordinator",
-            }
-            (self.home / "dagster.yaml").write_text(yaml.safe_dump(configuration))
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -84,7 +70,7 @@ class Cockpit:
             (self.home / "feeds.py").write_text(self._feeds)
             (self.home / "workspace.yaml").write_text(_WORKSPACE)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("UCS_", "DAGSTER_"))}
-        command = [sys.executable, "-m", *self._program, "-h", "127.0.0.1", "-p", str(self._port)]
+        command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(self._port)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command],
@@ -96,14 +82,14 @@ class Cockpit:
                 # A group of its own: `close` reaches the servers, and the runs they started, by its number.
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 400
+        deadline = time.monotonic() + 120
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"{self.url}/server_info", timeout=5):
                     return self
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
-        raise RuntimeError(f"{self._program[0]} did not start:\n{self.log()}")
+        raise RuntimeError(f"dagster dev did not start:\n{self.log()}")
 
     def ask(self, query: str, **variables: object) -> Mapping[str, Any]:
         """What the UI would be told: the data of a GraphQL query."""
@@ -159,7 +145,7 @@ def ask(url: str, query: str, **variables: object) -> Mapping[str, Any]:
     """Data of a GraphQL query to the web server at `url`."""
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=300) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         answer: Mapping[str, Any] = json.load(response)
     assert "errors" not in answer, answer
     data: Mapping[str, Any] = answer["data"]
