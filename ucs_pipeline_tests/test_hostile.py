@@ -21,6 +21,7 @@ from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import source_of
 
 CANARY = "canary"
+DATABASE = "hostile"
 
 PIECES = [
     *(
@@ -55,6 +56,8 @@ values = st.binary(max_size=30) | hostile.map(str.encode)
 def clickhouse() -> Any:
     """The engine, with a table that must not be touched."""
     connection = chdb.connect(":memory:")
+    # Names in the engine's own database may be those of files.
+    connection.query(f"CREATE DATABASE IF NOT EXISTS {DATABASE}")
     connection.query(f"CREATE TABLE IF NOT EXISTS {CANARY} (id UInt8) ENGINE = Memory")
     return connection
 
@@ -75,7 +78,8 @@ def test_names_and_values_of_any_kind_come_out_as_they_went_in(
     names: list[str], stream: str, cells: tuple[bytes, bytes, bytes], clickhouse: Any, redis_server: RedisServer
 ) -> None:
     table, key, column, constant = names
-    quoted = sql.quote(f"{uuid.uuid4().hex}{table}")
+    # A table is a directory: its name has a limit.
+    quoted = f"{sql.quote(DATABASE)}.{sql.quote(uuid.uuid4().hex[:16] + table[:12])}"
     clickhouse.query(f"CREATE TABLE {quoted} ({sql.quote(key)} UInt32, {sql.quote(column)} String) ENGINE = Memory")
     rows = ", ".join(f"({number}, {_literal(cell)})" for number, cell in enumerate(cells))
     clickhouse.query(f"INSERT INTO {quoted} VALUES {rows}")
