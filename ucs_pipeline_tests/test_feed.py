@@ -87,6 +87,10 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"stream": {"order": "any", "pace": 5}},
         ["stream.pace is for `order: strict`", "set max_rows_per_second"],
     ),
+    "shards without an order": (
+        {"stream": {"order": "any", "shards": 2}},
+        ["stream.shards is for `order: strict`, and stream.order is any"],
+    ),
     "a tail without an order": (
         {"stream": {"order": "any"}, "tail": "follow"},
         ["tail: follow is for `order: strict`, and stream.order is any", "set `tail: hold`"],

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.merge import read_entries
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.publisher import Publisher
 from ucs_pipeline.redis_link import connect_each, connect_redis
-from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.shard_note import noted
+from ucs_pipeline.shards import streams_of
+from ucs_pipeline.stream import OrderedStream, open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.redis_cluster import RedisCluster, WatchedRedis, wait_until
@@ -53,6 +57,33 @@ def _publish(happens: Callable[[list[str]], None], **settings: int) -> None:
     stream = OrderedStream("feed", connect_redis("feed"))
     assert stream.entries(EntryId(0, 0), EntryId(2**63, 0)) == expected(ROWS)
     assert verify(feed, source_of(feed), stream).agrees
+
+
+def test_shards_spread_over_the_nodes_and_another_number_of_them_is_refused_on_any(cluster: RedisCluster) -> None:
+    table = numbers(60_000)
+
+    def shards(number: int) -> BrickFeed:
+        return table.feed(59_999, stream={"shards": number})
+
+    def publish(part: BrickFeed) -> None:
+        stream = open_stream(part, connect_redis(part.stream_name))
+        for _ in noted(part, stream, transfer(part, source_of(part), stream, part.ordinals, lambda _: {}), None):
+            pass
+
+    for part in streams_of(shards(2)):
+        publish(part)
+    assert [(entry_id, dict(fields)) for entry_id, fields in read_entries(shards(2), follow=True)] == expected(60_000)
+    owners = {
+        next(s.port for s in cluster.servers[:3] if s.client().keys(part.stream_name)) for part in streams_of(shards(2))
+    }
+    assert len(owners) == 2
+    for part in streams_of(shards(4)):
+        with pytest.raises(
+            StreamError, match=r"'feed.0' was written as shard 0 of 2|'feed.1' was written as shard 1 of 2"
+        ):
+            publish(part)
+    with pytest.raises(StreamError, match=r"'feed.0' has those of the same feed"):
+        publish(shards(1))
 
 
 def test_a_stream_whose_slot_moves_while_it_is_published_is_the_table(cluster: RedisCluster) -> None:

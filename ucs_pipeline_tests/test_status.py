@@ -155,6 +155,7 @@ def test_the_command_prints_a_table_and_json(tmp_path: Path, redis_server: Redis
             "next_brick": "0.0.0.0",
             "rows": 0,
             "max_len": 10_000_000,
+            "order": "strict",
             "redis": {
                 "length": 1,
                 "top": "0-1",
