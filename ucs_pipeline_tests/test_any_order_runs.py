@@ -95,7 +95,7 @@ def test_bricks_are_published_in_any_order_and_once(instance: dg.DagsterInstance
     assert (figures["0.0.0.4"]["rows"], figures["0.0.0.3"]["note"]) == (3, "the brick has no rows")
     assert figures["0.0.0.1"]["first_id"] == 10_000
     assert client.xrange("events", figures["0.0.0.1"]["first_entry_id"], count=1)[0][1][b"n"] == b"10000"
-    assert [record.data["row"] for record in figures["0.0.0.1"]["first_entries"].records] == [1, 2, 3]
+    assert [*figures["0.0.0.1"]["first_entries"].records[0].data] == ["field", "row 1", "row 2", "row 3"]
     assert client.xlen("events") == 25_004
     assert len(instance.get_materialized_partitions(KEY)) == 6
 
