@@ -23,8 +23,10 @@ from ucs_pipeline_tests.many_workers import Deployment, pid_of, wait_until
 from ucs_pipeline_tests.postgres_server import PostgresServer
 from ucs_pipeline_tests.redis_server import RedisServer
 
-# The daemon looks for new backfills, and for finished ones, every 30 seconds; a dead worker's lease lasts as long.
-pytestmark = pytest.mark.timeout(400)
+# The daemon looks for new backfills, and for finished ones, every 30 seconds; a dead worker's lease lasts as long; and
+# a dozen runs start, on a slow machine one after another.
+pytestmark = pytest.mark.timeout(900)
+PATIENCE_S = 400
 
 NAMES = ["killed", "crashed", "frozen"]
 BRICKS = 20
@@ -103,7 +105,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, clickhouse_http: ClickHo
             for name in NAMES:
                 found.backfills[name] = deployment.launch(name, feed(name).numbering.names())
             _interrupt_all(deployment, found)
-            wait_until(lambda: all(_ended(found, name) for name in NAMES), lambda: deployment.log("daemon"), 240)
+            wait_until(lambda: all(_ended(found, name) for name in NAMES), lambda: deployment.log("daemon"), PATIENCE_S)
             yield found
 
 
@@ -120,13 +122,13 @@ def _interrupt_all(deployment: Deployment, found: Published) -> None:
     deployment.start_worker("worker-anew")
     # The frozen one wakes up when another publisher has gone on where it stood.
     before = found.top("frozen")
-    wait_until(lambda: found.top("frozen") > before, lambda: deployment.log("daemon"), 120)
+    wait_until(lambda: found.top("frozen") > before, lambda: deployment.log("daemon"), PATIENCE_S)
     deployment.signal(workers["frozen"], signal.SIGCONT)
 
 
 def _stop_in_mid_brick(deployment: Deployment, found: Published, name: str) -> int:
     """Stops the process of a feed's first run when its stream ends in the middle of a brick. Returns its id."""
-    wait_until(lambda: found.top(name) > (0, ROWS // 2), lambda: deployment.log("daemon"), 90)
+    wait_until(lambda: found.top(name) > (0, ROWS // 2), lambda: deployment.log("daemon"), PATIENCE_S)
     [record] = [run for run in found.runs(name) if run.dagster_run.status is dg.DagsterRunStatus.STARTED]
     found.victims[name] = record.dagster_run.run_id
     pid = pid_of(found.instance, record.dagster_run.run_id)
