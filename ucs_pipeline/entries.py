@@ -14,14 +14,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ucs_pipeline.columns import Packed, binary, digits, integers, join, numbers, packed
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.position import EntryId
 
 _CRLF = b"\r\n"
 _MAX_BYTES = 1 << 26
-_MEMORY = pa.system_memory_pool()
 # What stands before an id of so many characters, two numbers of at most twenty digits and a dash.
-_ID_HEADS = pa.array([b"$%d\r\n" % length for length in range(2 * 20 + 2)], pa.binary())
+_ID_HEADS = binary([b"$%d\r\n" % length for length in range(2 * 20 + 2)])
 
 
 class Segment(NamedTuple):
@@ -48,30 +48,18 @@ class Segment(NamedTuple):
         return EntryId(self.first.ordinal, self.first.row + index - self.start)
 
 
-class Packed(NamedTuple):
-    """One binary Arrow column seen as its bytes: row `i` is `data[offsets[i]:offsets[i + 1]]`."""
-
-    data: memoryview
-    offsets: npt.NDArray[np.int32]
-
-    def rows(self, start: int, stop: int) -> memoryview:
-        """Bytes of the rows from `start` up to `stop`, without a copy."""
-        return self.data[self.offsets[start] : self.offsets[stop]]
-
-
 class Entries:
     """A run of rows in stream order, with the bytes that write them and the bytes that prove them written."""
 
     def __init__(self, stream: bytes, batch: pa.RecordBatch, first_row: int) -> None:
-        ordinals = batch.column("ordinal").to_numpy()
         self.count: int = batch.num_rows
         self._stream = stream
         self._payload = batch.column("payload")
         self._arguments = batch.column("arguments")
         self._keys = batch.column("key")
-        self._hashes: npt.NDArray[np.uint64] = batch.column("hash").to_numpy()
+        self._hashes = numbers(batch.column("hash"))
         self._ordinals = batch.column("ordinal")
-        self.segments = _segments(ordinals, first_row)
+        self.segments = _segments(numbers(self._ordinals), first_row)
         self._starts = [segment.start for segment in self.segments]
 
     def id(self, index: int) -> EntryId:
@@ -134,14 +122,14 @@ class Entries:
         lengths = [segment.rows for segment in self.segments]
         firsts = np.array([segment.first.row - segment.start for segment in self.segments], dtype=np.int64)
         rows = np.arange(self.count, dtype=np.int64) + np.repeat(firsts, lengths)
-        return _join(_digits(self._ordinals), _digits(pa.array(rows)), b"-")
+        return join(digits(self._ordinals), digits(integers(rows)), b"-")
 
     @cached_property
     def _id_heads(self) -> pa.Array:
         return _ID_HEADS.take(pc.binary_length(self._ids))
 
     def _rows(self, head: "pa.Array | bytes", between: "pa.Array | bytes" = b"") -> Packed:
-        return _packed(_join(head, self._id_heads, self._ids, _CRLF, between, self._payload, b""))
+        return packed(join(head, self._id_heads, self._ids, _CRLF, between, self._payload, b""))
 
     def _per_count(self, lead: bytes, plus: int, tail: bytes) -> "pa.Array | bytes":
         # The count of arguments differs from row to row only where NULLs leave fields out.
@@ -150,8 +138,8 @@ class Entries:
         low, high = low.as_py(), high.as_py()
         if low == high:
             return lead + b"%d" % (low + plus) + tail
-        heads = pa.array([lead + b"%d" % (count + plus) + tail for count in range(low, high + 1)], pa.binary())
-        return heads.take(pc.subtract(counts, pa.scalar(low, counts.type)))
+        heads = binary([lead + b"%d" % (count + plus) + tail for count in range(low, high + 1)])
+        return heads.take(integers(numbers(counts).astype(np.int64) - low))
 
 
 class UnnumberedEntries(Entries):
@@ -161,7 +149,7 @@ class UnnumberedEntries(Entries):
     def requests(self) -> Packed:
         """One `XADD <stream> * <field> <value>...` per row."""
         head = b"\r\n$4\r\nXADD\r\n" + bulk(self._stream) + bulk(b"*")
-        return _packed(_join(self._per_count(b"*", 3, head), self._payload, b""))
+        return packed(join(self._per_count(b"*", 3, head), self._payload, b""))
 
 
 def encode(stream: bytes, batches: Iterator[pa.RecordBatch], kind: type[Entries] = Entries) -> Iterator[Entries]:
@@ -175,7 +163,7 @@ def encode(stream: bytes, batches: Iterator[pa.RecordBatch], kind: type[Entries]
     ordinal, rows = -1, 0
     for whole in batches:
         for batch in _bounded(whole):
-            ordinals = batch.column("ordinal").to_numpy()
+            ordinals = numbers(batch.column("ordinal"))
             first = int(ordinals[0])
             if first < ordinal or bool((ordinals[1:] < ordinals[:-1]).any()):
                 raise SourceError(
@@ -195,7 +183,7 @@ def bulk(value: bytes) -> bytes:
 
 def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     # Memory follows bytes, not rows: a batch of long values is cut into parts of few bytes, or of one row.
-    offsets = _packed(batch.column("payload")).offsets
+    offsets = packed(batch.column("payload")).offsets
     start = 0
     while start < batch.num_rows:
         fitting = int(np.searchsorted(offsets, int(offsets[start]) + _MAX_BYTES, side="right")) - 1
@@ -204,25 +192,10 @@ def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         start = stop
 
 
-def _segments(ordinals: npt.NDArray[np.uint64], first_row: int) -> list[Segment]:
+def _segments(ordinals: npt.NDArray[np.unsignedinteger], first_row: int) -> list[Segment]:
     starts = [0, *(np.flatnonzero(ordinals[1:] != ordinals[:-1]) + 1).tolist()]
     stops = [*starts[1:], len(ordinals)]
     return [
         Segment(start, stop, EntryId(int(ordinals[start]), first_row if start == 0 else 1))
         for start, stop in zip(starts, stops, strict=True)
     ]
-
-
-def _join(*parts: "pa.Array | bytes") -> pa.Array:
-    # The system's allocator gives large buffers back when they are done with; Arrow's own keeps them.
-    return pc.binary_join_element_wise(*parts, memory_pool=_MEMORY)
-
-
-def _digits(numbers: pa.Array) -> pa.Array:
-    return pc.cast(pc.cast(numbers, pa.string()), pa.binary())
-
-
-def _packed(column: pa.Array) -> Packed:
-    _, offsets, data = column.buffers()
-    window = np.frombuffer(offsets, dtype=np.int32)[column.offset : column.offset + len(column) + 1]
-    return Packed(memoryview(data), window)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from ucs_pipeline import sql
 from ucs_pipeline.background import Background
 from ucs_pipeline.bricks import NumberBricks
+from ucs_pipeline.columns import numbers
 from ucs_pipeline.engine import URL_VARIABLE as URL_VARIABLE
 from ucs_pipeline.engine import EmbeddedEngine as EmbeddedEngine
 from ucs_pipeline.engine import Engine, HttpEngine
@@ -263,7 +264,7 @@ class Source:
             raise SourceError("a column became Nullable while the table was being read: run again")
         fewest = batch.column("arguments")
         if pc.min(fewest).as_py() == 0:
-            row = fewest.index(pa.scalar(0, fewest.type)).as_py()
+            row = int(numbers(fewest).argmin())
             brick = self.feed.numbering.name(batch.column("ordinal")[row].as_py())
             raise SourceError(
                 f"brick {brick}: every field of the row with key {batch.column('key')[row].as_py()} is NULL, and a "

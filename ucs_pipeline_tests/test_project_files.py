@@ -19,7 +19,9 @@ from packaging.requirements import Requirement
 import ucs_pipeline
 from ucs_pipeline.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.run_queue import StreamRunCoordinator
-from ucs_pipeline_tests.home import make_home, run_ucs
+from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.home import make_home, python, run_ucs
+from ucs_pipeline_tests.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[1]
 
@@ -124,3 +126,31 @@ def test_loading_the_definitions_imports_no_client_and_no_engine() -> None:
     text = f"import sys, dagster, ucs_pipeline.definitions; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", text], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+_PUBLISH = """
+import sys
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.redis_link import connect_redis
+from ucs_pipeline.source import open_source
+from ucs_pipeline.stream import open_stream
+from ucs_pipeline.transfer import transfer
+from ucs_pipeline.verify import verify
+
+columns = {"number": "number", "word": "nullIf(toString(number % 3), '0')"}
+bricks = {"class": "number", "last": 19_999}
+feed = BrickFeed(name="lean", table="numbers(20000)", key="number", columns=columns, bricks=bricks)
+source, stream = open_source(feed), open_stream(feed, connect_redis(feed.stream_name))
+rows = sum(report.rows for report in transfer(feed, source, stream, feed.numbering.starts, lambda _: {}))
+print(rows, verify(feed, source, stream).equal, "pandas" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("over_http", [False, True], ids=["embedded", "HTTP"])
+def test_bricks_are_published_and_verified_without_pandas(
+    home: Path, redis_server: RedisServer, clickhouse_http: ClickHouseServer, over_http: bool
+) -> None:
+    # Arrow imports it for a single Python number, and every run would start half a second later.
+    server = {"UCS_CLICKHOUSE_URL": clickhouse_http.url} if over_http else {}
+    assert python(_PUBLISH, home, UCS_REDIS_URL=redis_server.url, **server).wait() == 0
+    assert (home / "process.log").read_text() == "20000 20000 False\n"
