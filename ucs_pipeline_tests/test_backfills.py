@@ -20,7 +20,7 @@ from ucs_pipeline_tests.home import python, run_bricks
 from ucs_pipeline_tests.redis_server import RedisServer
 
 # The daemon looks for new backfills, and for finished ones, every 30 seconds.
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 BRICKS = get_brick_list("0.0.0.0", "0.0.0.11")
 STEP = 2_500
@@ -159,7 +159,7 @@ def _ended(found: Launched, name: str) -> bool:
 
 
 def _wait_until(condition: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline
         meanwhile()
