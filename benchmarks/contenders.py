@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 import redis
 
+from benchmarks.scripts import add_in_pipelines, add_row_by_row
 from benchmarks.shapes import STREAM
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.entries import encode
@@ -29,8 +30,6 @@ from ucs_pipeline_tests.redis_server import RedisServer
 
 ROW_BY_ROW, PIPELINES = 10_000, 100_000
 """Rows that the slow contenders move: enough to measure, few enough to wait for."""
-
-_PIPELINE = 1_000
 
 
 class Moved(NamedTuple):
@@ -57,38 +56,27 @@ class Stage:
         with self.commands.open("wb") as file:
             for entries in encode(STREAM.encode(), self.source.scan(self.feed.ordinals[0], self.feed.ordinals[-1])):
                 file.write(entries.requests.rows(0, entries.count))
-        self.records = list(self._records())
+        self.fields = [part for pair in self._first_row().items() for part in pair]
         self.reach = ["-s", self.client.connection_pool.connection_kwargs["path"]] if self.unix else []
         self.reach = self.reach or ["-p", str(self.server.port)]
 
-    def _records(self) -> Iterator[dict[bytes, bytes]]:
-        # What pandas' `to_dict` made of the rows for the script of old, NULL left out.
-        for entries in encode(STREAM.encode(), self.source.scan(self.feed.ordinals[0], self.feed.ordinals[-1])):
-            for start in range(0, entries.count, _PIPELINE):
-                yield from entries.fields(start, min(start + _PIPELINE, entries.count)).values()
-            if entries.id(entries.count - 1).ordinal * 10_000 >= PIPELINES:
-                return
+    def _first_row(self) -> dict[bytes, bytes]:
+        first = next(encode(STREAM.encode(), self.source.scan(self.feed.ordinals[0], self.feed.ordinals[0])))
+        return first.fields(0, 1)[first.id(0)]
 
 
 def row_by_row(stage: Stage) -> Moved:
     """The script of old: one XADD, one answer."""
-    some = stage.records[:ROW_BY_ROW]
     with _timed() as seconds:
-        for record in some:
-            stage.client.xadd(STREAM, record)
-    return Moved(len(some), seconds())
+        rows = add_row_by_row(stage.client, stage.feed, ROW_BY_ROW)
+    return Moved(rows, seconds())
 
 
 def pipelines(stage: Stage) -> Moved:
     """The same with redis-py's pipelines."""
-    some = stage.records[:PIPELINES]
     with _timed() as seconds:
-        for start in range(0, len(some), _PIPELINE):
-            with stage.client.pipeline(transaction=False) as pipeline:
-                for record in some[start : start + _PIPELINE]:
-                    pipeline.xadd(STREAM, record)
-                pipeline.execute()
-    return Moved(len(some), seconds())
+        rows = add_in_pipelines(stage.client, stage.feed, PIPELINES)
+    return Moved(rows, seconds())
 
 
 def row_path(stage: Stage) -> Moved:
@@ -133,12 +121,13 @@ def cli_pipe(stage: Stage) -> Moved:
 
 def benchmark(stage: Stage) -> Moved:
     """`redis-benchmark` with an entry like the first one, over and over, from four connections."""
-    fields = [part for pair in stage.records[0].items() for part in pair]
-    rows = max(PIPELINES, min(1_000_000, sum(1 for _ in stage.records) * 10))
+    rows = "1000000"
     command = [shutil.which("redis-benchmark") or "redis-benchmark", *stage.reach, "-P", "100", "-c", "4", "-q"]
     with _timed() as seconds:
         subprocess.run(
-            [*command, "-n", str(rows), b"XADD", STREAM.encode(), b"*", *fields], stdout=subprocess.DEVNULL, check=True
+            [*command, "-n", rows, b"XADD", STREAM.encode(), b"*", *stage.fields],
+            stdout=subprocess.DEVNULL,
+            check=True,
         )
     return Moved(stage.client.xlen(STREAM), seconds())
 

@@ -1,0 +1,65 @@
+"""The scripts that this project replaces, as one finds them: a brick at a time from the table into a DataFrame, its
+records as dicts, and redis-py's `xadd`, row by row or in pipelines."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from ucs_pipeline.embedded_clickhouse import embedded_connection
+from ucs_pipeline.engine import URL_VARIABLE
+from ucs_pipeline.feed import BrickFeed
+
+_BRICK = 10_000
+_PIPELINE = 1_000
+
+
+def add_row_by_row(client: Any, feed: BrickFeed, rows: int) -> int:
+    """One XADD, one answer. Returns how many rows were added."""
+    added = 0
+    for records in _bricks(feed, rows):
+        for record in records:
+            client.xadd(feed.stream_name, record)
+        added += len(records)
+    return added
+
+
+def add_in_pipelines(client: Any, feed: BrickFeed, rows: int) -> int:
+    """A thousand XADDs, then a thousand answers. Returns how many rows were added."""
+    added = 0
+    for records in _bricks(feed, rows):
+        for start in range(0, len(records), _PIPELINE):
+            with client.pipeline(transaction=False) as pipeline:
+                for record in records[start : start + _PIPELINE]:
+                    pipeline.xadd(feed.stream_name, record)
+                pipeline.execute()
+        added += len(records)
+    return added
+
+
+def _bricks(feed: BrickFeed, rows: int) -> Iterator[list[dict[Any, str]]]:
+    """Bricks of `_BRICK` keys, up to about so many rows."""
+    chosen = {**(feed.columns or {}), **{name: f"'{value}'" for name, value in feed.constants.items()}}
+    select = ", ".join(f"{expression} AS `{name}`" for name, expression in chosen.items())
+    left, first = rows, 0
+    while left > 0:
+        within = f"{feed.key} >= {first} AND {feed.key} < {first + _BRICK}"
+        frame = _frame(f"SELECT {select} FROM {feed.table} WHERE {within} ORDER BY {feed.key}")
+        yield [
+            {name: str(value) for name, value in record.items() if value is not None}
+            for record in frame.astype(object).where(frame.notna(), None).to_dict("records")
+        ]
+        left, first = left - len(frame), first + _BRICK
+
+
+def _frame(query: str) -> pd.DataFrame:
+    frame: pd.DataFrame
+    if url := os.environ.get(URL_VARIABLE):
+        import clickhouse_connect
+
+        with clickhouse_connect.get_client(dsn=url) as client:
+            frame = client.query_df(query)
+    else:
+        frame = embedded_connection().query(query, "DataFrame")
+    return frame
