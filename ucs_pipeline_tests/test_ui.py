@@ -140,7 +140,7 @@ def _launch(page: Page, brick: str | None = None, feed: str = "flights") -> None
         page.get_by_role("button", name="Launch backfill").click()
     else:
         page.get_by_text("Select a partition or create one").click()
-        page.locator("input:focus").fill(brick)
+        page.get_by_placeholder("Filter partitions").fill(brick)
         page.get_by_text("Select all (1)").click()
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Launch 1 run").click()
