@@ -5,7 +5,8 @@ leaves bricks unrecorded whose rows are in the stream, never the reverse: the ne
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from weakref import WeakMethod
 
 from dagster import DagsterEventType, EventLogEntry
@@ -13,6 +14,7 @@ from dagster._core.storage.event_log import SqlEventLogStorage, SqlEventLogStora
 from sqlalchemy import Connection, Engine
 
 from ucs_pipeline.pending_events import Pending, PendingEvents
+from ucs_pipeline.run_failures import settled
 
 _GROUP = 200
 """Events written in one transaction at most."""
@@ -64,6 +66,11 @@ class GroupedEventLog(SqlEventLogStorage):
             else:
                 self.store_event(event)
         self.flush()
+
+    def get_logs_for_all_runs_by_log_id(self, *arguments: Any, **named: Any) -> Mapping[int, EventLogEntry]:
+        """Events of all runs after one, by id, for the daemon that launches failed runs again."""
+        found = super().get_logs_for_all_runs_by_log_id(*arguments, **named)
+        return settled(found, self._instance) if self.has_instance else found
 
     def flush(self) -> None:
         """Writes the events that wait for their group. Those that cannot be written are dropped, as one event would be.
