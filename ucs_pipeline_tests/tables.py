@@ -1,6 +1,7 @@
 """Feeds over tables made for one test, on ClickHouse's engine in this process."""
 
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import chdb
@@ -35,6 +36,9 @@ class Table:
 
 
 class _Engine(EmbeddedEngine):
+    # Longer blocks: all rows of a small table in one batch, for tests that take its rows in hand.
+    scan_settings: Mapping[str, str | int] = {**EmbeddedEngine.scan_settings, "max_block_size": 16_384}
+
     def connect(self) -> Any:
         return chdb.connect(":memory:")
 
