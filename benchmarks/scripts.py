@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from ucs_pipeline.bricks import BRICK
 from ucs_pipeline.embedded_clickhouse import embedded_connection
 from ucs_pipeline.engine import URL_VARIABLE
 from ucs_pipeline.feed import BrickFeed
 
-_BRICK = 10_000
 _PIPELINE = 1_000
 
 
@@ -39,18 +39,20 @@ def add_in_pipelines(client: Any, feed: BrickFeed, rows: int) -> int:
 
 
 def _bricks(feed: BrickFeed, rows: int) -> Iterator[list[dict[Any, str]]]:
-    """Bricks of `_BRICK` keys, up to about so many rows."""
+    """The first bricks, up to about so many rows."""
     chosen = {**(feed.columns or {}), **{name: f"'{value}'" for name, value in feed.constants.items()}}
     select = ", ".join(f"{expression} AS `{name}`" for name, expression in chosen.items())
-    left, first = rows, 0
-    while left > 0:
-        within = f"{feed.key} >= {first} AND {feed.key} < {first + _BRICK}"
+    left = rows
+    for ordinal in feed.ordinals:
+        if left <= 0:
+            return
+        within = f"{feed.key} >= {ordinal * BRICK} AND {feed.key} < {(ordinal + 1) * BRICK}"
         frame = _frame(f"SELECT {select} FROM {feed.table} WHERE {within} ORDER BY {feed.key}")
         yield [
             {name: str(value) for name, value in record.items() if value is not None}
             for record in frame.astype(object).where(frame.notna(), None).to_dict("records")
         ]
-        left, first = left - len(frame), first + _BRICK
+        left -= len(frame)
 
 
 def _frame(query: str) -> pd.DataFrame:
