@@ -41,19 +41,24 @@ def _environment(name: str) -> dict[str, str]:
 
 
 def _command(unit: str) -> str:
+    return _setting(f"{unit}.service", "ExecStart")
+
+
+def _setting(file: str, name: str) -> str:
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read(UNITS / f"{unit}.service")
-    return parser["Service"]["ExecStart"]
+    parser.read(UNITS / file)
+    return parser["Service"][name]
 
 
 def _start(unit: str, home: Path, port: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-    """A unit's process, on a port of the test's own."""
-    command = Template(_command(unit).replace(BIN, f"{Path(sys.executable).parent}/")).substitute(environment)
+    """A unit's process, on a port of the test's own, after what all units do before."""
+    lines = f"{_setting('ucs-.service.d/common.conf', 'ExecStartPre')} && exec {_command(unit)}"
+    command = Template(lines.replace(BIN, f"{Path(sys.executable).parent}/")).substitute(environment)
     command = re.sub(r"-p \d+", f"-p {port}", command)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("UCS_", "DAGSTER_"))}
     with (home / f"{unit}.log").open("ab") as output:
         return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *command.split()],
+            ["setpriv", "--pdeathsig", "KILL", "sh", "-c", command],
             cwd=PROJECT,
             env={**inherited, **environment},
             stdin=subprocess.DEVNULL,
