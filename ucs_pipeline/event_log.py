@@ -24,7 +24,7 @@ from sqlalchemy.pool import QueuePool
 
 from ucs_pipeline.grouped_events import INSERT, GroupedEventLog, waits
 from ucs_pipeline.home import project_home
-from ucs_pipeline.pending_events import Pending, PendingEvents
+from ucs_pipeline.pending_events import PendingEvents
 
 _OPEN_FILES = 16
 """Databases kept open at once: the index, and the runs a process is busy with."""
@@ -79,7 +79,8 @@ class PooledSqliteEventLogStorage(GroupedEventLog, SqliteEventLogStorage):
         with self._db_lock, self._transaction(shard) as connection:
             yield connection
 
-    def _write(self, pending: Sequence[Pending]) -> None:
+    def _write(self, events: Sequence[EventLogEntry]) -> None:
+        pending = self._rows(events)
         runs: dict[str, list[Mapping[str, Any]]] = {}
         for _, row in pending:
             runs.setdefault(row["run_id"], []).append(row)

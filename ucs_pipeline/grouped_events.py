@@ -1,7 +1,8 @@
 """Dagster's event logs in SQL, with the events of bricks written in groups.
 
-A run's events of bricks wait a tenth of a second at most for others to share a transaction. A process killed meanwhile
-leaves bricks unrecorded whose rows are in the stream, never the reverse: the next run compares and records them.
+A run's events of bricks wait three tenths of a second at most for others to share a transaction. A thread beside the
+step makes them into rows then, and writes them. A process killed meanwhile leaves bricks unrecorded whose rows are in
+the stream, never the reverse: the next run compares and records them.
 """
 
 import os
@@ -13,7 +14,7 @@ from dagster import DagsterEventType, EventLogEntry
 from dagster._core.storage.event_log import SqlEventLogStorage, SqlEventLogStorageTable
 from sqlalchemy import Connection, Engine
 
-from ucs_pipeline.pending_events import Pending, PendingEvents
+from ucs_pipeline.pending_events import PendingEvents
 from ucs_pipeline.run_failures import settled
 
 _GROUP = 200
@@ -24,6 +25,9 @@ _GROUPED = {DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_MATER
 
 INSERT = SqlEventLogStorageTable.insert()
 """Adds rows to a table of events."""
+
+Pending = tuple[EventLogEntry, Mapping[str, Any]]
+"""An event, and its row in the table of events."""
 
 _INSERT_FOR_IDS = INSERT.returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
 
@@ -50,7 +54,7 @@ class GroupedEventLog(SqlEventLogStorage):
     def store_event(self, event: EventLogEntry) -> None:
         """Stores one event. A run's materialisations and plans of them are written in groups, a moment later."""
         if waits(event):
-            if self._pending.add(event, self._event_to_row(event)) >= _GROUP:
+            if self._pending.add(event) >= _GROUP:
                 self.flush()
             return
         if event.dagster_event:
@@ -62,7 +66,7 @@ class GroupedEventLog(SqlEventLogStorage):
         """Stores events, and returns when they are written."""
         for event in events:
             if _in_groups(event):
-                self._pending.add(event, self._event_to_row(event))
+                self._pending.add(event)
             else:
                 self.store_event(event)
         self.flush()
@@ -79,6 +83,9 @@ class GroupedEventLog(SqlEventLogStorage):
             sqlalchemy.exc.SQLAlchemyError: they cannot be written.
         """
         self._pending.write()
+
+    def _rows(self, events: Sequence[EventLogEntry]) -> Sequence[Pending]:
+        return [(event, self._event_to_row(event)) for event in events]
 
     def _insert(self, index: Connection, pending: Sequence[Pending]) -> None:
         """Adds a group to the tables of all runs, within the transaction of a connection."""

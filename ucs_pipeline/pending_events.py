@@ -1,42 +1,37 @@
 """Events of a run that wait for others to share a transaction with them."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from threading import Lock, Timer, get_ident
-from typing import Any
+from collections.abc import Callable, Sequence
+from threading import Event, Lock, Thread, current_thread, get_ident
 
 from dagster import EventLogEntry
-from sqlalchemy.exc import SQLAlchemyError
 
-SECONDS = 0.1
+SECONDS = 0.3
 """The longest an event waits."""
-
-Pending = tuple[EventLogEntry, Mapping[str, Any]]
-"""An event, and its row in the table of events."""
 
 
 class PendingEvents:
-    """Collects events in order. They are written when `write` is called, and in any case `SECONDS` after the first."""
+    """Collects events in order. They are written when `write` is called, and by a thread within `SECONDS`."""
 
-    def __init__(self, write: Callable[[Sequence[Pending]], None]) -> None:
+    def __init__(self, write: Callable[[Sequence[EventLogEntry]], None]) -> None:
         self._write = write
         self.forget()
 
     def forget(self) -> None:
         """Begins anew, in a forked process: what waits is its parent's, and so is the thread that would write it."""
-        self._events: list[Pending] = []
-        self._timer: Timer | None = None
+        self._events: list[EventLogEntry] = []
+        self._thread: Thread | None = None
+        self._taken = Event()
         self._adding, self._writing = Lock(), Lock()
         self._writer: int | None = None
 
-    def add(self, event: EventLogEntry, row: Mapping[str, Any]) -> int:
+    def add(self, event: EventLogEntry) -> int:
         """Adds one event. Returns how many wait."""
         with self._adding:
-            self._events.append((event, row))
-            if self._timer is None:
+            self._events.append(event)
+            if self._thread is None:
                 # Not a daemon thread: a process that ends by itself waits for it, so nothing is lost.
-                self._timer = Timer(SECONDS, self._in_time)
-                self._timer.start()
+                self._thread = Thread(target=self._write_in_time, name="ucs-record")
+                self._thread.start()
             return len(self._events)
 
     def write(self, *, keep: bool = False) -> None:
@@ -61,15 +56,27 @@ class PendingEvents:
             finally:
                 self._writer = None
 
-    def _in_time(self) -> None:
-        # Nobody would hear of an error here: the step's next event writes these too, and fails if that fails.
-        with suppress(SQLAlchemyError, OSError):
-            self.write(keep=True)
+    def _write_in_time(self) -> None:
+        try:
+            while self._due():
+                self.write(keep=True)
+        except Exception:
+            # Nobody would hear of it here: the step's next event writes these too, and fails if that fails.
+            with self._adding:
+                self._thread = None
 
-    def _take(self) -> list[Pending]:
+    def _due(self) -> bool:
+        self._taken.wait(SECONDS)
+        with self._adding:
+            self._taken.clear()
+            # A run that is at work has its next event here by now; otherwise the process may want to end.
+            if not self._events:
+                self._thread = None
+            return self._thread is not None
+
+    def _take(self) -> list[EventLogEntry]:
         with self._adding:
             events, self._events = self._events, []
-            if self._timer:
-                self._timer.cancel()
-                self._timer = None
+            if self._thread not in (None, current_thread()):
+                self._taken.set()
             return events

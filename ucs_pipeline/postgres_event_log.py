@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from zlib import crc32
 
+from dagster import EventLogEntry
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.utils import (
@@ -20,7 +21,7 @@ from dagster_postgres.utils import (
 from sqlalchemy import Connection, Engine, func, select
 
 from ucs_pipeline.grouped_events import GroupedEventLog
-from ucs_pipeline.pending_events import Pending, PendingEvents
+from ucs_pipeline.pending_events import PendingEvents
 
 
 class PooledPostgresEventLogStorage(GroupedEventLog, PostgresEventLogStorage):
@@ -68,7 +69,8 @@ class PooledPostgresEventLogStorage(GroupedEventLog, PostgresEventLogStorage):
         with create_pg_connection(self._engine) as connection:
             yield connection
 
-    def _write(self, pending: Sequence[Pending]) -> None:
+    def _write(self, events: Sequence[EventLogEntry]) -> None:
+        pending = self._rows(events)
         with create_pg_connection(self._engine) as kept:
             connection = kept.execution_options(isolation_level="READ COMMITTED")
             with connection.begin():

@@ -289,17 +289,37 @@ def test_events_that_could_not_be_written_in_time_are_written_with_the_next(pool
 
     pending = PendingEvents(write)
     broken.set()
-    pending.add(record.event_log_entry, {})
+    pending.add(record.event_log_entry)
     assert tried.wait(30)
     with pytest.raises(OperationalError, match="database is locked"):
         pending.write()  # somebody hears of this one: as with one event, it is not tried again
     tried.clear()
-    pending.add(record.event_log_entry, {})
+    pending.add(record.event_log_entry)
     assert tried.wait(30)
     broken.clear()
-    pending.add(record.event_log_entry, {})
+    pending.add(record.event_log_entry)
     pending.write()
     assert sum(written) == 2
+
+
+def test_groups_are_written_while_events_come_and_by_nobody_once_they_do_not(pooled: Path) -> None:
+    run_id = _run(pooled)
+    with dg.DagsterInstance.from_config(str(pooled)) as instance:
+        [record] = instance.get_records_for_run(run_id, of_type=MATERIALIZED, limit=1).records
+    groups, added = list[int](), 0
+    pending = PendingEvents(lambda events: groups.append(len(events)))
+    deadline = time.monotonic() + 30
+    while len(groups) < 3 and time.monotonic() < deadline:
+        pending.add(record.event_log_entry)
+        added += 1
+        time.sleep(0.001)
+    assert len(groups) >= 3
+    # A thread that waited for ever would keep the process from ending.
+    for thread in threading.enumerate():
+        if thread.name == "ucs-record":
+            thread.join(30)
+            assert not thread.is_alive()
+    assert sum(groups) == added
 
 
 def test_an_event_whose_group_failed_under_a_log_line_is_written_all_the_same(

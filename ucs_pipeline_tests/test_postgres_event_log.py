@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 from sqlalchemy import Connection, text
 
-from ucs_pipeline.pending_events import Pending
+from ucs_pipeline.grouped_events import Pending
 from ucs_pipeline.postgres_event_log import PooledPostgresEventLogStorage
 from ucs_pipeline_tests.postgres_server import PostgresServer
 from ucs_pipeline_tests.test_event_log import KEY, MATERIALIZED, NAMES, _run, _seen
