@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 import redis
 
+from benchmarks.reader import reader_beside
 from benchmarks.scripts import add_in_pipelines, add_row_by_row
 from benchmarks.shapes import STREAM
 from ucs_pipeline.build import build_defs
@@ -119,6 +120,12 @@ def cli_pipe(stage: Stage) -> Moved:
     return Moved(stage.client.xlen(STREAM), seconds())
 
 
+def cli_pipe_beside_a_reader(stage: Stage) -> Moved:
+    """The same, on a machine as busy as in a run: a process beside it reads and encodes the rows, and sends none."""
+    with reader_beside(stage.feed):
+        return cli_pipe(stage)
+
+
 def benchmark(stage: Stage) -> Moved:
     """`redis-benchmark` with an entry like the first one, over and over, from four connections."""
     rows = "1000000"
@@ -140,6 +147,7 @@ CONTENDERS: dict[str, Callable[[Stage], Moved]] = {
     "ucs Dagster run": dagster_run,
     "ucs Dagster process": dagster_process,
     "redis-benchmark": benchmark,
+    "redis-cli --pipe, rows read beside": cli_pipe_beside_a_reader,
     "redis-cli --pipe": cli_pipe,
 }
 

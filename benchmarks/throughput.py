@@ -27,7 +27,7 @@ _AOF = {"appendonly": "yes", "appendfsync": "everysec"}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Runs every contender `rounds` times; rows per second of each round, and memory."""
+    """Runs every contender `rounds` times; rows per second of each round, how busy Redis was, and memory."""
     shape = SHAPES[options.shape]
     with (
         tempfile.TemporaryDirectory() as name,
@@ -39,11 +39,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         path = write_rows(Path(name), options.rows)
         stage = Stage(shape.feed(path, options.rows), server, Path(name), options.unix)
         speeds: dict[str, list[float]] = {contender: [] for contender in options.contenders}
+        busy: dict[str, list[float]] = {contender: [] for contender in options.contenders}
         for _ in range(options.rounds):
             for contender in speeds:
                 stage.client.flushall()
+                before = _cpu_seconds(stage.client)
                 moved = CONTENDERS[contender](stage)
                 speeds[contender].append(moved.rows / moved.seconds)
+                busy[contender].append((_cpu_seconds(stage.client) - before) / moved.seconds)
                 found = stage.client.xlen(STREAM)
                 if found != moved.rows or (contender.startswith(("ucs", CEILING)) and found != options.rows):
                     raise SystemExit(f"{contender} left {found:,} entries of {options.rows:,}")
@@ -54,8 +57,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "clickhouse": "over HTTP" if options.http else "embedded",
         "redis": f"{'unix socket' if options.unix else 'TCP'}, {'AOF everysec' if options.aof else 'no AOF'}",
         "rows_per_second": speeds,
+        "redis_busy": busy,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+
+
+def _cpu_seconds(client: Any) -> float:
+    found = client.info("cpu")
+    return float(found["used_cpu_user_main_thread"] + found["used_cpu_sys_main_thread"])
 
 
 def ratios(result: Mapping[str, Any], to: str) -> dict[str, tuple[float, float, float]]:
@@ -117,8 +126,9 @@ def main() -> None:
     print(f"ClickHouse {result['clickhouse']}; Redis over {result['redis']}")
     for name, speeds in result["rows_per_second"].items():
         median, low, high = to_pipe[name]
-        speed = statistics.median(speeds)
-        print(f"{name:<20} {speed:>10,.0f} rows/s   {median:5.2f} x {CEILING} ({low:.2f}-{high:.2f})")
+        speed, busy = statistics.median(speeds), 100 * statistics.median(result["redis_busy"][name])
+        of_pipe = f"{median:5.2f} x {CEILING} ({low:.2f}-{high:.2f})"
+        print(f"{name:<35} {speed:>10,.0f} rows/s   {of_pipe}   Redis {busy:3.0f} % busy")
     print(f"the slow ones moved at most {ROW_BY_ROW:,} and {PIPELINES:,} of the rows")
     print(f"peak memory of this process: {result['peak_rss_mb']:,} MB (engine, benchmark's own records and all)")
 

@@ -1,0 +1,47 @@
+"""A process that reads and encodes a feed's rows, over and over, and sends none: what Redis has beside it in a run."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.shapes import STREAM
+from ucs_pipeline.entries import encode
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.source import open_source
+
+
+@contextmanager
+def reader_beside(feed: BrickFeed) -> Iterator[None]:
+    """Runs it meanwhile, with the lowest priority: it takes what others leave of the processors."""
+    settings = feed.model_dump_json(by_alias=True, exclude_defaults=True)
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.reader", str(os.getpid()), settings]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        if process.stdout is None or not process.stdout.readline():
+            raise SystemExit("the reader did not begin")
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def main() -> None:
+    """Reads until the parent is gone; prints a line after the first rows."""
+    parent, feed = int(sys.argv[1]), BrickFeed(**json.loads(sys.argv[2]))
+    os.nice(19)
+    source, begun = open_source(feed), False
+    while True:
+        for entries in encode(STREAM.encode(), source.scan(feed.ordinals[0], feed.ordinals[-1])):
+            _ = entries.requests
+            if os.getppid() != parent:
+                return
+            if not begun:
+                begun = True
+                print("reading", flush=True)
+
+
+if __name__ == "__main__":
+    main()
