@@ -27,7 +27,7 @@ _AOF = {"appendonly": "yes", "appendfsync": "everysec"}
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Runs every contender `rounds` times; rows per second of each round, how busy Redis was, and memory."""
+    """Runs every contender `rounds` times; rows per second of each round, what Redis did in its time, and memory."""
     shape = SHAPES[options.shape]
     with (
         tempfile.TemporaryDirectory() as name,
@@ -39,14 +39,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         path = write_rows(Path(name), options.rows)
         stage = Stage(shape.feed(path, options.rows), server, Path(name), options.unix)
         speeds: dict[str, list[float]] = {contender: [] for contender in options.contenders}
-        busy: dict[str, list[float]] = {contender: [] for contender in options.contenders}
+        works: dict[str, list[float]] = {contender: [] for contender in options.contenders}
+        waits: dict[str, list[float]] = {contender: [] for contender in options.contenders}
         for _ in range(options.rounds):
             for contender in speeds:
                 stage.client.flushall()
-                before = _cpu_seconds(stage.client)
+                working, waiting = _redis_seconds(server.pid)
                 moved = CONTENDERS[contender](stage)
                 speeds[contender].append(moved.rows / moved.seconds)
-                busy[contender].append((_cpu_seconds(stage.client) - before) / moved.seconds)
+                worked, waited = _redis_seconds(server.pid)
+                works[contender].append((worked - working) / moved.seconds)
+                waits[contender].append((waited - waiting) / moved.seconds)
                 found = stage.client.xlen(STREAM)
                 if found != moved.rows or (contender.startswith(("ucs", CEILING)) and found != options.rows):
                     raise SystemExit(f"{contender} left {found:,} entries of {options.rows:,}")
@@ -57,14 +60,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "clickhouse": "over HTTP" if options.http else "embedded",
         "redis": f"{'unix socket' if options.unix else 'TCP'}, {'AOF everysec' if options.aof else 'no AOF'}",
         "rows_per_second": speeds,
-        "redis_busy": busy,
+        "redis_works": works,
+        "redis_waits": waits,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
 
-def _cpu_seconds(client: Any) -> float:
-    found = client.info("cpu")
-    return float(found["used_cpu_user_main_thread"] + found["used_cpu_sys_main_thread"])
+def _redis_seconds(pid: int) -> tuple[float, float]:
+    """Seconds that the server's main thread has been on a processor, and in line for one."""
+    worked, waited, _ = Path(f"/proc/{pid}/schedstat").read_text().split()
+    return int(worked) / 1e9, int(waited) / 1e9
 
 
 def ratios(result: Mapping[str, Any], to: str) -> dict[str, tuple[float, float, float]]:
@@ -124,11 +129,13 @@ def main() -> None:
         return
     print(f"{options.rows:,} rows, {result['shape']}; {options.rounds} rounds, medians")
     print(f"ClickHouse {result['clickhouse']}; Redis over {result['redis']}")
+    print("of the time, Redis is at work on a processor, or waits in line for one; the rest it has nothing to do")
     for name, speeds in result["rows_per_second"].items():
         median, low, high = to_pipe[name]
-        speed, busy = statistics.median(speeds), 100 * statistics.median(result["redis_busy"][name])
+        works, waits = (100 * statistics.median(result[part][name]) for part in ("redis_works", "redis_waits"))
         of_pipe = f"{median:5.2f} x {CEILING} ({low:.2f}-{high:.2f})"
-        print(f"{name:<35} {speed:>10,.0f} rows/s   {of_pipe}   Redis {busy:3.0f} % busy")
+        redis = f"Redis works {works:3.0f} %, waits {waits:2.0f} %"
+        print(f"{name:<35} {statistics.median(speeds):>10,.0f} rows/s   {of_pipe}   {redis}")
     print(f"the slow ones moved at most {ROW_BY_ROW:,} and {PIPELINES:,} of the rows")
     print(f"peak memory of this process: {result['peak_rss_mb']:,} MB (engine, benchmark's own records and all)")
 

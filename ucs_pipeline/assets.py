@@ -117,6 +117,7 @@ def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[i
     from ucs_pipeline.ledger_transfer import ledger_transfer
     from ucs_pipeline.progress import Progress
     from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.renumbering import refuse_renumbered
     from ucs_pipeline.shard_note import noted
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
@@ -125,6 +126,7 @@ def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[i
     def records(starts: Sequence[int]) -> Mapping[int, BrickReport]:
         return recorded(context.instance, feed, starts)
 
+    refuse_renumbered(context.instance, feed)
     source, stream = open_source(feed), open_stream(feed, connect_redis(feed.stream_name))
     say, watch = context.log.warning, Progress(feed, wanted, context.log.info).watch
     if feed.any_order:
