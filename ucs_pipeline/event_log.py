@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from dagster import EventLogEntry
@@ -92,6 +93,11 @@ class PooledSqliteEventLogStorage(GroupedEventLog, SqliteEventLogStorage):
                     connection.execute(INSERT, own)
         for run_id in runs:
             self._touch(run_id)
+
+    def _forked(self) -> None:
+        # A thread of the parent may hold Dagster's lock, and never gives it back here.
+        self._db_lock = Lock()
+        super()._forked()
 
     def _kept(self) -> Iterable[Engine]:
         return [engine for _, engine in self._engines.values()]

@@ -30,8 +30,9 @@ class PendingEvents:
             self._events.append(event)
             if self._thread is None:
                 # Not a daemon thread: a process that ends by itself waits for it, so nothing is lost.
-                self._thread = Thread(target=self._write_in_time, name="ucs-record")
-                self._thread.start()
+                thread = Thread(target=self._write_in_time, name="ucs-record", daemon=False)
+                thread.start()
+                self._thread = thread
             return len(self._events)
 
     def write(self, *, keep: bool = False) -> None:

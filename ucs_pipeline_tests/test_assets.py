@@ -89,24 +89,6 @@ def test_running_finished_bricks_again_changes_nothing_and_says_so(
     assert again.metadata["published"].value == 0
 
 
-@pytest.mark.parametrize("order", ["strict", "any"])
-@pytest.mark.parametrize("ordinal", [1, 3], ids=["recorded", "new"])
-def test_a_feed_that_numbers_its_rows_anew_is_refused(
-    instance: dg.DagsterInstance, redis_server: RedisServer, ordinal: int, order: str
-) -> None:
-    # With half the width, the stream's top would pass for that of all rows up to 15,000 instead of 30,000.
-    stream = {"order": order}
-    assert run_bricks(build_defs(_feed(stream=stream)), "numbers", instance, 0, 2).success
-    before = redis_server.client().xrange("numbers")
-    narrow = _feed(bricks={"class": "number", "last": 59_999, "width": 5_000}, stream=stream)
-    result = run_bricks(build_defs(narrow), "numbers", instance, ordinal, ordinal)
-    assert not result.success
-    said = _failure(result)
-    assert "brick 0.0.0.2: recorded as done with 20000 <= id < 30000, but the feed's `bricks` make it 10000" in said
-    assert "set `bricks` back to what it was, or give the feed another name and another stream" in said
-    assert redis_server.client().xrange("numbers") == before
-
-
 def test_a_range_beyond_the_next_brick_is_refused_before_any_row_moves(
     instance: dg.DagsterInstance, redis_server: RedisServer
 ) -> None:

@@ -1,0 +1,109 @@
+"""A feed that has published and is given other bricks: refused where they number its rows anew, and only there."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from ucs_pipeline.assets import brick_event
+from ucs_pipeline.build import build_defs
+from ucs_pipeline.errors import StreamError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.renumbering import refuse_renumbered
+from ucs_pipeline_tests.home import run_bricks, write_table
+from ucs_pipeline_tests.redis_server import RedisServer
+
+NUMBERS = {"class": "number", "width": 10, "last": 99_999}
+HOURS = {"class": "time", "first": "2013-03-01", "last": "2013-04-30T23", "zone": "Europe/Berlin"}
+TEXTS = {"class": "text", "base": 10, "digit": "integer"}
+MORE_TEXTS = {**TEXTS, "base": 100, "level": "part"}
+
+
+def _feed(bricks: dict[str, Any], **more: object) -> BrickFeed:
+    return BrickFeed(**{"name": "rows", "table": "rows", "key": "n", "bricks": bricks, **more})
+
+
+def _record(instance: dg.DagsterInstance, feed: BrickFeed, number: int) -> None:
+    """Records the partitions at the front of the list, and as many at its end, as done."""
+    for start in {*feed.numbering.starts[:number], *feed.numbering.starts[-number:]}:
+        instance.report_runless_asset_event(brick_event(feed, BrickReport(start, 0, None, None, None, None)))
+
+
+@pytest.mark.parametrize("order", ["strict", "any"])
+@pytest.mark.parametrize("ordinal", [1, 3], ids=["recorded", "new"])
+def test_a_run_with_half_the_width_is_refused_before_a_row_moves(
+    instance: dg.DagsterInstance, redis_server: RedisServer, home: Path, ordinal: int, order: str
+) -> None:
+    # The stream's top would pass for that of all rows up to 15 instead of 30.
+    write_table(home, "rows", {"n": pa.array(range(60))})
+    stream = {"order": order}
+    assert run_bricks(build_defs(_feed(NUMBERS, stream=stream)), "rows", instance, 0, 2).success
+    before = redis_server.client().xrange("rows")
+    narrow = _feed({**NUMBERS, "width": 5}, stream=stream)
+    result = run_bricks(build_defs(narrow), "rows", instance, ordinal, ordinal)
+    [data] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert data.user_failure_data
+    assert data.user_failure_data.description == (
+        "feed 'rows', brick 0.0.0.2: recorded as done with 20 <= id < 30, but the feed's `bricks` make it "
+        "10 <= id < 15 now: what is published cannot be numbered anew; set `bricks` back to what it was, or give the "
+        "feed another name and another stream"
+    )
+    assert redis_server.client().xrange("rows") == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (NUMBERS, {**NUMBERS, "width": 100}),
+        (NUMBERS, {**NUMBERS, "width": 100, "level": "block"}),
+        ({**NUMBERS, "level": "block"}, {**NUMBERS, "width": 100}),
+        (NUMBERS, HOURS),
+        (NUMBERS, TEXTS),
+        (HOURS, {**HOURS, "zone": "UTC"}),
+        (HOURS, {**HOURS, "zone": "UTC", "level": "block"}),
+        (HOURS, NUMBERS),
+        (TEXTS, MORE_TEXTS),
+        (MORE_TEXTS, TEXTS),
+        (TEXTS, {**TEXTS, "digit": "sum"}),
+        ({**TEXTS, "level": "shard"}, {**TEXTS, "base": 1000, "level": "shard"}),
+    ],
+)
+def test_bricks_that_number_rows_anew_are_refused(
+    instance: dg.DagsterInstance, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    _record(instance, _feed(before), 3)
+    # Somebody's click in the UI says nothing of bounds.
+    for _ in range(25):
+        instance.report_runless_asset_event(dg.AssetMaterialization("rows", partition="0.0.0.0"))
+    with pytest.raises(StreamError, match="cannot be numbered anew"):
+        refuse_renumbered(instance, _feed(after))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (NUMBERS, NUMBERS),
+        (NUMBERS, {**NUMBERS, "last": 999_999}),
+        (NUMBERS, {**NUMBERS, "last": 100}),
+        (NUMBERS, {**NUMBERS, "first": 50_000}),
+        (NUMBERS, {**NUMBERS, "level": "block"}),
+        ({**NUMBERS, "level": "block"}, {**NUMBERS, "level": "block", "first": 50_000}),
+        ({**NUMBERS, "level": "block"}, {**NUMBERS, "level": "block", "last": 20_000}),
+        ({**NUMBERS, "level": "block"}, {**NUMBERS, "level": "part"}),
+        (HOURS, {**HOURS, "last": "2014-12-31T23", "level": "part"}),
+        ({**HOURS, "level": "block"}, {**HOURS, "first": "2013-04-20", "level": "block"}),
+        ({**HOURS, "level": "shard"}, HOURS),
+        (TEXTS, {**TEXTS, "level": "shard"}),
+        ({**TEXTS, "level": "part"}, TEXTS),
+        (MORE_TEXTS, {**MORE_TEXTS, "level": "shard"}),
+    ],
+)
+def test_other_lists_and_levels_of_the_same_bricks_are_not(
+    instance: dg.DagsterInstance, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    _record(instance, _feed(before), 3)
+    refuse_renumbered(instance, _feed(after))
+    refuse_renumbered(instance, _feed(after, stream={"id_offset": 7}))
