@@ -96,7 +96,10 @@ class BrickClass(ABC):
 
     @abstractmethod
     def bounds_text(self, first: int, last: int) -> str:
-        """What is in the bricks from one ordinal to another, for people."""
+        """What is in the bricks from one ordinal to another, for people.
+
+        It is recorded with each brick, and compared with what it is now (`renumbering`): its wording has to stay.
+        """
 
     def reported(self, key: int | bytes) -> int | str:
         """A key as it comes from the table, as it is written down."""
