@@ -95,11 +95,17 @@ def test_a_stream_that_a_worker_makes_again_while_it_is_written_stays_empty(
     stream: OrderedStream, entries: Entries
 ) -> None:
     # What most workers do when their group is gone. Without a gate the rows would go on in the middle of the table.
-    with Publisher(stream) as publisher:
-        going = publisher.publish(cut(entries, 0, ROWS))
-        next(going)
+    def transactions() -> Iterator[Transaction | None]:
+        first, *rest = cut(entries, 0, ROWS)
+        yield first
+        yield None  # it is in the stream, and nothing is under way: Redis could have been quicker than the worker
         stream.client.delete("feed")
         stream.client.xgroup_create("feed", "workers", mkstream=True)
+        yield from rest
+
+    with Publisher(stream) as publisher:
+        going = publisher.publish(transactions())
+        assert next(going)[1] == 1_024
         with pytest.raises(StreamError, match=r"was deleted while it was being written.*from its first brick"):
             list(going)
     assert stream.state()[:4] == (True, START, 0, None)
