@@ -4,93 +4,22 @@ The same class is the Dagster component (`type: ucs_pipeline.BrickFeed` in a `de
 settings object; both reach the same builder in `ucs_pipeline.build`.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, Self
 
 import dagster as dg
-from dagster._utils.schedules import is_valid_cron_string
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, create_model, model_validator
-from pydantic_core import InitErrorDetails
 
 from ucs_pipeline import masking
 from ucs_pipeline.brick_settings import Bricks
-from ucs_pipeline.dealing import Dealt
-from ucs_pipeline.errors import BrickError, FeedError
-from ucs_pipeline.keys import has_neighbours
+from ucs_pipeline.errors import FeedError
+from ucs_pipeline.feed_mistakes import TEMPLATE, mistake, sentence, shown
+from ucs_pipeline.feed_rules import check
 from ucs_pipeline.numbering import Numbering, Share
 from ucs_pipeline.scaffold import FeedScaffolder
 from ucs_pipeline.settings import Described
-from ucs_pipeline.sql import COMPLETE_SETTINGS
-
-MAX_PARTITIONS = 100_000
-"""Dagster's documented ceiling of partitions per asset."""
-
-MAX_ORDINAL = 2**64 - 2
-"""The left half of a Redis entry id is an unsigned 64-bit number; the very last one is left as room above."""
-
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
-_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-_TEMPLATE = "{{"
-_WORDS = {"missing": "is missing", "extra_forbidden": "is not a setting"}
-
-
-class Stream(Described):
-    """The Redis stream a feed writes to."""
-
-    name: str | None = Field(
-        default=None, min_length=1, description="Key of the stream in Redis; the feed's name if left out."
-    )
-    order: Literal["strict", "any"] = Field(
-        default="strict",
-        description="strict: every entry id is <brick>-<row>, so the stream is always a prefix of the table in brick "
-        "order. any: bricks go in any order and in parallel, into a stream that others may write to as well; Redis "
-        "gives the ids, and a ledger beside the stream says what is in it.",
-    )
-    id_offset: int = Field(
-        default=0,
-        ge=0,
-        description="Added to the left half of every entry id, so that a feed can go on on a stream that has lower "
-        "entries of an old program; those are left alone.",
-    )
-    max_len: int = Field(
-        default=10_000_000,
-        ge=1,
-        description="Entries the stream may hold. A full stream is handled as `when_full` says.",
-    )
-    max_bytes: int | None = Field(
-        default=None, ge=1, description="Bytes of Redis memory the stream may take, beside `max_len`."
-    )
-    when_full: Literal["wait", "trim_acknowledged", "trim"] = Field(
-        default="wait",
-        description="wait: until consumers have trimmed. trim_acknowledged: remove what every consumer group has "
-        "acknowledged, then wait. trim: drop the oldest entries, read or not.",
-    )
-    timeout_s: float = Field(
-        default=180.0,
-        gt=0,
-        description="Seconds without progress after which a publisher that waits for Redis, for room or for ClickHouse "
-        "gives up.",
-    )
-    max_rows_per_second: float | None = Field(
-        default=None, gt=0, description="Most rows to publish per second, spread evenly; for replays and back-tests."
-    )
-    pace: float | None = Field(
-        default=None,
-        gt=0,
-        description="For time bricks: how many times as fast as the clock rows are published, by the times of their "
-        "keys, such as 1000; for replays and back-tests.",
-    )
-    min_replicas: int = Field(
-        default=0, ge=0, description="Replicas that must have a brick's entries before it counts as done."
-    )
-    shards: int = Field(
-        default=1,
-        ge=1,
-        description="Streams to spread the feed over, for more than one Redis core: partitions are dealt in turn to "
-        "<stream>.0, <stream>.1 and so on, each an asset of its own. Limits hold for each stream.",
-    )
+from ucs_pipeline.stream_settings import Stream
 
 
 @dg.scaffold_with(FeedScaffolder)
@@ -224,15 +153,15 @@ class BrickFeed(dg.Component, Described):
     def _masked(self) -> "tuple[BrickFeed, Callable[[str], str]]":
         secrets: set[str] = set()
 
-        def shown(found: masking.Shown) -> str:
+        def visible(found: masking.Shown) -> str:
             secrets.update(found.secrets)
             return found.text
 
         def expression(sql: str | None) -> str | None:
-            return None if sql is None else shown(masking.shown_expression(sql))
+            return None if sql is None else visible(masking.shown_expression(sql))
 
         changed = {
-            "table": shown(masking.shown_table(self.table)),
+            "table": visible(masking.shown_table(self.table)),
             "key": expression(self.key),
             "bricks": self.bricks.model_copy(update={"column": expression(self.bricks.column)}),
             "columns": None
@@ -240,7 +169,7 @@ class BrickFeed(dg.Component, Described):
             else {field: expression(sql) for field, sql in self.columns.items()},
             "where": expression(self.where),
             "settings": {
-                name: shown(masking.shown_address(value)) if isinstance(value, str) else value
+                name: visible(masking.shown_address(value)) if isinstance(value, str) else value
                 for name, value in self.settings.items()
             },
         }
@@ -264,64 +193,11 @@ class BrickFeed(dg.Component, Described):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise FeedError(_sentence(settings.get("name"), error)) from None
+            raise FeedError(sentence(settings.get("name"), error)) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> "BrickFeed":
-        if not _NAME.fullmatch(self.name):
-            raise ValueError("name must be letters, digits and underscores, starting with a letter")
-        try:
-            numbering = self.numbering
-        except BrickError as error:
-            raise ValueError(str(error)) from None
-        if numbering.last > MAX_ORDINAL:
-            raise ValueError(
-                f"bricks.last ({self.bricks.last}) is beyond what an entry id can carry: its brick has the number "
-                f"{numbering.last}, and the largest is {MAX_ORDINAL}"
-            )
-        shards, partitions = self.stream.shards, len(numbering.starts)
-        if 1 < shards <= partitions:
-            sizes = [len(Dealt(numbering, Share(number, shards)).starts) for number in range(shards)]
-        else:
-            sizes = [partitions, *[0] * (shards > 1)]
-        if not min(sizes):
-            raise ValueError(
-                f"stream.shards ({shards}) is more than the feed's {partitions:,} "
-                f"{numbering.unit}s go round: one shard would have none; choose fewer, or a finer `level`"
-            )
-        if max(sizes) > MAX_PARTITIONS:
-            raise ValueError(
-                f"bricks.first to bricks.last make {partitions:,} {numbering.unit}s, and Dagster carries "
-                f"at most {MAX_PARTITIONS:,} partitions per asset: choose a coarser `level`, more `stream.shards`, or "
-                "split the range over several feeds"
-            )
-        if self.any_order:
-            self._check_any_order()
-        if self.stream.pace is not None and self.bricks.kind != "time":
-            raise ValueError(
-                f"stream.pace goes by the times of keys, and bricks.class is {self.bricks.kind}: set "
-                "`stream.max_rows_per_second` instead"
-            )
-        if self.columns is not None and not self.columns and not self.constants:
-            raise ValueError("columns is empty and there are no constants: an entry needs at least one field")
-        twice = sorted(set(self.columns or ()) & set(self.constants))
-        if twice:
-            raise ValueError(f"field {twice[0]!r} is both in columns and in constants: name it once")
-        for setting, cron in (("schedule", self.schedule), ("check_schedule", self.check_schedule)):
-            if cron is not None and not is_valid_cron_string(cron):
-                raise ValueError(
-                    f"{setting} {cron!r} is not a cron schedule: give minute, hour, day of the month, month and day of "
-                    "the week, such as '30 5 * * *'"
-                )
-        try:
-            dg.AssetSpec(self.name, group_name=self.group, owners=self.owners, tags=self.tags)
-        except dg.DagsterInvalidDefinitionError as error:
-            raise ValueError(f"group, owners or tags: {error}") from None
-        for setting in self.settings:
-            if not _SETTING.fullmatch(setting):
-                raise ValueError(f"settings: {setting!r} is not the name of a ClickHouse setting")
-            if setting in COMPLETE_SETTINGS:
-                raise ValueError(f"settings: {setting} could cut a result short without a word: use `where` instead")
+        check(self)
         return self
 
     @classmethod
@@ -344,29 +220,6 @@ class BrickFeed(dg.Component, Described):
             raise FeedError(error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")) from None
         return feed
 
-    def _check_any_order(self) -> None:
-        for setting, given, reason in (
-            ("id_offset", self.stream.id_offset, "Redis gives the ids"),
-            ("pace", self.stream.pace, "bricks go in any order, and the clock does not: set max_rows_per_second"),
-        ):
-            if given:
-                raise ValueError(f"stream.{setting} is for `order: strict`, and stream.order is any: {reason}")
-        if self.stream.shards > 1:
-            raise ValueError(
-                "stream.shards is for `order: strict`, and stream.order is any: bricks of any order go into one stream "
-                "in parallel as it is; leave `shards` out"
-            )
-        if self.tail == "follow":
-            raise ValueError(
-                "tail: follow is for `order: strict`, and stream.order is any: a brick is published when it can no "
-                "longer change; set `tail: hold`"
-            )
-        if not has_neighbours(self.stream_name):
-            raise ValueError(
-                f"stream.name {self.stream_name!r} has a brace that is no hash tag, by which no ledger can be in its "
-                "cluster slot: leave the brace out"
-            )
-
     @classmethod
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
         """The feed a YAML file describes, its `{{ templates }}` filled in."""
@@ -386,7 +239,7 @@ def _filled_in(context: dg.ResolutionContext, value: Any) -> Any:
         return {name: _filled_in(context, part) for name, part in value.items()}
     if isinstance(value, list):
         return [_filled_in(context, part) for part in value]
-    return context.resolve_value(value) if isinstance(value, str) and _TEMPLATE in value else value
+    return context.resolve_value(value) if isinstance(value, str) and TEMPLATE in value else value
 
 
 def _checked(value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseModel:
@@ -395,38 +248,10 @@ def _checked(value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseM
         return handler(value)
     except ValidationError as error:
         if not isinstance(value, Mapping):
-            raise _mistake(None, f"a feed is a mapping of settings (found {_found(value)})") from None
+            raise mistake(None, f"a feed is a mapping of settings (found {shown(value)})") from None
         name = value.get("name")
         try:
             BrickFeed(**value)
-        except FeedError as mistake:
-            raise _mistake(name, str(mistake)) from None
-        raise _mistake(name, _sentence(name, error)) from None
-
-
-def _mistake(name: object, sentence: str) -> ValidationError:
-    # Left to itself, pydantic would show a part of the whole feed beside the sentence, and secrets in it.
-    error = InitErrorDetails(type="value_error", loc=(), input=name, ctx={"error": FeedError(sentence)})
-    return ValidationError.from_exception_data("BrickFeed", [error])
-
-
-def _found(value: object) -> str:
-    # The SQL of a feed that is no text, such as a list of it, may hold secrets as well.
-    return repr(value) if value is None or isinstance(value, str | int | float | bool) else f"a {type(value).__name__}"
-
-
-def _sentence(name: object, error: ValidationError) -> str:
-    parts = []
-    for problem in error.errors(include_url=False):
-        if isinstance(problem["input"], str) and _TEMPLATE in problem["input"]:
-            continue
-        where = ".".join(str(step) for step in problem["loc"])
-        what = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] in _WORDS:
-            parts.append(f"{where} {_WORDS[problem['type']]}")
-        elif isinstance(problem["input"], Mapping | BrickFeed):
-            named = not where or what.startswith(f"{where}.")
-            parts.append(what if named else f"{where}: {what}")
-        else:
-            parts.append(f"{where}: {what} (found {_found(problem['input'])})")
-    return f"feed {name!r}: " + "; ".join(parts)
+        except FeedError as wrong:
+            raise mistake(name, str(wrong)) from None
+        raise mistake(name, sentence(name, error)) from None

@@ -34,7 +34,7 @@ class BrickReport:
     bytes: int = 0
     """Bytes sent to Redis for the rows added."""
     seconds: float = 0.0
-    """Time since the brick before it was done."""
+    """Time that the rows added took, at the pace of the last second or more before the brick was done."""
     length_before: int | None = None
     """Entries in the stream before the brick's first row was added; None if none was added."""
     length_after: int | None = None

@@ -1,6 +1,7 @@
 """Turns rows as they arrive in the stream into one report per brick, empty bricks included."""
 
 import time
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.stream import Transaction
 
 _PREVIEW_ROWS = 3
+_PACE_SECONDS = 1.0
 
 
 class Span(NamedTuple):
@@ -19,6 +21,25 @@ class Span(NamedTuple):
     transaction: Transaction
     length: int | None = None
     """Entries in the stream right after the rows were added; None if they were there before."""
+
+
+class Pace:
+    """How fast rows arrive. Redis proves several bricks at a time, so the time between two of them says nothing."""
+
+    def __init__(self, started: float) -> None:
+        """`started`: when the pass began, in seconds of some clock."""
+        self._marks = deque([(started, 0)])
+
+    def seconds(self, rows: int, now: float) -> float:
+        """Time that so many rows took, the last of which has just come, at the pace of the last second or more."""
+        if not rows:
+            return 0.0
+        arrived = self._marks[-1][1] + rows
+        while len(self._marks) > 1 and now - self._marks[1][0] >= _PACE_SECONDS:
+            self._marks.popleft()
+        since, before = self._marks[0]
+        self._marks.append((now, arrived))
+        return rows * (now - since) / (arrived - before)
 
 
 class Tally:
@@ -31,7 +52,7 @@ class Tally:
         self._starts = iter(wanted)
         self._next: int | None = next(self._starts)
         self._open: BrickReport | None = None
-        self._since = started
+        self._pace = Pace(started)
 
     def reports(self, spans: Iterator[Span]) -> Generator[BrickReport, None, None]:
         """A report for every wanted partition, in order, each as soon as a later row shows that it is complete."""
@@ -71,11 +92,9 @@ class Tally:
     def _finish(self, before: int | None) -> Generator[BrickReport, None, None]:
         """Reports every partition before one that is not reported yet; all of them if there is none."""
         while self._next is not None and (before is None or self._next < before):
-            now = time.monotonic()
             open_brick = self._open if self._open and self._open.ordinal == self._next else None
             report = open_brick or BrickReport(self._next, 0, None, None, None, None, 0)
             if open_brick:
                 self._open = None
-            yield replace(report, seconds=now - self._since)
-            self._since = now
+            yield replace(report, seconds=self._pace.seconds(report.published, time.monotonic()))
             self._next = next(self._starts, None)

@@ -10,7 +10,7 @@ import pytest
 
 from ucs_pipeline import BrickFeed, build_defs
 from ucs_pipeline.errors import FeedError
-from ucs_pipeline.feed import MAX_ORDINAL, MAX_PARTITIONS
+from ucs_pipeline.feed_rules import MAX_ORDINAL, MAX_PARTITIONS
 
 GOOD: dict[str, Any] = {
     "name": "orders",

@@ -1,0 +1,123 @@
+"""What the settings of a feed must be beside each other. Pure; each rule says what was found and what to do."""
+
+import re
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._utils.schedules import is_valid_cron_string
+
+from ucs_pipeline.dealing import Dealt
+from ucs_pipeline.errors import BrickError
+from ucs_pipeline.keys import has_neighbours
+from ucs_pipeline.numbering import Share
+from ucs_pipeline.sql import COMPLETE_SETTINGS
+
+if TYPE_CHECKING:
+    from ucs_pipeline.feed import BrickFeed
+
+MAX_PARTITIONS = 100_000
+"""Dagster's documented ceiling of partitions per asset."""
+
+MAX_ORDINAL = 2**64 - 2
+"""The left half of a Redis entry id is an unsigned 64-bit number; the very last one is left as room above."""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
+_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+
+
+def check(feed: "BrickFeed") -> None:
+    """Refuses settings that are right by themselves and cannot work together.
+
+    Raises:
+        ValueError: what is wrong, in a sentence that names the setting.
+    """
+    if not _NAME.fullmatch(feed.name):
+        raise ValueError("name must be letters, digits and underscores, starting with a letter")
+    _check_partitions(feed)
+    if feed.any_order:
+        _check_any_order(feed)
+    if feed.stream.pace is not None and feed.bricks.kind != "time":
+        raise ValueError(
+            f"stream.pace goes by the times of keys, and bricks.class is {feed.bricks.kind}: set "
+            "`stream.max_rows_per_second` instead"
+        )
+    _check_fields(feed)
+    _check_what_dagster_shows(feed)
+    for setting in feed.settings:
+        if not _SETTING.fullmatch(setting):
+            raise ValueError(f"settings: {setting!r} is not the name of a ClickHouse setting")
+        if setting in COMPLETE_SETTINGS:
+            raise ValueError(f"settings: {setting} could cut a result short without a word: use `where` instead")
+
+
+def _check_partitions(feed: "BrickFeed") -> None:
+    try:
+        numbering = feed.numbering
+    except BrickError as error:
+        raise ValueError(str(error)) from None
+    if numbering.last > MAX_ORDINAL:
+        raise ValueError(
+            f"bricks.last ({feed.bricks.last}) is beyond what an entry id can carry: its brick has the number "
+            f"{numbering.last}, and the largest is {MAX_ORDINAL}"
+        )
+    shards, partitions = feed.stream.shards, len(numbering.starts)
+    if 1 < shards <= partitions:
+        sizes = [len(Dealt(numbering, Share(number, shards)).starts) for number in range(shards)]
+    else:
+        sizes = [partitions, *[0] * (shards > 1)]
+    if not min(sizes):
+        raise ValueError(
+            f"stream.shards ({shards}) is more than the feed's {partitions:,} "
+            f"{numbering.unit}s go round: one shard would have none; choose fewer, or a finer `level`"
+        )
+    if max(sizes) > MAX_PARTITIONS:
+        raise ValueError(
+            f"bricks.first to bricks.last make {partitions:,} {numbering.unit}s, and Dagster carries "
+            f"at most {MAX_PARTITIONS:,} partitions per asset: choose a coarser `level`, more `stream.shards`, or "
+            "split the range over several feeds"
+        )
+
+
+def _check_any_order(feed: "BrickFeed") -> None:
+    for setting, given, reason in (
+        ("id_offset", feed.stream.id_offset, "Redis gives the ids"),
+        ("pace", feed.stream.pace, "bricks go in any order, and the clock does not: set max_rows_per_second"),
+    ):
+        if given:
+            raise ValueError(f"stream.{setting} is for `order: strict`, and stream.order is any: {reason}")
+    if feed.stream.shards > 1:
+        raise ValueError(
+            "stream.shards is for `order: strict`, and stream.order is any: bricks of any order go into one stream "
+            "in parallel as it is; leave `shards` out"
+        )
+    if feed.tail == "follow":
+        raise ValueError(
+            "tail: follow is for `order: strict`, and stream.order is any: a brick is published when it can no "
+            "longer change; set `tail: hold`"
+        )
+    if not has_neighbours(feed.stream_name):
+        raise ValueError(
+            f"stream.name {feed.stream_name!r} has a brace that is no hash tag, by which no ledger can be in its "
+            "cluster slot: leave the brace out"
+        )
+
+
+def _check_fields(feed: "BrickFeed") -> None:
+    if feed.columns is not None and not feed.columns and not feed.constants:
+        raise ValueError("columns is empty and there are no constants: an entry needs at least one field")
+    twice = sorted(set(feed.columns or ()) & set(feed.constants))
+    if twice:
+        raise ValueError(f"field {twice[0]!r} is both in columns and in constants: name it once")
+
+
+def _check_what_dagster_shows(feed: "BrickFeed") -> None:
+    for setting, cron in (("schedule", feed.schedule), ("check_schedule", feed.check_schedule)):
+        if cron is not None and not is_valid_cron_string(cron):
+            raise ValueError(
+                f"{setting} {cron!r} is not a cron schedule: give minute, hour, day of the month, month and day of "
+                "the week, such as '30 5 * * *'"
+            )
+    try:
+        dg.AssetSpec(feed.name, group_name=feed.group, owners=feed.owners, tags=feed.tags)
+    except dg.DagsterInvalidDefinitionError as error:
+        raise ValueError(f"group, owners or tags: {error}") from None
