@@ -13,13 +13,13 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from playwright.sync_api import Page, sync_playwright
 
 from ucs_pipeline.demo_data import DATASETS, write_data
 from ucs_pipeline_tests.home import make_home
+from ucs_pipeline_tests.lifetime import Started
 
 # Asks the kernel for a SIGTERM when the test process is gone (PR_SET_PDEATHSIG, which survives the exec), upon which
 # `dagster dev` ends what it has started.
@@ -45,7 +45,7 @@ mutation ($it: LaunchBackfillParams!) {
 _WORKSPACE = "load_from: [{python_file: {relative_path: feeds.py, location_name: ucs_pipeline}}]"
 
 
-class Cockpit:
+class Cockpit(Started):
     """`dagster dev` on the project's definitions and the demo's tables: started on entry, ended on exit."""
 
     def __init__(self, home: Path, redis_url: str, feeds: str | None = None, **environment: str) -> None:
@@ -123,18 +123,6 @@ class Cockpit:
             os.killpg(group, signal.SIGKILL)
         self._process.wait()
         self._process = None
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def _log(self) -> Path:

@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import dagster as dg
 
 from ucs_pipeline_tests.cockpit import launch
 from ucs_pipeline_tests.home import PROJECT
+from ucs_pipeline_tests.lifetime import Started
 
 CONFIGURATION = [PROJECT / "deploy" / "celery" / "dagster.yaml", PROJECT / "deploy" / "workspace.yaml"]
 _STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")
 
 
-class Deployment:
+class Deployment(Started):
     """Every process of the deployment but the servers it uses: started on entry, ended on exit."""
 
     def __init__(self, home: Path, feeds: str, workers: int, **environment: str) -> None:
@@ -101,18 +101,6 @@ class Deployment:
             self._processes[name].terminate()
         for name in [*self._processes]:
             self.stop(name)
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _start(self, name: str, module: str, *arguments: str) -> None:
         address = ["-h", "127.0.0.1", "-p", str(self._ports[name])] if name in self._ports else []

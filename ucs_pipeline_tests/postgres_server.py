@@ -10,13 +10,14 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psycopg2
 
+from ucs_pipeline_tests.lifetime import Started
 
-class PostgresServer:
+
+class PostgresServer(Started):
     """A PostgreSQL with an empty database: started on entry, ended and deleted on exit or with the starting thread."""
 
     def __init__(self) -> None:
@@ -79,18 +80,6 @@ class PostgresServer:
                 self._process.wait()
             self._process = None
         shutil.rmtree(self._directory, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def _log(self) -> Path:

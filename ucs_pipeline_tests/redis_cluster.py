@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Self
 
 import redis
 from redis.crc import key_slot
 
+from ucs_pipeline_tests.lifetime import Started
 from ucs_pipeline_tests.redis_server import RedisServer, free_port
 
 SLOTS = 16_384
@@ -28,14 +29,14 @@ def wait_until(condition: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
-class _Servers:
+class _Servers(Started):
     def __init__(self, directory: Path, tls: Mapping[str, str | int]) -> None:
         """`tls`: certificates, as options of a server; with them, servers talk TLS with each other."""
         self.servers: list[RedisServer] = []
         self._directory = directory
         self._tls = tls
 
-    def start(self, name: str, options: Mapping[str, str | int], *arguments: str) -> RedisServer:
+    def _add(self, name: str, options: Mapping[str, str | int], *arguments: str) -> RedisServer:
         """Starts one server more."""
         directory = self._directory / name
         directory.mkdir()
@@ -52,23 +53,6 @@ class _Servers:
     def scheme(self) -> str:
         """What the URL begins with."""
         return "rediss" if self._tls else "redis"
-
-    def __enter__(self) -> Self:
-        try:
-            self.open()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def open(self) -> None:
-        """Starts the servers."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Ends the servers."""
@@ -88,7 +72,7 @@ class RedisCluster(_Servers):
         """URL that names two of the masters."""
         return f"{self.scheme}+cluster://{self.address(self.servers[0])},{self.address(self.servers[1])}"
 
-    def open(self) -> None:
+    def start(self) -> Self:
         """Starts the servers and makes them one cluster."""
         buses = [free_port() for _ in range(4)]
         for number, bus in enumerate(buses):
@@ -102,7 +86,7 @@ class RedisCluster(_Servers):
                 "repl-diskless-sync-delay": 0,
                 **({"tls-cluster": "yes"} if self._tls else {}),
             }
-            self.start(f"node{number}", options)
+            self._add(f"node{number}", options)
         clients = [server.client() for server in self.servers]
         for number, client in enumerate(clients):
             client.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
@@ -116,6 +100,7 @@ class RedisCluster(_Servers):
         wait_until(lambda: self.replica.client().cluster("replicate", self.node_id(self.owner)))
         wait_until(lambda: all(client.cluster("info")["cluster_state"] == "ok" for client in clients))
         wait_until(lambda: _linked(self.replica))
+        return self
 
     def node_id(self, server: RedisServer) -> str:
         """Name of a node."""
@@ -151,12 +136,12 @@ class WatchedRedis(_Servers):
         """URL that names a Sentinel that is not there, and one that is."""
         return f"{self.scheme}+sentinel://127.0.0.1:1,{self.address(self.sentinel)}/prime/0"
 
-    def open(self) -> None:
+    def start(self) -> Self:
         """Starts the servers, and waits until the Sentinel knows the replicas."""
         options: dict[str, str | int] = {"repl-diskless-sync-delay": 0, "repl-ping-replica-period": 1}
-        self.master = self.start("master", options)
+        self.master = self._add("master", options)
         host, port = self.address(self.master).split(":")
-        self.replicas = [self.start(name, {**options, "replicaof": f"{host} {port}"}) for name in ("one", "other")]
+        self.replicas = [self._add(name, {**options, "replicaof": f"{host} {port}"}) for name in ("one", "other")]
         conf = self._directory / "sentinel.conf"
         conf.write_text(
             f"sentinel monitor prime {host} {port} 1\n"
@@ -164,9 +149,10 @@ class WatchedRedis(_Servers):
             "sentinel failover-timeout prime 2000\n"
         )
         wait_until(lambda: all(map(_linked, self.replicas)))
-        self.sentinel = self.start("sentinel", {}, str(conf), "--sentinel")
+        self.sentinel = self._add("sentinel", {}, str(conf), "--sentinel")
         sentinel = self.sentinel.client()
         wait_until(lambda: len(sentinel.sentinel_slaves("prime")) == len(self.replicas))
+        return self
 
 
 def _linked(replica: RedisServer) -> bool:

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -18,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ucs_pipeline.redis_binary import installed
+from ucs_pipeline_tests.lifetime import Started
 
 # Asks the kernel to end this process with its parent (PR_SET_PDEATHSIG, which survives the exec), then becomes the
 # server. A `preexec_fn` would do the same, but may deadlock in a process with threads.
@@ -36,7 +36,7 @@ def redis_executable(*, oldest: bool = False) -> str:
     return found[-1 if oldest else 0].path
 
 
-class RedisServer:
+class RedisServer(Started):
     """A redis-server: started on entry, ended on exit or with the thread that started it.
 
     `options` are redis.conf directives, such as `{"maxmemory": "100mb", "appendonly": "yes"}`. They may be changed
@@ -128,18 +128,6 @@ class RedisServer:
         self._clients.clear()
         self.stop()
         shutil.rmtree(self._sockets, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def _login(self) -> str:

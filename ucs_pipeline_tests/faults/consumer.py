@@ -4,20 +4,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
 import redis
 
 from ucs_pipeline_tests.faults.links import Link, link
 from ucs_pipeline_tests.faults.shapes import Entry
+from ucs_pipeline_tests.lifetime import Closed
 
 _GROUP = "consumers"
 _COUNT = 2_000
 _BLOCK_MILLISECONDS = 50
 
 
-class Consumer:
+class Consumer(Closed):
     """The only consumer of a group, in a thread of its own. An entry it got twice counts where it came first."""
 
     def __init__(self, port: int, stream: str) -> None:
@@ -59,14 +58,6 @@ class Consumer:
         """Ends the thread."""
         self._over.set()
         self._thread.join(30)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _run(self) -> None:
         while not self._over.is_set():

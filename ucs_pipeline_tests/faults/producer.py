@@ -1,19 +1,18 @@
 """Another producer, which writes to the same stream all the time, over every outage."""
 
 import threading
-from types import TracebackType
-from typing import Self
 
 import redis
 
 from ucs_pipeline_tests.faults.links import link
 from ucs_pipeline_tests.faults.rigs import Rig
 from ucs_pipeline_tests.faults.shapes import OTHERS
+from ucs_pipeline_tests.lifetime import Closed
 
 _PAUSE_SECONDS = 0.01
 
 
-class Producer:
+class Producer(Closed):
     """Adds an entry every hundredth of a second, in a thread of its own."""
 
     def __init__(self, rig: Rig, stream: str) -> None:
@@ -22,14 +21,6 @@ class Producer:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="producer", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the thread."""

@@ -4,8 +4,8 @@ import enum
 import socket
 import struct
 import threading
-from types import TracebackType
-from typing import Self
+
+from ucs_pipeline_tests.lifetime import Closed
 
 _CHUNK = 1 << 16
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -28,7 +28,7 @@ class Cut:
         self.made = threading.Event()
 
 
-class Proxy:
+class Proxy(Closed):
     """Passes connections on to a port of this machine that may change."""
 
     def __init__(self) -> None:
@@ -68,14 +68,6 @@ class Proxy:
         self.drop()
         for thread in self._threads:
             thread.join(5)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _accept(self) -> None:
         while True:
