@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from ucs_pipeline.demo_data import DATASETS, write_data
 from ucs_pipeline_tests.home import make_home
@@ -36,6 +36,9 @@ _CHROMIUM_OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+_PAGE_MS = 60_000
+"""How long a page may take to show what it is asked for."""
 
 _LAUNCH = """
 mutation ($it: LaunchBackfillParams!) {
@@ -166,7 +169,8 @@ def chromium_page(url: str) -> Iterator[Page]:
             page = browser.new_page(
                 base_url=url, viewport={"width": 1400, "height": 900}, device_scale_factor=1, timezone_id="UTC"
             )
-            page.set_default_timeout(30_000)
+            page.set_default_timeout(_PAGE_MS)
+            expect.set_options(timeout=_PAGE_MS)
             yield page
         finally:
             browser.close()

@@ -23,9 +23,6 @@ from ucs_pipeline_tests.home import run_bricks, write_table
 from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.webhook_server import SECRET, WebhookServer, closed_port
 
-# Code servers, shells and databases start.
-pytestmark = pytest.mark.timeout(400)
-
 FEEDS = """
 from ucs_pipeline import build_defs
 from ucs_pipeline_tests.test_alerts import feed

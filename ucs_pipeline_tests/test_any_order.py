@@ -503,7 +503,7 @@ from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.stream import RedisStream
 from ucs_pipeline_tests.tables import numbers, source_of
 rows = int(sys.argv[2])
-feed = numbers(rows).feed(rows - 1, stream={"order": "any", "max_rows_per_second": 50_000})
+feed = numbers(rows).feed(rows - 1, stream={"order": "any", "max_len": 15_000})
 stream = RedisStream("feed", redis.Redis.from_url(sys.argv[1], protocol=2))
 list(ledger_transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
 """

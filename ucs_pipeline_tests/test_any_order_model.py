@@ -207,7 +207,6 @@ def test_whatever_happens_in_whatever_order_the_stream_has_what_the_ledger_says(
             max_examples=40,
             stateful_step_count=30,
             derandomize=True,
-            deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -265,19 +265,23 @@ def test_a_killed_run_keeps_its_finished_bricks_and_the_next_run_completes_the_s
     home = make_home(tmp_path)
     write_flights(home / ".ucs" / "tables")
     client = redis_server.client()
-    process = python(RUN_IN_PROCESS, home, UCS_REDIS_URL=redis_server.url)
-    while client.xlen("flights") < 100_000:
-        assert process.poll() is None, (home / "process.log").read_text()
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    reached = client.xlen("flights")
-    assert reached < ROWS
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     with dg.DagsterInstance.get() as instance:
+        # Room for about half of the rows, so that the run cannot be done before it is killed.
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + 12_000_000)
+        try:
+            process = python(RUN_IN_PROCESS, home, UCS_REDIS_URL=redis_server.url)
+            while not (done := instance.get_materialized_partitions(dg.AssetKey("flights"))):
+                assert process.poll() is None, (home / "process.log").read_text()
+                time.sleep(0.01)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        finally:
+            client.config_set("maxmemory", 0)
+        reached = client.xlen("flights")
         done = instance.get_materialized_partitions(dg.AssetKey("flights"))
         assert 0 < len(done) < 34
-        assert len(done) * 10_000 <= reached
+        assert len(done) * 10_000 <= reached < ROWS
         assert python(RUN_IN_PROCESS, home, UCS_REDIS_URL=redis_server.url).wait() == 0
         assert len(instance.get_materialized_partitions(dg.AssetKey("flights"))) == 34
     assert client.xlen("flights") == ROWS

@@ -1,7 +1,5 @@
 """Feeds of time and text bricks from table to stream, and feeds that go on on an old program's stream."""
 
-import threading
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,13 +16,15 @@ from ucs_pipeline.errors import FeedError, StreamError, UcsError
 from ucs_pipeline.facts import collect
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.findings import findings
+from ucs_pipeline.flow import Flow
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.read import read_brick
+from ucs_pipeline.room import Room
 from ucs_pipeline.source import Source, open_source
-from ucs_pipeline.stream import open_stream
+from ucs_pipeline.stream import cut, open_stream
 from ucs_pipeline.text_bricks import TextBricks
 from ucs_pipeline.time_bricks import TimeBricks
-from ucs_pipeline.transfer import transfer
+from ucs_pipeline.transfer import _moment, transfer
 from ucs_pipeline_tests.home import run_bricks, write_table
 from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import Table, source_of
@@ -158,7 +158,7 @@ def test_portions_of_time_bricks_leave_nothing_out(home: Path) -> None:
     ],
 )
 def test_a_replay_goes_as_fast_as_the_times_say(
-    column: str, value: str, bricks: dict[str, Any], redis_server: RedisServer
+    column: str, value: str, bricks: dict[str, Any], redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Ten minutes, a row every two seconds, with nothing from the fourth to the sixth.
     rows = f"SELECT {value.format('1382832000 + number * 2')} FROM numbers(300) WHERE intDiv(number, 30) NOT IN (4, 5)"
@@ -166,27 +166,22 @@ def test_a_replay_goes_as_fast_as_the_times_say(
     chosen = {"class": "time", "first": "2013-10-27", "last": "2013-10-27", **bricks}
     feed = table.feed(0, key="at", bricks=chosen, stream={"pace": 400})
     stream = open_stream(feed, redis_server.client())
-    seen: list[tuple[float, int]] = []
-    over = threading.Event()
+    start = feed.numbering.starts[0]
+    [entries] = encode(b"feed", source_of(feed).scan(start, start))
+    clock, sent = [1_000.0], list[tuple[float, int]]()
+    monkeypatch.setattr("ucs_pipeline.flow.time.monotonic", lambda: clock[0])
 
-    def watch() -> None:
-        while not over.wait(0.02):
-            seen.append((time.monotonic(), stream.state().length))
+    def pause(seconds: float) -> None:
+        clock[0] += seconds
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        list(transfer(feed, source_of(feed), stream, feed.numbering.starts[:1], lambda _: {}))
-        seen.append((time.monotonic(), stream.state().length))
-    finally:
-        over.set()
-        watcher.join()
-    assert stream.state().length == 240
-    began = min(at for at, length in seen if length)
-    reached = {wanted: min(at for at, length in seen if length >= wanted) - began for wanted in (60, 120, 121, 240)}
+    flow = Flow(feed.stream, Room(stream, feed.stream, 0, pause, print), pause, _moment(feed))
+    for part in flow.admit(cut(entries, 0, entries.count)):
+        if part:
+            sent.append((clock[0] - 1_000, part.stop))
+    reached = {wanted: min(at for at, rows in sent if rows >= wanted) for wanted in (60, 120, 121, 240)}
     # 600 seconds at 400 times real time are 1.5 of them; the rows of one tenth go together.
     expected = {60: 118 / 400, 120: 238 / 400, 121: 360 / 400, 240: 598 / 400}
-    assert all(abs(reached[rows] - expected[rows]) < 0.3 for rows in expected), reached
+    assert all(-0.1 <= reached[rows] - expected[rows] <= 0.001 for rows in expected), reached
 
 
 def test_a_pace_needs_times() -> None:

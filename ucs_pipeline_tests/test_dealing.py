@@ -41,7 +41,7 @@ def numberings(draw: st.DrawFn) -> Numbering:
     return Bricks(**bricks).numbering(offset)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(numberings(), st.integers(1, 9))
 def test_shards_share_out_the_partitions_and_each_keeps_their_order(whole: Numbering, shards: int) -> None:
     dealt = [Dealt(whole, Share(number, shards)) for number in range(shards)]

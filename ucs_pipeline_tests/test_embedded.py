@@ -183,9 +183,9 @@ def test_after_a_kill_the_next_call_starts_a_new_server(home: Path) -> None:
 
 
 def test_a_frozen_server_is_never_given_a_second_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = _pid()
     monkeypatch.setattr(embedded_redis, "_READY_SECONDS", 0.3)
     monkeypatch.setattr(embedded_redis, "_PING_SECONDS", 0.1)
-    pid = _pid()
     os.kill(pid, signal.SIGSTOP)
     try:
         with pytest.raises(StreamUnavailableError, match=rf"process {pid}\) is running but does not answer"):

@@ -342,7 +342,7 @@ def _check(kind: Kind, found: bytes, value: Any) -> None:
 def test_every_value_of_every_type_is_read_from_the_stream_as_python_expects_it(
     kind: Kind, redis_server: RedisServer, engine: EmbeddedEngine
 ) -> None:
-    @settings(max_examples=5, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=5, database=None, suppress_health_check=list(HealthCheck))
     @given(st.lists(st.tuples(kind.values, st.none() | kind.values), min_size=1, max_size=25))
     def holds(values: list[tuple[Any, Any]]) -> None:
         second = f"Nullable({kind.type})" if kind.nullable else kind.type
@@ -430,7 +430,7 @@ def test_a_row_without_any_value_is_refused_by_name(engine: EmbeddedEngine) -> N
     assert len(_encoded(engine, _feed(table, columns={"v": "v"}, where="v IS NOT NULL"))) == 1
 
 
-@settings(max_examples=20, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, database=None, suppress_health_check=list(HealthCheck))
 @given(names=st.lists(st.text(max_size=12), min_size=3, max_size=3, unique=True), value=st.text(max_size=30))
 def test_field_names_and_constants_may_be_any_text(
     names: list[str], value: str, redis_server: RedisServer, engine: EmbeddedEngine

@@ -157,15 +157,14 @@ def test_a_forked_process_leaves_its_parent_s_events_alone(pooled: Path) -> None
         [record] = instance.get_records_for_run(run_id, of_type=MATERIALIZED, limit=1).records
         storage = instance.event_log_storage
         assert isinstance(storage, PooledSqliteEventLogStorage)
-        storage._pending._write = lambda _events: os._exit(1)
         storage.store_event(record.event_log_entry)  # waits
         with storage._db_lock:  # as if a thread were writing
             child = os.fork()
             if not child:
                 signal.alarm(20)
+                storage._pending._write = lambda _events: os._exit(1)
                 storage.flush()
                 os._exit(0 if len(storage.get_materialized_partitions(KEY)) == len(NAMES) else 2)
-        storage._pending._write = storage._write
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert len(instance.get_records_for_run(run_id, of_type=MATERIALIZED).records) == 31
 

@@ -47,21 +47,19 @@ def test_every_kind_is_in_a_group() -> None:
     assert sorted(name for names in GROUPS.values() for name in names) == sorted(KINDS)
 
 
-@pytest.mark.timeout(170)
 @pytest.mark.parametrize("group", GROUPS)
 def test_nothing_is_lost_doubled_or_disordered(group: str, tmp_path: Path) -> None:
     counts = Counter(dict.fromkeys(GROUPS[group], 1))
-    outcome = run(counts, 7, tmp_path, rows=ROWS, seconds=120, feeds=FEEDS_OF.get(group, NUMBERS))
+    outcome = run(counts, 7, tmp_path, rows=ROWS, seconds=400, feeds=FEEDS_OF.get(group, NUMBERS))
     assert outcome.findings.sentences == []
     assert outcome.findings == Findings(checked=outcome.rounds * ROWS)
     assert outcome.injected == counts
 
 
-@pytest.mark.timeout(300)
 def test_nothing_is_lost_doubled_or_disordered_on_any_kind_of_feed(tmp_path: Path) -> None:
     # One fault a round, so that each feed meets one.
     counts = Counter(dict.fromkeys(QUICK, 1))
-    outcome = run(counts, 3, tmp_path, rows=SOME, seconds=250, feeds=OTHER_KINDS, others=0)
+    outcome = run(counts, 3, tmp_path, rows=SOME, seconds=500, feeds=OTHER_KINDS, others=0)
     assert outcome.findings.sentences == []
     assert outcome.findings == Findings(checked=outcome.findings.checked)
     assert outcome.findings.checked >= outcome.rounds * SOME
@@ -69,11 +67,10 @@ def test_nothing_is_lost_doubled_or_disordered_on_any_kind_of_feed(tmp_path: Pat
     assert set(outcome.by_feed) == set(OTHER_KINDS)
 
 
-@pytest.mark.timeout(170)
 def test_nothing_is_lost_or_doubled_in_any_order_beside_another_producer(tmp_path: Path) -> None:
     names = ["publisher-killed", "two-at-once", "redis-killed", "out-of-memory", "frozen-over-a-loss", "cut-to-redis"]
     counts = Counter(dict.fromkeys([*names, "stream-full", "run-killed"], 1))
-    outcome = run(counts, 7, tmp_path, rows=ROWS // 2, seconds=120, feeds=NUMBERS, order="any")
+    outcome = run(counts, 7, tmp_path, rows=ROWS // 2, seconds=400, feeds=NUMBERS, order="any")
     assert outcome.findings.sentences == []
     assert outcome.findings == Findings(checked=outcome.rounds * ROWS // 2)
     assert outcome.injected == counts
@@ -190,7 +187,6 @@ def test_faults_are_shared_out_over_all_kinds() -> None:
     assert set(shared_out(len(KINDS), list(KINDS.values())).values()) == {1}
 
 
-@pytest.mark.timeout(170)
 def test_the_command_ends_with_1_when_a_row_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

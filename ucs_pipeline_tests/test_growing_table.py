@@ -16,9 +16,6 @@ from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.cockpit import Cockpit
 from ucs_pipeline_tests.redis_server import RedisServer
 
-# Two minutes of growth, beside the start of the servers and the last ticks.
-pytestmark = pytest.mark.timeout(600)
-
 SECONDS, ROWS_A_SECOND, STEP = 120, 20, 100
 """The table grows by a brick in five seconds: a hundred rows, a hundred ids apart."""
 INTERVAL_S = 20

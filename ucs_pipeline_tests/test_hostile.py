@@ -66,7 +66,7 @@ def _literal(value: bytes) -> str:
     return f"unhex('{value.hex()}')"
 
 
-@settings(max_examples=25, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, database=None, suppress_health_check=list(HealthCheck))
 @given(
     names=st.lists(hostile, min_size=4, max_size=4, unique=True),
     stream=hostile,
@@ -111,7 +111,7 @@ def test_names_and_values_of_any_kind_come_out_as_they_went_in(
     clickhouse.query(f"DROP TABLE {quoted}")
 
 
-@settings(max_examples=15, deadline=None, database=None)
+@settings(max_examples=15, database=None)
 @given(text=hostile)
 def test_definitions_of_any_names_load(text: str) -> None:
     feed = BrickFeed(

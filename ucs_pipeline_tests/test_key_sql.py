@@ -156,7 +156,7 @@ def test_text_bricks_are_those_of_python(base: int, digit: Digit) -> None:
     assert _ordinals(table, settings) == [bricks.ordinal_of_key(f"key {n * 7919}") for n in range(KEYS)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=40), st.sampled_from(BASES), st.sampled_from(DIGITS))
 def test_any_bytes_are_in_the_same_text_brick_in_sql_and_in_python(keys: list[bytes], base: int, digit: Digit) -> None:
     table = _table("String", [f"unhex('{key.hex()}')" for key in keys])

@@ -51,10 +51,10 @@ def _facts_are_well(feed: BrickFeed, instance: dg.DagsterInstance, redis_server:
 
 
 def test_a_million_million_ids_are_a_hundred_thousand_blocks() -> None:
-    began = time.monotonic()
+    began = time.process_time()
     feed = _feed(bricks={"class": "number", "last": 10**12 - 1, "level": "block"})
     names = feed.numbering.names()
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
     assert (len(names), names[0], names[-1]) == (100_000, "0.0.0", "0.99.999")
     assert len(feed.ordinals) == 10**8
     assert feed.numbering.end(feed.numbering.start_named("0.1.0")) == 1_000_999

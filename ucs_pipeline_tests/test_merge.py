@@ -53,7 +53,7 @@ class Publishers:
             write_note(stream, Note.of(part)._replace(done=end, top=stream.state().top))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(2, 4),
     st.lists(st.sampled_from([0, 0, 1, 2, 5]), min_size=4, max_size=14),

@@ -179,7 +179,6 @@ def test_whatever_happens_in_whatever_order_the_stream_is_a_prefix_of_the_feed(
             max_examples=40,
             stateful_step_count=30,
             derandomize=True,
-            deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
         ),

@@ -29,9 +29,6 @@ from ucs_pipeline_tests.home import PROJECT, make_home, run_bricks, write_table
 from ucs_pipeline_tests.postgres_server import PostgresServer
 from ucs_pipeline_tests.redis_server import RedisServer
 
-# Code servers, shells and databases start.
-pytestmark = pytest.mark.timeout(400)
-
 KEY, OTHER = dg.AssetKey("flights"), dg.AssetKey("other")
 
 

@@ -17,7 +17,9 @@ from ucs_pipeline.position import EntryId
 from ucs_pipeline.room import Room, trim_acknowledged
 from ucs_pipeline.stream import OrderedStream, Transaction
 from ucs_pipeline.stream_settings import Stream
+from ucs_pipeline.tally import Span
 from ucs_pipeline.transfer import transfer
+from ucs_pipeline_tests.accidents import at
 from ucs_pipeline_tests.redis_server import RedisServer, redis_executable
 from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
 
@@ -46,11 +48,12 @@ def _move(
     rows: int,
     log: Callable[[str], None] = lambda _: None,
     records: tuple[BrickReport, ...] = (),
+    watch: Callable[[Span], None] = lambda _: None,
     **settings: Any,
 ) -> Iterator[BrickReport]:
     feed = table.feed(rows - 1, stream=settings)
     known = {report.ordinal: report for report in records}
-    return transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: known, log)
+    return transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: known, log, watch)
 
 
 class Worker:
@@ -357,11 +360,13 @@ def test_a_redis_that_comes_back_empty_in_the_middle_of_a_run_gets_everything_ag
     rows, told = 100_000, list[str]()
     with RedisServer(tmp_path) as server:
         stream = OrderedStream("feed", server.client())
-        going = _move(numbers(rows), stream, rows, told.append)
-        reports = [next(going) for _ in range(4)]
-        server.kill()
-        server.start()
-        reports += going
+
+        def log(text: str) -> None:
+            told.append(text)
+            if not server.running:
+                server.start()
+
+        reports = list(_move(numbers(rows), stream, rows, log, watch=at(45_000, server.kill)))
         assert stream.entries(*ALL) == expected(rows)
     assert [report.ordinal for report in reports[-10:]] == list(range(10))
     assert any("ends at 0-0, but bricks 0.0.0.0 to 0.0.0." in text for text in told)

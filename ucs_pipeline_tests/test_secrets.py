@@ -17,8 +17,6 @@ from ucs_pipeline_tests.cockpit import Cockpit
 from ucs_pipeline_tests.home import python
 from ucs_pipeline_tests.redis_server import RedisServer
 
-pytestmark = pytest.mark.timeout(400)
-
 FEEDS = """
 import os
 from ucs_pipeline import BrickFeed, build_defs

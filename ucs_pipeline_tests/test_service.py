@@ -18,9 +18,6 @@ from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.many_workers import wait_until
 from ucs_pipeline_tests.webhook_server import closed_port
 
-# A code server and two web servers start.
-pytestmark = pytest.mark.timeout(400)
-
 UNITS = PROJECT / "deploy" / "systemd"
 BIN = "/opt/ucs/.venv/bin/"
 

@@ -197,8 +197,6 @@ with dg.instance_for_test(temp_dir={home!r}) as instance:
 """
 
 
-# A process of Dagster's starts.
-@pytest.mark.timeout(400)
 def test_a_shard_whose_run_is_killed_goes_on_and_the_others_know_nothing_of_it(
     home: Path, instance: dg.DagsterInstance, redis_server: RedisServer
 ) -> None:

@@ -16,7 +16,9 @@ from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.publisher import Publisher
 from ucs_pipeline.stream import OrderedStream, cut
+from ucs_pipeline.tally import Span
 from ucs_pipeline.transfer import transfer
+from ucs_pipeline_tests.accidents import at
 from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
 
@@ -35,9 +37,10 @@ def _move(
     wanted: range | None = None,
     log: Callable[[str], None] = lambda _: None,
     timeout_s: float = 60,
+    watch: Callable[[Span], None] = lambda _: None,
 ) -> Iterator[BrickReport]:
     feed = table.feed(last, stream={"timeout_s": timeout_s})
-    return transfer(feed, source_of(feed), stream, wanted or feed.ordinals, lambda _: {}, log)
+    return transfer(feed, source_of(feed), stream, wanted or feed.ordinals, lambda _: {}, log, watch)
 
 
 def _wait(condition: Callable[[], bool]) -> None:
@@ -71,20 +74,18 @@ def test_a_foreign_entry_behind_the_last_row_of_a_brick_is_refused(stream: Order
 
 
 def test_another_program_that_keeps_writing_is_named_and_not_waited_for(stream: OrderedStream) -> None:
-    going = _move(numbers(300_000), stream, 299_999)
-    next(going)
-    stream.client.xadd("feed", {"who": "somebody else"})
+    adds = at(50_000, lambda: stream.client.xadd("feed", {"who": "somebody else"}))
     with pytest.raises(StreamError, match=r"something else has written to it.*choose another stream name"):
-        list(going)
+        list(_move(numbers(100_000), stream, 99_999, watch=adds))
 
 
 def test_a_worker_that_makes_a_deleted_stream_again_causes_no_half_stream(stream: OrderedStream) -> None:
-    going = _move(numbers(300_000), stream, 299_999)
-    next(going)
-    stream.client.delete("feed")
-    stream.client.xgroup_create("feed", "workers", mkstream=True)
+    def make_again() -> None:
+        stream.client.delete("feed")
+        stream.client.xgroup_create("feed", "workers", mkstream=True)
+
     with pytest.raises(StreamError, match="was deleted while it was being written"):
-        list(going)
+        list(_move(numbers(100_000), stream, 99_999, watch=at(50_000, make_again)))
     assert stream.state().length == 0
 
 
@@ -235,10 +236,7 @@ def test_a_restart_in_the_middle_is_overcome(tmp_path: Path) -> None:
             if len(told) == 3:
                 server.start()
 
-        going = _move(numbers(100_000), stream, 99_999, log=log)
-        reports = [next(going)]
-        server.kill()
-        reports += going
+        reports = list(_move(numbers(100_000), stream, 99_999, log=log, watch=at(20_000, server.kill)))
         assert [report.rows for report in reports] == [10_000] * 10
         assert stream.entries(*ALL) == expected(100_000)
         assert "cannot be reached" in told[0]
@@ -256,10 +254,8 @@ def test_a_redis_that_restarts_while_a_replaced_publisher_waits_does_not_end_it(
             elif len(told) == 3:
                 server.start()
 
-        going = _move(numbers(100_000), stream, 99_999, log=log)
-        next(going)
-        Publisher(stream).close()
-        assert len(list(going)) == 9
+        replaces = at(20_000, lambda: Publisher(stream).close())
+        assert len(list(_move(numbers(100_000), stream, 99_999, log=log, watch=replaces))) == 10
         assert "took over" in told[0]
         assert "cannot be reached" in told[1]
         assert stream.entries(*ALL) == expected(100_000)
@@ -269,15 +265,9 @@ def test_time_spent_publishing_one_long_brick_is_not_time_spent_waiting(stream: 
     rows = 200_000
     table = Table("id UInt64, n UInt64", f"SELECT number % 10000, number FROM numbers({rows})", order_by="id")
     client: Any = stream.client
-    over = threading.Event()
-
-    def disturb() -> None:
-        _wait(lambda: stream.state().length > rows // 2 or over.is_set())
-        client.client_kill_filter(_type="normal", skipme=True)
-
     told: list[str] = []
-    with _thread(disturb, over):
-        [report] = _move(table, stream, 9_999, log=told.append, timeout_s=0.1)
+    kills = at(rows // 2, lambda: client.client_kill_filter(_type="normal", skipme=True))
+    [report] = _move(table, stream, 9_999, log=told.append, timeout_s=0.1, watch=kills)
     assert report.rows == rows
     assert len(told) >= 1
 
