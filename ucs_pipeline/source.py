@@ -3,27 +3,23 @@
 import os
 import re
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ucs_pipeline import sql
 from ucs_pipeline.background import Background
-from ucs_pipeline.bricks import NumberBricks
-from ucs_pipeline.columns import numbers
+from ucs_pipeline.batch_rules import check
 from ucs_pipeline.engine import URL_VARIABLE as URL_VARIABLE
 from ucs_pipeline.engine import EmbeddedEngine as EmbeddedEngine
 from ucs_pipeline.engine import Engine, HttpEngine
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.key_sql import OUTSIDE, Key, KeySql, NumberKeySql, TextKeySql
-from ucs_pipeline.payload import TEXT_SETTINGS, Column
-from ucs_pipeline.text_bricks import TextBricks
-from ucs_pipeline.time_bricks import TimeBricks
-from ucs_pipeline.time_sql import TimeKeySql
+from ucs_pipeline.key_sql import OUTSIDE
+from ucs_pipeline.payload import TEXT_SETTINGS
+from ucs_pipeline.selection import selected
 
 _SCAN_SETTINGS: Mapping[str, str | int] = {
     **TEXT_SETTINGS,
@@ -120,7 +116,7 @@ class Source:
                 with closing(self._engine.batches(query, within.parameters, self.feed.hide)) as batches:
                     for scanned in batches:
                         batch = self._transformed(scanned, shape)
-                        self._check(batch, portion.first, portion.last)
+                        check(self.feed, batch, portion.first, portion.last)
                         yield batch
             except SourceError as error:
                 raise self._named(error) from error
@@ -216,32 +212,11 @@ class Source:
         """What the feed selects, with the types the table has now.
 
         Raises:
-            SourceError: there is no such table or column, or the key is no integer.
+            SourceError: there is no such table or column, or the key is of another class.
         """
         if self._shape is None:
-            self._shape = self._look_up()
+            self._shape = selected(self.feed, lambda query: self._rows(query, {}, {}))
         return self._shape
-
-    def _look_up(self) -> sql.Shape:
-        feed = self.feed
-        described = self._rows(sql.describe_table(feed.table), {}, {})
-        # An EPHEMERAL column exists in INSERT only.
-        own = [row["name"] for row in described if row["default_type"] != "EPHEMERAL"]
-        chosen = {column: column for column in own} if feed.columns is None else feed.columns
-        clash = sorted(set(chosen) & set(feed.constants))
-        if clash:
-            raise SourceError(
-                f"feed {feed.name!r}: field {clash[0]!r} is both a column of table {feed.shown.table!r} and a "
-                "constant: list the columns to publish, or rename the constant"
-            )
-        expressions = [sql.column_expression(text, own) for text in (feed.key, *chosen.values())]
-        types = [row["type"] for row in self._rows(sql.describe_expressions(feed.table, expressions), {}, {})]
-        keys = _key_sql(feed, own)
-        if expected := keys.refusal(types[0]):
-            raise SourceError(f"feed {feed.name!r}: key {feed.shown.key!r} has type {types[0]}, expected {expected}")
-        columns = [Column(*three) for three in zip(chosen, expressions[1:], types[1:], strict=True)]
-        key = Key(expressions[0], types[0])
-        return sql.Shape(feed.table, feed.final, feed.where, key, keys, columns, feed.constants)
 
     def _transformed(self, batch: pa.RecordBatch, shape: sql.Shape) -> pa.RecordBatch:
         if self.feed.transform is None:
@@ -251,30 +226,6 @@ class Source:
         transform = self._transform = self._transform or Transform(self.feed.transform, self.feed.constants)
         fields = {column.field: f"raw_{n}" for n, column in enumerate(shape.columns)}
         return transform.apply(batch, fields, self.feed.numbering.name(batch.column("ordinal")[0].as_py()))
-
-    def _check(self, batch: pa.RecordBatch, first: int, last: int) -> None:
-        low, high = (end.as_py() for end in pc.min_max(batch.column("ordinal")).values())
-        if low < first or high > last:
-            name, stray = self.feed.numbering.name, low if low < first else high
-            raise SourceError(
-                f"asked for bricks {name(first)} to {name(last)}, the table answered with rows of {name(stray)}: check "
-                f"the parentheses in the feed's `where` and `key`{self._column_hint()}"
-            )
-        if batch.column("payload").null_count:
-            raise SourceError("a column became Nullable while the table was being read: run again")
-        fewest = batch.column("arguments")
-        if pc.min(fewest).as_py() == 0:
-            row = int(numbers(fewest).argmin())
-            brick = self.feed.numbering.name(batch.column("ordinal")[row].as_py())
-            raise SourceError(
-                f"brick {brick}: every field of the row with key {batch.column('key')[row].as_py()} is NULL, and a "
-                "stream entry needs at least one: add a constant, or a column that is never NULL, or leave such rows "
-                "out with `where`"
-            )
-
-    def _column_hint(self) -> str:
-        column = self.feed.shown.bricks.column
-        return "" if column is None else f", and that its column {column!r} holds the ordinals of this class"
 
     def _rows(self, query: str, parameters: Mapping[str, int], fixed: Mapping[str, str | int]) -> list[dict[str, Any]]:
         return self._run(query + sql.settings_clause({**self.feed.settings, **fixed}), parameters)
@@ -287,17 +238,6 @@ class Source:
 
     def _named(self, error: SourceError) -> SourceError:
         return type(error)(f"feed {self.feed.name!r}: {error}")
-
-
-def _key_sql(feed: BrickFeed, table_columns: Collection[str]) -> KeySql:
-    bricks = feed.numbering.bricks
-    if isinstance(bricks, NumberBricks):
-        return NumberKeySql(feed.numbering, bricks)
-    if isinstance(bricks, TimeBricks):
-        return TimeKeySql(feed.numbering, bricks, feed.bricks.unit)
-    assert isinstance(bricks, TextBricks)
-    column = feed.bricks.column
-    return TextKeySql(feed.numbering, bricks, None if column is None else sql.column_expression(column, table_columns))
 
 
 def open_source(feed: BrickFeed) -> Source:

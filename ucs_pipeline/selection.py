@@ -1,0 +1,51 @@
+"""What a feed selects, with the types that its table has now."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from ucs_pipeline import sql
+from ucs_pipeline.bricks import NumberBricks
+from ucs_pipeline.errors import SourceError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.key_sql import Key, KeySql, NumberKeySql, TextKeySql
+from ucs_pipeline.payload import Column
+from ucs_pipeline.text_bricks import TextBricks
+from ucs_pipeline.time_bricks import TimeBricks
+from ucs_pipeline.time_sql import TimeKeySql
+
+
+def selected(feed: BrickFeed, rows: Callable[[str], list[dict[str, Any]]]) -> sql.Shape:
+    """The key and the fields of a feed. `rows` gives the rows of a query.
+
+    Raises:
+        SourceError: there is no such table or column, or the key is of another class.
+    """
+    described = rows(sql.describe_table(feed.table))
+    # An EPHEMERAL column exists in INSERT only.
+    own = [row["name"] for row in described if row["default_type"] != "EPHEMERAL"]
+    chosen = {column: column for column in own} if feed.columns is None else feed.columns
+    clash = sorted(set(chosen) & set(feed.constants))
+    if clash:
+        raise SourceError(
+            f"feed {feed.name!r}: field {clash[0]!r} is both a column of table {feed.shown.table!r} and a "
+            "constant: list the columns to publish, or rename the constant"
+        )
+    expressions = [sql.column_expression(text, own) for text in (feed.key, *chosen.values())]
+    types = [row["type"] for row in rows(sql.describe_expressions(feed.table, expressions))]
+    keys = _key_sql(feed, own)
+    if expected := keys.refusal(types[0]):
+        raise SourceError(f"feed {feed.name!r}: key {feed.shown.key!r} has type {types[0]}, expected {expected}")
+    columns = [Column(*three) for three in zip(chosen, expressions[1:], types[1:], strict=True)]
+    key = Key(expressions[0], types[0])
+    return sql.Shape(feed.table, feed.final, feed.where, key, keys, columns, feed.constants)
+
+
+def _key_sql(feed: BrickFeed, table_columns: Collection[str]) -> KeySql:
+    bricks = feed.numbering.bricks
+    if isinstance(bricks, NumberBricks):
+        return NumberKeySql(feed.numbering, bricks)
+    if isinstance(bricks, TimeBricks):
+        return TimeKeySql(feed.numbering, bricks, feed.bricks.unit)
+    assert isinstance(bricks, TextBricks)
+    column = feed.bricks.column
+    return TextKeySql(feed.numbering, bricks, None if column is None else sql.column_expression(column, table_columns))
