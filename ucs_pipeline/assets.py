@@ -126,8 +126,8 @@ def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[i
     def records(starts: Sequence[int]) -> Mapping[int, BrickReport]:
         return recorded(context.instance, feed, starts)
 
-    refuse_renumbered(context.instance, feed)
     source, stream = open_source(feed), open_stream(feed, connect_redis(feed.stream_name))
+    refuse_renumbered(context.instance, feed, stream)
     say, watch = context.log.warning, Progress(feed, wanted, context.log.info).watch
     if feed.any_order:
         yield from ledger_transfer(feed, source, stream, wanted, records, say, watch, _replay_request(context))

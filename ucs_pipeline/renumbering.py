@@ -1,50 +1,74 @@
 """A feed that numbers its rows in another way than when it published: noticed before a row moves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
 from ucs_pipeline.brick_class import LEVELS, BrickClass
 from ucs_pipeline.errors import BrickError, StreamError
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.position import EntryId
+from ucs_pipeline.stream import RedisStream
 
 _PAGE = 10
 
 
-def refuse_renumbered(instance: dg.DagsterInstance, feed: BrickFeed) -> None:
+def refuse_renumbered(instance: dg.DagsterInstance, feed: BrickFeed, stream: RedisStream) -> None:
     """Keeps a feed from going on where it numbered its rows in another way.
 
     The same names and entry ids would stand for other rows, and those between the two be left out or come twice.
 
     Raises:
-        StreamError: a partition that was recorded lately had other bounds.
+        StreamError: a partition that was recorded lately had other bounds, or ids that another `id_offset` gave it.
     """
-    for name, written in _recorded_bounds(instance, feed):
-        bounds = _bounds(feed.numbering.bricks, name)
-        if written != bounds:
+    newest = True
+    for event in _recorded(instance, feed):
+        name, written = event.partition or "", event.metadata["bounds"].value
+        ordinals = _ordinals(feed.numbering.bricks, name)
+        bounds = feed.numbering.bricks.bounds_text(ordinals[0], ordinals[-1]) if ordinals else None
+        if written != bounds or not ordinals:
             raise StreamError(
                 f"feed {feed.name!r}, brick {name}: recorded as done with {written}, but the feed's `bricks` make it "
                 f"{bounds or 'no brick at all'} now: what is published cannot be numbered anew; set `bricks` back to "
                 "what it was, or give the feed another name and another stream"
             )
+        last = event.metadata.get("last_entry_id")
+        if last and newest and not feed.any_order:
+            newest = False
+            _refuse_shifted(feed, stream, name, ordinals, EntryId.parse(str(last.value)))
 
 
-def _recorded_bounds(instance: dg.DagsterInstance, feed: BrickFeed) -> Iterator[tuple[str, object]]:
-    """Partitions and their bounds as they were recorded last; those reported by hand have none."""
+def _refuse_shifted(feed: BrickFeed, stream: RedisStream, name: str, ordinals: Sequence[int], last: EntryId) -> None:
+    """Refuses another `id_offset` on the stream that has the partition's last entry, or entries after it."""
+    offset = feed.stream.id_offset
+    lowered, raised = last.ordinal > ordinals[-1] + offset, last.ordinal < ordinals[0] + offset
+    if not lowered and not raised:
+        return
+    top = stream.state().top
+    # With a higher one the feed may be on another stream by now, whose old entries may have any ids.
+    if top == last or (lowered and top > last):
+        raise StreamError(
+            f"feed {feed.name!r}, brick {name}: recorded as done up to entry {last} of stream {stream.name!r}, which "
+            f"goes up to {top}, but with `stream.id_offset: {offset}` its entries are "
+            f"{ordinals[0] + offset}-1 and on: set it back to what it was, or give the feed another stream"
+        )
+
+
+def _recorded(instance: dg.DagsterInstance, feed: BrickFeed) -> Iterator[dg.AssetMaterialization]:
+    """Some of the partitions that were recorded last; those reported by hand have no bounds and are left out."""
     cursor, more, found = None, True, False
     while more and not found:
         page = instance.fetch_materializations(dg.AssetKey(feed.name), limit=_PAGE, cursor=cursor)
         for record in page.records:
             event = record.asset_materialization
-            written = event and event.metadata.get("bounds")
-            if event and event.partition and written:
+            if event and event.partition and event.metadata.get("bounds"):
                 found = True
-                yield event.partition, written.value
+                yield event
         cursor, more = page.cursor, page.has_more
 
 
-def _bounds(bricks: BrickClass, name: str) -> str | None:
-    """What a partition of any level holds, in this feed's list or not; None if the class has no such name."""
+def _ordinals(bricks: BrickClass, name: str) -> Sequence[int] | None:
+    """Bricks of a partition of any level, in this feed's list or not; None if the class has no such name."""
     depth = len(LEVELS) - 1 - name.count(".")
     if not 0 <= depth < len(LEVELS):
         return None
@@ -52,4 +76,4 @@ def _bounds(bricks: BrickClass, name: str) -> str | None:
         first = bricks.unit_of_name(name, depth)
     except BrickError:
         return None
-    return bricks.bounds_text(first, bricks.ordinals(first, bricks.unit_after(first, depth) - 1)[-1])
+    return bricks.ordinals(first, bricks.unit_after(first, depth) - 1)

@@ -13,6 +13,7 @@ from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.renumbering import refuse_renumbered
+from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline_tests.home import run_bricks, write_table
 from ucs_pipeline_tests.redis_server import RedisServer
 
@@ -20,6 +21,11 @@ NUMBERS = {"class": "number", "width": 10, "last": 99_999}
 HOURS = {"class": "time", "first": "2013-03-01", "last": "2013-04-30T23", "zone": "Europe/Berlin"}
 TEXTS = {"class": "text", "base": 10, "digit": "integer"}
 MORE_TEXTS = {**TEXTS, "base": 100, "level": "part"}
+
+
+@pytest.fixture
+def stream(redis_server: RedisServer) -> OrderedStream:
+    return OrderedStream("rows", redis_server.client())
 
 
 def _feed(bricks: dict[str, Any], **more: object) -> BrickFeed:
@@ -72,14 +78,14 @@ def test_a_run_with_half_the_width_is_refused_before_a_row_moves(
     ],
 )
 def test_bricks_that_number_rows_anew_are_refused(
-    instance: dg.DagsterInstance, before: dict[str, Any], after: dict[str, Any]
+    instance: dg.DagsterInstance, stream: OrderedStream, before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     _record(instance, _feed(before), 3)
     # Somebody's click in the UI says nothing of bounds.
     for _ in range(25):
         instance.report_runless_asset_event(dg.AssetMaterialization("rows", partition="0.0.0.0"))
     with pytest.raises(StreamError, match="cannot be numbered anew"):
-        refuse_renumbered(instance, _feed(after))
+        refuse_renumbered(instance, _feed(after), stream)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +108,39 @@ def test_bricks_that_number_rows_anew_are_refused(
     ],
 )
 def test_other_lists_and_levels_of_the_same_bricks_are_not(
-    instance: dg.DagsterInstance, before: dict[str, Any], after: dict[str, Any]
+    instance: dg.DagsterInstance, stream: OrderedStream, before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     _record(instance, _feed(before), 3)
-    refuse_renumbered(instance, _feed(after))
-    refuse_renumbered(instance, _feed(after, stream={"id_offset": 7}))
+    refuse_renumbered(instance, _feed(after), stream)
+    refuse_renumbered(instance, _feed(after, stream={"id_offset": 7}), stream)
+
+
+@pytest.mark.parametrize("bricks", [NUMBERS, {**NUMBERS, "level": "block"}], ids=["bricks", "blocks"])
+@pytest.mark.parametrize(("before", "after"), [(5_000, 0), (5_000, 1_000), (0, 5_000), (1_000, 5_000)])
+def test_another_id_offset_on_the_stream_of_the_record_is_refused_and_on_another_stream_is_not(
+    instance: dg.DagsterInstance, stream: OrderedStream, home: Path, bricks: dict[str, Any], before: int, after: int
+) -> None:
+    # Emptied by its workers, it shows only its top: with a lower offset, that of rows that were never published.
+    write_table(home, "rows", {"n": pa.array(range(60))})
+    was, now = (_feed(bricks, stream={"id_offset": offset}) for offset in (before, after))
+    name = was.numbering.name(was.numbering.starts[0])
+    assert run_bricks(build_defs(was), "rows", instance, name, name).success
+    stream.client.xtrim("rows", maxlen=0, approximate=False)
+    top = stream.state().top
+    result = run_bricks(build_defs(now), "rows", instance, name, name)
+    [data] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert data.user_failure_data
+    assert f"recorded as done up to entry {top} of stream 'rows', which goes up to {top}, but with" in str(
+        data.user_failure_data.description
+    )
+    assert stream.state().top == top
+    refuse_renumbered(instance, was, stream)
+    # The rows of a run that was killed before they were recorded.
+    stream.client.xadd("rows", {"n": "60"}, id=f"{top.ordinal + 1}-1")
+    for feed in (was, now)[: 1 if after < before else 2]:
+        refuse_renumbered(instance, feed, stream)
+    if after < before:
+        with pytest.raises(StreamError, match="set it back to what it was, or give the feed another stream"):
+            refuse_renumbered(instance, now, stream)
+    stream.client.delete("rows")
+    refuse_renumbered(instance, now, stream)
