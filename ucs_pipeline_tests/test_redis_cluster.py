@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from threading import Event
 
+import pyarrow as pa
 import pytest
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
@@ -15,6 +18,7 @@ from ucs_pipeline.publisher import Publisher
 from ucs_pipeline.redis_link import connect_each, connect_redis
 from ucs_pipeline.shard_note import noted
 from ucs_pipeline.shards import streams_of
+from ucs_pipeline.source import Source
 from ucs_pipeline.stream import OrderedStream, open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
@@ -23,6 +27,7 @@ from ucs_pipeline_tests.redis_server import free_port
 from ucs_pipeline_tests.tables import expected, numbers, source_of
 
 ROWS = 50_000
+HELD_FROM = 30_000
 
 
 @pytest.fixture
@@ -39,19 +44,47 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
         yield watched
 
 
-def _publish(happens: Callable[[list[str]], None], **settings: int) -> None:
-    """Publishes five bricks, and something happens after the second one; it is given what is logged meanwhile."""
+def _held_source(feed: BrickFeed, happened: Event) -> Source:
+    """The feed's table, whose last bricks are not read before something has happened."""
+    source = source_of(feed)
+    scan = source.scan
+
+    def held(first: int, last: int) -> Iterator[pa.RecordBatch]:
+        with closing(scan(first, last)) as batches:
+            for batch in batches:
+                if batch.column("key")[0].as_py() >= HELD_FROM:
+                    assert happened.wait(60), "nothing has happened"
+                yield batch
+
+    pytest.MonkeyPatch().setattr(source, "scan", held)
+    return source
+
+
+def _publish(happens: Callable[[list[str], Event], None], **settings: int) -> None:
+    """Publishes five bricks, and something happens after the second one.
+
+    It is given what is logged meanwhile, and an event that it may set: only then, or when it is over, the last bricks
+    are read.
+    """
     feed = numbers(ROWS).feed(ROWS - 1, stream={"max_rows_per_second": 40_000, "timeout_s": 60, **settings})
     stream = OrderedStream("feed", connect_redis("feed"))
     logged: list[str] = []
     done: list[BrickReport] = []
     happening: list[Future[None]] = []
+    happened = Event()
+
+    def happen() -> None:
+        try:
+            happens(logged, happened)
+        finally:
+            happened.set()
+
     with ThreadPoolExecutor() as aside:
-        for report in transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {}, logged.append):
+        for report in transfer(feed, _held_source(feed, happened), stream, feed.ordinals, lambda _: {}, logged.append):
             done.append(report)
             if report.ordinal == 1 and not happening:
                 assert stream.state().length < ROWS
-                happening.append(aside.submit(happens, logged))
+                happening.append(aside.submit(happen))
     happening[0].result()
     assert list(dict.fromkeys(report.ordinal for report in done)) == list(feed.ordinals)
     stream = OrderedStream("feed", connect_redis("feed"))
@@ -89,8 +122,9 @@ def test_shards_spread_over_the_nodes_and_another_number_of_them_is_refused_on_a
 def test_a_stream_whose_slot_moves_while_it_is_published_is_the_table(cluster: RedisCluster) -> None:
     target = next(server for server in cluster.servers[:3] if server is not cluster.owner)
 
-    def move(logged: list[str]) -> None:
+    def move(logged: list[str], begun: Event) -> None:
         cluster.begin_move(target)
+        begun.set()
         wait_until(lambda: any("the Redis cluster is moving the stream's slot" in line for line in logged))
         cluster.end_move(target)
 
@@ -100,15 +134,20 @@ def test_a_stream_whose_slot_moves_while_it_is_published_is_the_table(cluster: R
 
 
 def test_a_stream_whose_node_dies_while_it_is_published_is_the_table(cluster: RedisCluster) -> None:
-    _publish(lambda _: cluster.owner.kill())
+    _publish(lambda *_: cluster.owner.kill())
     assert cluster.replica.client().xlen("feed") == ROWS
 
 
 def test_a_stream_whose_node_hands_over_while_it_is_published_is_the_table(cluster: RedisCluster) -> None:
     # An orderly failover: the node that had the stream lives on as a replica, and says where it is now.
-    _publish(lambda _: cluster.replica.client().cluster("failover"))
-    assert cluster.replica.client().xlen("feed") == ROWS
-    assert cluster.replica.client().info("replication")["role"] == "master"
+    replica = cluster.replica.client()
+
+    def hand_over(*_: object) -> None:
+        replica.cluster("failover")
+        wait_until(lambda: replica.info("replication")["role"] == "master")
+
+    _publish(hand_over)
+    assert replica.xlen("feed") == ROWS
 
 
 def test_streams_of_a_cluster_are_found_on_their_nodes(cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +185,7 @@ def test_a_cluster_that_is_down_may_come_back(cluster: RedisCluster) -> None:
 def test_a_stream_whose_watched_master_dies_while_it_is_published_is_the_table(
     watched: WatchedRedis, settings: dict[str, int]
 ) -> None:
-    _publish(lambda _: watched.master.kill(), **settings)
+    _publish(lambda *_: watched.master.kill(), **settings)
     [promoted] = [each for each in watched.replicas if each.client().info("replication")["role"] == "master"]
     assert promoted.client().xlen("feed") == ROWS
 
