@@ -80,7 +80,8 @@ class RedisCluster(_Servers):
                 "cluster-enabled": "yes",
                 "cluster-config-file": "nodes.conf",
                 "cluster-port": bus,
-                "cluster-node-timeout": 1000,
+                # While the cluster is made, a node that is slow to answer is neither forgotten nor replaced.
+                "cluster-node-timeout": 15_000,
                 "cluster-replica-validity-factor": 0,
                 "repl-ping-replica-period": 1,
                 "repl-diskless-sync-delay": 0,
@@ -100,6 +101,9 @@ class RedisCluster(_Servers):
         wait_until(lambda: self.replica.client().cluster("replicate", self.node_id(self.owner)))
         wait_until(lambda: all(client.cluster("info")["cluster_state"] == "ok" for client in clients))
         wait_until(lambda: _linked(self.replica))
+        for server, client in zip(self.servers, clients, strict=True):
+            server.options["cluster-node-timeout"] = 1000
+            client.config_set("cluster-node-timeout", 1000)
         return self
 
     def node_id(self, server: RedisServer) -> str:
