@@ -111,7 +111,16 @@ def published(tmp_path_factory: pytest.TempPathFactory, clickhouse_http: ClickHo
 
 def _interrupt_all(deployment: Deployment, found: Published) -> None:
     """Kills a worker, kills the process of a run, freezes a worker; restarts the daemon; then sets things right."""
-    pids = {name: _stop_in_mid_brick(deployment, found, name) for name in NAMES}
+    pids: dict[str, int] = {}
+
+    def all_stopped() -> bool:
+        # Each as soon as it is under way: its first run does not last until the others' have begun.
+        for name in NAMES:
+            if name not in pids and found.top(name) > (0, ROWS // 2):
+                pids[name] = _stop_in_mid_brick(found, name)
+        return len(pids) == len(NAMES)
+
+    wait_until(all_stopped, lambda: deployment.log("daemon"), PATIENCE_S)
     workers = {name: deployment.worker_of(pid) for name, pid in pids.items()}
     assert len(set(workers.values())) == len(NAMES)
     deployment.signal(workers["killed"], signal.SIGKILL)
@@ -126,9 +135,8 @@ def _interrupt_all(deployment: Deployment, found: Published) -> None:
     deployment.signal(workers["frozen"], signal.SIGCONT)
 
 
-def _stop_in_mid_brick(deployment: Deployment, found: Published, name: str) -> int:
+def _stop_in_mid_brick(found: Published, name: str) -> int:
     """Stops the process of a feed's first run when its stream ends in the middle of a brick. Returns its id."""
-    wait_until(lambda: found.top(name) > (0, ROWS // 2), lambda: deployment.log("daemon"), PATIENCE_S)
     [record] = [run for run in found.runs(name) if run.dagster_run.status is dg.DagsterRunStatus.STARTED]
     found.victims[name] = record.dagster_run.run_id
     pid = pid_of(found.instance, record.dagster_run.run_id)
