@@ -39,6 +39,8 @@ _CHROMIUM_OPTIONS = [
 
 _PAGE_MS = 60_000
 """How long a page may take to show what it is asked for."""
+START_S = 300
+"""How long Dagster's servers may take to start: each imports for seconds, on a slow machine one after another."""
 
 _LAUNCH = """
 mutation ($it: LaunchBackfillParams!) {
@@ -85,7 +87,7 @@ class Cockpit(Started):
                 # A group of its own: `close` reaches the servers, and the runs they started, by its number.
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + START_S
         while self._process.poll() is None and time.monotonic() < deadline:
             try:
                 with urllib.request.urlopen(f"{self.url}/server_info", timeout=5):

@@ -15,7 +15,7 @@ from typing import Self
 
 import dagster as dg
 
-from ucs_pipeline_tests.cockpit import launch
+from ucs_pipeline_tests.cockpit import START_S, launch
 from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.lifetime import Started
 
@@ -118,7 +118,7 @@ class Deployment(Started):
             )
 
     def _wait_for(self, name: str) -> None:
-        wait_until(lambda: self._answers(name), lambda: self.log(name), 90)
+        wait_until(lambda: self._answers(name), lambda: self.log(name), START_S)
 
     def _answers(self, name: str) -> bool:
         assert self._processes[name].poll() is None, self.log(name)
