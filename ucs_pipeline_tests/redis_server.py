@@ -152,7 +152,7 @@ class RedisServer(Started):
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         password = str(self.options["requirepass"]) if "requirepass" in self.options else None
-        with redis.Redis(port=port, password=password, retry=Retry(NoBackoff(), 0)) as probe:
+        with redis.Redis(port=port, password=password, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as probe:
             deadline = time.monotonic() + 60
             while self.running and time.monotonic() < deadline:
                 try:
@@ -160,7 +160,7 @@ class RedisServer(Started):
                     if probe.info("server")["process_id"] == self.pid:
                         return True
                     break
-                except redis.ConnectionError:  # not listening yet, or loading its file
+                except redis.RedisError:  # not listening yet, or loading its file; or somebody's who is no Redis
                     time.sleep(0.01)
         self.kill()
         return False
