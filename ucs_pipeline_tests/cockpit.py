@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 from ucs_pipeline.demo_data import DATASETS, write_data
 from ucs_pipeline_tests.home import make_home
 from ucs_pipeline_tests.lifetime import Started
+from ucs_pipeline_tests.ports import HeldPort
 
 # Asks the kernel for a SIGTERM when the test process is gone (PR_SET_PDEATHSIG, which survives the exec), upon which
 # `dagster dev` ends what it has started.
@@ -58,13 +58,13 @@ class Cockpit(Started):
         self.home = make_home(home)
         self._environment = {"UCS_REDIS_URL": redis_url, **environment}
         self._feeds = feeds
-        self._port = _free_port()
+        self._port = HeldPort()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Address of the UI."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://127.0.0.1:{self._port.number}"
 
     def start(self) -> Self:
         """Starts the web server, the daemon and the code server, and returns once the UI answers."""
@@ -75,7 +75,7 @@ class Cockpit(Started):
             (self.home / "feeds.py").write_text(self._feeds)
             (self.home / "workspace.yaml").write_text(_WORKSPACE)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("UCS_", "DAGSTER_"))}
-        command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(self._port)]
+        command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(self._port.number)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command],
@@ -118,6 +118,7 @@ class Cockpit(Started):
 
     def close(self) -> None:
         """Ends the servers and every run they started."""
+        self._port.close()
         if self._process is None:
             return
         group = self._process.pid
@@ -176,12 +177,6 @@ def chromium_page(url: str) -> Iterator[Page]:
             yield page
         finally:
             browser.close()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def screenshot(page: Page, name: str, height: float = 900) -> None:

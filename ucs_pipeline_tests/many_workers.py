@@ -18,6 +18,7 @@ import dagster as dg
 from ucs_pipeline_tests.cockpit import START_S, launch
 from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.lifetime import Started
+from ucs_pipeline_tests.ports import HeldPort
 
 CONFIGURATION = [PROJECT / "deploy" / "celery" / "dagster.yaml", PROJECT / "deploy" / "workspace.yaml"]
 _STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")
@@ -32,11 +33,11 @@ class Deployment(Started):
         for file in CONFIGURATION:
             shutil.copy(file, home)
         (home / "feeds.py").write_text(feeds)
-        self._ports = {name: _free_port() for name in ("code-server", "webserver")}
+        self._ports = {name: HeldPort() for name in ("code-server", "webserver")}
         self.environment = {
             "DAGSTER_HOME": str(home),
             "UCS_CODE_SERVER_HOST": "127.0.0.1",
-            "UCS_CODE_SERVER_PORT": str(self._ports["code-server"]),
+            "UCS_CODE_SERVER_PORT": str(self._ports["code-server"].number),
             "UCS_WORKER_SLOTS": str(workers),
             **environment,
         }
@@ -88,7 +89,7 @@ class Deployment(Started):
 
     def launch(self, feed: str, partitions: Sequence[str]) -> str:
         """Launches a backfill, as the button in the UI does; its id."""
-        return launch(f"http://127.0.0.1:{self._ports['webserver']}", feed, partitions)
+        return launch(f"http://127.0.0.1:{self._ports['webserver'].number}", feed, partitions)
 
     def log(self, name: str) -> str:
         """The end of what a process has said."""
@@ -101,9 +102,11 @@ class Deployment(Started):
             self._processes[name].terminate()
         for name in [*self._processes]:
             self.stop(name)
+        for port in self._ports.values():
+            port.close()
 
     def _start(self, name: str, module: str, *arguments: str) -> None:
-        address = ["-h", "127.0.0.1", "-p", str(self._ports[name])] if name in self._ports else []
+        address = ["-h", "127.0.0.1", "-p", str(self._ports[name].number)] if name in self._ports else []
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("UCS_", "DAGSTER_"))}
         with (self.home / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
@@ -123,7 +126,7 @@ class Deployment(Started):
     def _answers(self, name: str) -> bool:
         assert self._processes[name].poll() is None, self.log(name)
         try:
-            socket.create_connection(("127.0.0.1", self._ports[name]), 1).close()
+            socket.create_connection(("127.0.0.1", self._ports[name].number), 1).close()
         except OSError:
             return False
         return True
@@ -147,9 +150,3 @@ def wait_until(condition: Callable[[], object], say: Callable[[], str], seconds:
 def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

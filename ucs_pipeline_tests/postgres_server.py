@@ -5,7 +5,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,7 @@ from typing import Self
 import psycopg2
 
 from ucs_pipeline_tests.lifetime import Started
+from ucs_pipeline_tests.ports import HeldPort
 
 
 class PostgresServer(Started):
@@ -24,12 +24,12 @@ class PostgresServer(Started):
         self._directory = Path(tempfile.mkdtemp(prefix="ucs-pg-", dir="/tmp"))
         self._password = secrets.token_hex(8)
         self._process: subprocess.Popen[bytes] | None = None
-        self._port = 0
+        self._port = HeldPort()
 
     @property
     def url(self) -> str:
         """URL for SQLAlchemy; the driver is named, because SQLAlchemy 2.1 takes another one by itself."""
-        return f"postgresql+psycopg2://ucs:{self._password}@127.0.0.1:{self._port}/postgres"
+        return f"postgresql+psycopg2://ucs:{self._password}@127.0.0.1:{self._port.number}/postgres"
 
     def start(self) -> Self:
         """Makes the database's files, starts the server, and returns once it answers."""
@@ -48,12 +48,10 @@ class PostgresServer(Started):
         )
         if made.returncode:
             raise RuntimeError(f"initdb failed: {made.stderr}")
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self._port = listener.getsockname()[1]
         settings = ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*_as_user(), _binary("postgres"), "-D", data, "-p", str(self._port), *settings],
+                [*_as_user(), _binary("postgres"), "-D", data, "-p", str(self._port.number), *settings],
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -79,6 +77,7 @@ class PostgresServer(Started):
                 self._process.send_signal(signal.SIGQUIT)
                 self._process.wait()
             self._process = None
+        self._port.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     @property

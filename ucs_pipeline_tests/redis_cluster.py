@@ -10,7 +10,8 @@ import redis
 from redis.crc import key_slot
 
 from ucs_pipeline_tests.lifetime import Started
-from ucs_pipeline_tests.redis_server import RedisServer, free_port
+from ucs_pipeline_tests.ports import HeldPort
+from ucs_pipeline_tests.redis_server import RedisServer
 
 SLOTS = 16_384
 NO_TLS: Mapping[str, str | int] = MappingProxyType({})
@@ -35,15 +36,21 @@ class _Servers(Started):
         self.servers: list[RedisServer] = []
         self._directory = directory
         self._tls = tls
+        self._ports: list[HeldPort] = []
 
     def _add(self, name: str, options: Mapping[str, str | int], *arguments: str) -> RedisServer:
         """Starts one server more."""
         directory = self._directory / name
         directory.mkdir()
-        tls = {**self._tls, "tls-port": free_port(), "tls-replication": "yes"} if self._tls else {}
+        tls = {**self._tls, "tls-port": self._port(), "tls-replication": "yes"} if self._tls else {}
         server = RedisServer(directory, {**options, **tls}, arguments=arguments)
         self.servers.append(server)
         return server.start()
+
+    def _port(self) -> int:
+        """A port for one of the servers, beside the one that it finds itself."""
+        self._ports.append(HeldPort())
+        return self._ports[-1].number
 
     def address(self, server: RedisServer) -> str:
         """Where others reach a server."""
@@ -56,8 +63,8 @@ class _Servers(Started):
 
     def close(self) -> None:
         """Ends the servers."""
-        for server in self.servers:
-            server.close()
+        for each in (*self.servers, *self._ports):
+            each.close()
 
 
 class RedisCluster(_Servers):
@@ -74,7 +81,7 @@ class RedisCluster(_Servers):
 
     def start(self) -> Self:
         """Starts the servers and makes them one cluster."""
-        buses = [free_port() for _ in range(4)]
+        buses = [self._port() for _ in range(4)]
         for number, bus in enumerate(buses):
             options: dict[str, str | int] = {
                 "cluster-enabled": "yes",

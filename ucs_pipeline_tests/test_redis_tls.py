@@ -14,8 +14,9 @@ from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
+from ucs_pipeline_tests.ports import HeldPort
 from ucs_pipeline_tests.redis_cluster import RedisCluster, WatchedRedis
-from ucs_pipeline_tests.redis_server import RedisServer, free_port
+from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import expected, numbers, source_of
 
 ROWS = 15_000
@@ -44,9 +45,8 @@ def tls(files: Path) -> dict[str, str | int]:
 
 @pytest.fixture(scope="module")
 def port(tls: dict[str, str | int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    options = {**tls, "tls-port": free_port()}
-    with RedisServer(tmp_path_factory.mktemp("tls"), options) as server:
-        yield int(server.options["tls-port"])
+    with HeldPort() as port, RedisServer(tmp_path_factory.mktemp("tls"), {**tls, "tls-port": port.number}):
+        yield port.number
 
 
 def _options(files: Path, ca: str | None = "own.pem", client: str | None = "client", key: str | None = None) -> str:

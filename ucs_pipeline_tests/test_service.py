@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from string import Template
 
@@ -16,7 +17,7 @@ import pytest
 from ucs_pipeline_tests.cockpit import ask
 from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.many_workers import wait_until
-from ucs_pipeline_tests.webhook_server import closed_port
+from ucs_pipeline_tests.ports import HeldPort
 
 UNITS = PROJECT / "deploy" / "systemd"
 BIN = "/opt/ucs/.venv/bin/"
@@ -88,12 +89,19 @@ def _feeds_of(url: str) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def ports() -> Iterator[dict[str, int]]:
+    """Ports of the code server, the full web server and the read-only one, by unit."""
+    units = ("ucs-code-server", "ucs-webserver", "ucs-webserver-read-only")
+    with ExitStack() as held:
+        yield {unit: held.enter_context(HeldPort()).number for unit in units}
+
+
+@pytest.fixture(scope="module")
+def addresses(tmp_path_factory: pytest.TempPathFactory, ports: dict[str, int]) -> Iterator[dict[str, str]]:
     """Addresses of the full web server and of the read-only one."""
     home = tmp_path_factory.mktemp("service")
     for file in (PROJECT / "dagster.yaml", PROJECT / "deploy" / "workspace.yaml"):
         shutil.copy(file, home)
-    ports = {name: closed_port() for name in ("ucs-code-server", "ucs-webserver", "ucs-webserver-read-only")}
     environment = {
         **_environment("deploy/systemd/ucs.env.example"),
         "DAGSTER_HOME": str(home),
