@@ -33,6 +33,8 @@ class Situation:
     """Which partitions from the first one to publish on can still change; or why that cannot be said."""
     open_rows: Mapping[int, int] = field(default_factory=dict)
     """Rows of each brick of the partition that can still grow; of interest to feeds that follow their tail."""
+    goes_on: bool = False
+    """Whether the table has rows beyond the list; looked up once all partitions are done."""
     full: str | None = None
     """Why the stream takes no more entries now; None if it does."""
     stretch: Sequence[int] | None = None
@@ -75,7 +77,8 @@ def next_bricks(feed: BrickFeed, seen: Situation, most: int) -> Request | str:
         return f"feed {feed.name!r}: a run is publishing already (brick {bricks.name(seen.busy)})"
     start = first_to_publish(feed, seen.missing, seen.recorded, seen.state)
     if start is None:
-        return f"feed {feed.name!r}: all {len(bricks.starts):,} {bricks.unit}s are done"
+        beyond = ", and the table has rows beyond the list: raise `bricks.last`" if seen.goes_on else ""
+        return f"feed {feed.name!r}: all {len(bricks.starts):,} {bricks.unit}s are done{beyond}"
     if isinstance(seen.seal, str):
         return seen.seal
     if seen.full:

@@ -159,6 +159,14 @@ class Source:
         rows = self._rows(sql.newest_key(shape), low, sql.COMPLETE_SETTINGS) if within else []
         return int(next(iter(rows[0].values()))) if rows else None
 
+    def goes_on(self) -> bool:
+        """Whether the table has a row beyond the feed's list.
+
+        Raises:
+            SourceError: the query is refused.
+        """
+        return bool(self._rows(sql.beyond(self.shape()), {}, sql.COMPLETE_SETTINGS))
+
     def census(self) -> Census:
         """Rows and content of every brick of the feed, and the rows outside, by one aggregate query.
 

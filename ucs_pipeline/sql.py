@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ucs_pipeline.key_sql import Key, KeySql, Within, key_of
+from ucs_pipeline.key_sql import OUTSIDE, Key, KeySql, Within, key_of
 from ucs_pipeline.payload import Column, arguments, literal, payload, plain, selected, tie, unwrap
 
 COMPLETE_SETTINGS: Mapping[str, str | int] = {
@@ -108,6 +108,15 @@ def newest_key(shape: Shape) -> str:
     bound = f"{shape.key.sql} >= {{first:{shape.key.base}}}"
     newest = f"toString(max({shape.key.sql})) AS {_alias(shape)}newest"
     return f"SELECT {newest} FROM {table_expression(shape.table)} WHERE {bound} HAVING count()"
+
+
+def beyond(shape: Shape) -> str:
+    """A row, if the table has one of the feed's that is beyond its list."""
+    key = shape.key._replace(sql=f"{_alias(shape)}key")
+    test = shape.keys.outside(key)[OUTSIDE.index("beyond")]
+    where = f" WHERE {_enclosed(shape.where)}" if shape.where else ""
+    inner = f"SELECT {key_of(*shape.key).sql} AS {key.sql} FROM {_from(shape)}{where}"
+    return f"SELECT 1 AS there FROM ({inner}) WHERE {test} LIMIT 1"
 
 
 def census(shape: Shape) -> str:

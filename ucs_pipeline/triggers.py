@@ -4,16 +4,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
 from ucs_pipeline.assets import OPEN_BRICK_TAG, run_tags
 from ucs_pipeline.automation import Request, Situation, Tries, first_to_publish, next_bricks
-from ucs_pipeline.errors import UcsError
+from ucs_pipeline.errors import SourceError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.sealing import Seal, seal
+
+if TYPE_CHECKING:
+    from ucs_pipeline.source import Source
 
 _LOOK_BACK = 100
 
@@ -113,15 +117,26 @@ def _situation(feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.Dagster
         refuse_other_dealing(feed, stream, state)
         situation = Situation(*_progress(feed, asset, instance), state, Seal(None))
     start = first_to_publish(feed, situation.missing, situation.recorded, state)
-    if situation.busy is not None or start is None:
+    if situation.busy is not None:
         return situation
     source = open_source(feed)
+    if start is None:
+        # The digits of all text keys, at every look, would cost more than they tell.
+        return replace(situation, goes_on=feed.bricks.kind != "text" and _goes_on(source))
     newest = source.newest_key(start) if feed.bricks.kind == "number" else None
     found = seal(feed, start, newest, time.time())
     rows: Mapping[int, int] = {}
     if feed.tail == "follow" and isinstance(found, Seal) and found.open == start:
         rows = source.count(start, feed.numbering.end(start))
     return replace(situation, seal=found, open_rows=rows, full=fullness(stream, feed.stream, state))
+
+
+def _goes_on(source: "Source") -> bool:
+    try:
+        return source.goes_on()
+    except SourceError:
+        # Of a feed that is done the table may be gone.
+        return False
 
 
 def _progress(

@@ -16,6 +16,7 @@ from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import START, EntryId, State
 from ucs_pipeline.sealing import Seal, seal
+from ucs_pipeline.source import open_source
 from ucs_pipeline_tests.home import write_table
 from ucs_pipeline_tests.redis_server import RedisServer
 
@@ -61,6 +62,12 @@ def _seen(feed: BrickFeed, **more: Any) -> Situation:
         ({}, {"newest_id": None}, 100, "brick 0.0.0.3 is next, and the table has no ids from 30,000 on"),
         ({}, {"busy": 3}, 100, "a run is publishing already (brick 0.0.0.3)"),
         ({}, {"missing": None}, 100, "all 10 bricks are done"),
+        (
+            {},
+            {"missing": None, "goes_on": True},
+            100,
+            "all 10 bricks are done, and the table has rows beyond the list: raise `bricks.last`",
+        ),
         ({}, {"missing": 8, "state": _state(EntryId(2, 500)), "recorded": EntryId(7, 10_000)}, 100, Request(2, 5)),
         ({}, {"missing": None, "state": _state(), "recorded": EntryId(9, 1), "newest_id": 10**6}, 100, Request(0, 9)),
         (
@@ -274,8 +281,30 @@ def test_a_growing_table_is_published_brick_by_brick_as_it_is_sealed(
     cockpit.table(100_001)
     assert [cockpit.tick() for _ in range(3)] == ["0.0.0.3...0.0.0.4", "0.0.0.5...0.0.0.6", "0.0.0.7...0.0.0.8"]
     assert cockpit.tick() == "0.0.0.9...0.0.0.9"
-    assert cockpit.tick() == "feed 'numbers': all 10 bricks are done"
+    done = "feed 'numbers': all 10 bricks are done"
+    assert cockpit.tick() == f"{done}, and the table has rows beyond the list: raise `bricks.last`"
     assert client.xlen("numbers") == 100_000
+    cockpit.table(100_000)
+    assert cockpit.tick() == done
+    (home / ".ucs" / "tables" / "numbers.parquet").unlink()
+    assert cockpit.tick() == done
+
+
+@pytest.mark.parametrize(
+    ("moment", "where", "goes_on"),
+    [
+        (datetime(2013, 10, 27, 23, tzinfo=UTC), None, True),
+        (datetime(2013, 10, 27, 23, tzinfo=UTC), "n < 2", False),
+        (datetime(2013, 10, 27, 22, 59, tzinfo=UTC), None, False),
+    ],
+)
+def test_a_table_of_times_may_go_on_beyond_the_list(
+    home: Path, moment: datetime, where: str | None, goes_on: bool
+) -> None:
+    # The list ends with the day, at 23:00 UTC.
+    rows = {"n": pa.array([1, 2]), "at": pa.array([None, moment], pa.timestamp("s", tz="UTC"))}
+    write_table(home, "hours", rows)
+    assert open_source(_hours(table="hours", key="at", where=where)).goes_on() is goes_on
 
 
 def test_a_feed_that_follows_its_tail_keeps_the_open_brick_topped_up(

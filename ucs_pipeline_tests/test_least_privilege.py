@@ -88,6 +88,7 @@ def _everything(feed: BrickFeed, engine: HttpEngine) -> list[object]:
         lambda: sum(batch.num_rows for batch in source.scan(0, 1)),
         lambda: source.count(0, 1),
         lambda: source.newest_key(0),
+        source.goes_on,
         lambda: {start: content.rows for start, content in source.census().bricks.items()},
         source.engine,
     )
@@ -101,7 +102,7 @@ def test_the_documented_user_reads_the_columns_of_a_feed_and_may_do_nothing_else
     with _user(data, 2, *grants) as url:
         feed = _feed("shop.orders", customer="customer", number="id")
         bricks = {0: 10_000, 1: 10_000}
-        assert _everything(feed, HttpEngine(url)) == [20_000, bricks, 19_999, bricks, "MergeTree"]
+        assert _everything(feed, HttpEngine(url)) == [20_000, bricks, 19_999, False, bricks, "MergeTree"]
         for other in (_feed("shop.other"), _feed("shop.orders"), _feed("file('/etc/passwd', LineAsString)", a="line")):
             with pytest.raises(SourceError, match=r"ACCESS_DENIED.*grant the user SELECT on the table"):
                 _everything(other, HttpEngine(url))
