@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from redis.retry import Retry
 
 from ucs_pipeline.redis_binary import installed
 from ucs_pipeline_tests.lifetime import Started
+from ucs_pipeline_tests.ports import HeldPort
 
 # Asks the kernel to end this process with its parent (PR_SET_PDEATHSIG, which survives the exec), then becomes the
 # server. A `preexec_fn` would do the same, but may deadlock in a process with threads.
@@ -54,11 +54,16 @@ class RedisServer(Started):
         self._arguments = arguments
         self._executable = executable or redis_executable()
         self.options: dict[str, str | int] = {**_DEFAULTS, **(options or {})}
-        self.port = 0
+        self._held = HeldPort()
         # The kernel allows a socket path 108 bytes, which a test's own directory often exceeds.
         self._sockets = Path(tempfile.mkdtemp(prefix="ucs-", dir="/tmp"))
         self._process: subprocess.Popen[bytes] | None = None
         self._clients: list[redis.Redis] = []
+
+    @property
+    def port(self) -> int:
+        """Its port, which nobody else gets while it is down."""
+        return self._held.number
 
     @property
     def url(self) -> str:
@@ -92,11 +97,30 @@ class RedisServer(Started):
 
     def start(self) -> Self:
         """Starts the server and returns once it takes commands."""
-        for _ in range(5):
-            port = self.port or free_port()
-            if self._start_on(port):
-                self.port = port
-                return self
+        fixed = {
+            "bind": "127.0.0.1",
+            "port": self.port,
+            "unixsocket": self._sockets / "redis.sock",
+            "dir": self.directory,
+            "logfile": "",
+            "daemonize": "no",
+        }
+        options = [part for name, value in {**self.options, **fixed}.items() for part in (f"--{name}", str(value))]
+        command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), self._executable]
+        command += [*self._arguments, *options]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        password = str(self.options["requirepass"]) if "requirepass" in self.options else None
+        with redis.Redis(port=self.port, password=password, retry=Retry(NoBackoff(), 0)) as probe:
+            deadline = time.monotonic() + 60
+            while self.running and time.monotonic() < deadline:
+                try:
+                    probe.info("server")
+                except redis.ConnectionError:  # not listening yet, or loading its file
+                    time.sleep(0.01)
+                else:
+                    return self
+        self.kill()
         raise RuntimeError(f"redis-server did not start: {self._log.read_text(errors='replace')}")
 
     def kill(self) -> None:
@@ -127,6 +151,7 @@ class RedisServer(Started):
             client.close()
         self._clients.clear()
         self.stop()
+        self._held.close()
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     @property
@@ -136,38 +161,3 @@ class RedisServer(Started):
     @property
     def _log(self) -> Path:
         return self.directory / "redis.log"
-
-    def _start_on(self, port: int) -> bool:
-        fixed = {
-            "bind": "127.0.0.1",
-            "port": port,
-            "unixsocket": self._sockets / "redis.sock",
-            "dir": self.directory,
-            "logfile": "",
-            "daemonize": "no",
-        }
-        options = [part for name, value in {**self.options, **fixed}.items() for part in (f"--{name}", str(value))]
-        command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), self._executable]
-        command += [*self._arguments, *options]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        password = str(self.options["requirepass"]) if "requirepass" in self.options else None
-        with redis.Redis(port=port, password=password, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as probe:
-            deadline = time.monotonic() + 60
-            while self.running and time.monotonic() < deadline:
-                try:
-                    # Somebody else's server may hold the port that was free a moment ago.
-                    if probe.info("server")["process_id"] == self.pid:
-                        return True
-                    break
-                except redis.RedisError:  # not listening yet, or loading its file; or somebody's who is no Redis
-                    time.sleep(0.01)
-        self.kill()
-        return False
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

@@ -23,8 +23,8 @@ from ucs_pipeline.stream import OrderedStream, open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.redis_cluster import RedisCluster, WatchedRedis, wait_until
-from ucs_pipeline_tests.redis_server import free_port
 from ucs_pipeline_tests.tables import expected, numbers, source_of
+from ucs_pipeline_tests.webhook_server import closed_port
 
 ROWS = 50_000
 HELD_FROM = 30_000
@@ -197,7 +197,7 @@ def test_a_master_that_the_sentinels_do_not_know_is_refused(
     with pytest.raises(StreamError, match="UCS_REDIS_URL know no master 'second': check its name") as caught:
         OrderedStream("feed", connect_redis("feed")).state()
     assert not isinstance(caught.value, StreamUnavailableError)
-    monkeypatch.setenv("UCS_REDIS_URL", f"redis+sentinel://127.0.0.1:{free_port()}/prime")
+    monkeypatch.setenv("UCS_REDIS_URL", f"redis+sentinel://127.0.0.1:{closed_port()}/prime")
     with pytest.raises(StreamUnavailableError, match=r"no Sentinel names a master 'prime'.*check UCS_REDIS_URL"):
         OrderedStream("feed", connect_redis("feed")).state()
 
