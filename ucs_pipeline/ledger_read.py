@@ -18,8 +18,8 @@ _ROWS = 1_000
 def ledger_entries(feed: BrickFeed, stream: RedisStream, start: int) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:
     """The entries of a partition that are in the stream now, in order; of a replayed one those of the last replay.
 
-    They lie between the first and the last id that the ledger has of it. Where there are more entries than rows, those
-    of others are between them, and the table says which are the feed's.
+    They lie between the first and the last id that the ledger has of it. Where there are more entries than rows, or
+    the first ones were trimmed, those of others may be between them, and the table says which are the feed's.
 
     Raises:
         UcsError: the partition is not published yet, or no longer in the stream.
@@ -40,7 +40,7 @@ def ledger_entries(feed: BrickFeed, stream: RedisStream, start: int) -> Iterator
     for number, _ in enumerate(stream.walk(account.first, account.last), 1):
         if number > account.rows:
             break
-    alone = number == account.rows
+    alone = number == account.rows and state.first <= account.first
     yield from stream.walk(account.first, account.last) if alone else _own(feed, stream, start, account)
 
 

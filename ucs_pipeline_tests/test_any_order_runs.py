@@ -216,6 +216,20 @@ def test_a_brick_is_read_from_among_the_entries_of_others(instance: dg.DagsterIn
         read_brick(_feed(), "0.0.0.2", client)
 
 
+def test_entries_of_others_in_the_place_of_trimmed_ones_are_not_taken_for_a_bricks(
+    instance: dg.DagsterInstance, client: Any
+) -> None:
+    _run(instance, 4, 4)
+    ids = [entry_id for entry_id, _ in client.xrange("events")]
+    ledger = "{events}:ledger:numbers"
+    client.xdel("events", ids[-1])
+    client.xadd("events", {"who": "somebody else"})
+    last = client.xadd("events", {"n": 40_001, "word": "w40001"})
+    client.hset(ledger, "0.0.0.4", client.hget(ledger, "0.0.0.4").rsplit(b" ", 1)[0] + b" " + last)
+    client.xtrim("events", minid=ids[1], approximate=False)
+    assert list(read_brick(_feed(), "0.0.0.4", client)["n"]) == ["40001", "40001"]
+
+
 def test_status_and_metrics_leave_out_what_ids_do_not_say(instance: dg.DagsterInstance) -> None:
     _run(instance, 2, 2)
     [status] = feed_statuses([_feed()], instance)
