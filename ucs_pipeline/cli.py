@@ -101,7 +101,8 @@ def status(form: str, as_json: bool) -> None:
 def read(feed: str, brick: str | None, rows: int, as_csv: bool) -> None:
     """Show the entries of BRICK in the stream of FEED; without BRICK, all of FEED in the order of its table.
 
-    The streams of a feed with several are merged, as far as no row is missing between two of them.
+    The streams of a feed with several are merged, as far as no row is missing between two of them. An any-order feed is
+    shown in the order of its stream, unless others write to it as well.
     """
     from ucs_pipeline.feeds import feed_named, start_in, use_project_home
     from ucs_pipeline.print_brick import print_brick, print_entries, write_csv, write_entries

@@ -109,6 +109,39 @@ class Ledger:
         """
         return int(self._texts(["rows"])[0] or 0)
 
+    def refuse_others(self) -> None:
+        """Makes sure that all that was ever added to the stream is the feed's: then so is all that was read from it.
+
+        Raises:
+            StreamError: others write to the stream as well, or Redis does not count what was added, refuses or cannot
+                be reached.
+        """
+        client, name = self._stream.client, self._stream.name
+        try:
+            # At one moment: the feed may be publishing.
+            with client.pipeline(transaction=True) as pipe:
+                pipe.hget(self.key, "rows")
+                pipe.xinfo_stream(name)
+                rows, info = pipe.execute(raise_on_error=False)
+        except redis.RedisError as error:
+            raise self._stream.named(translate(error)) from error
+        for answer in (rows, info):
+            if isinstance(answer, redis.RedisError) and "no such key" not in str(answer):
+                raise self._stream.named(translate(answer)) from answer
+        own, added = int(rows or 0), None if isinstance(info, redis.RedisError) else info.get("entries-added")
+        if added == own or isinstance(info, redis.RedisError):
+            return
+        found = (
+            "whether others write to it is not known, since Redis counts what was added from version 7 on"
+            if added is None
+            else f"entries that were ever added to it: {added:,}, of this feed by its ledger: {own:,}"
+        )
+        raise StreamError(
+            f"feed {self._feed.name!r} is any-order, and the entries of stream {name!r} do not say whose they are: "
+            f"{found}; read it brick by brick (`ucs read {self._feed.name} BRICK`), or read the stream with a consumer "
+            "group"
+        )
+
     def _texts(self, names: Iterable[str]) -> list[bytes | None]:
         try:
             return cast("list[bytes | None]", self._stream.client.hmget(self.key, list(names)))

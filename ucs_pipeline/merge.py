@@ -3,6 +3,8 @@
 Every entry id is a position in the table, so that merging streams is merging ids. What a reader has to know is when a
 row of one stream may follow one of another: when no row between the two is still to come. That is so when every other
 shard is complete up to its last brick before that row, which the numbering names.
+
+The ids of an any-order feed are no positions in the table: its entries come in the order of its one stream.
 """
 
 import time
@@ -30,13 +32,14 @@ class Entry(NamedTuple):
     """One row in a stream."""
 
     id: EntryId
-    """Its position in the table; as text, `<brick>-<row>`."""
+    """Its position in the table, as text `<brick>-<row>`; of an any-order feed, when it was added."""
     fields: Mapping[bytes, bytes]
 
 
 class Reader:
     """Reads a feed's entries in the order of its table: always the next ones, without a hole.
 
+    Those of an any-order feed come in the order of its stream, as long as nobody else writes to it.
     Holds at most two thousand entries of each stream. Nothing is written to Redis: where a reader is, is the id of the
     last entry it gave. Entries that were trimmed away are left out.
     """
@@ -69,7 +72,8 @@ class Reader:
         """The next entries, at most so many; fewer where the one after them is not in its stream yet.
 
         Raises:
-            StreamError: a stream was written with another number of shards, or cannot be read.
+            StreamError: a stream was written with another number of shards, has entries that may be another program's
+                (of an any-order feed), or cannot be read.
         """
         taken: list[Entry] = []
         while len(taken) < most and (arm := self._next()):
@@ -129,10 +133,14 @@ class _Arm:
     def _read(self) -> list[Entry]:
         ordinal, row = self._last
         first = EntryId(ordinal + 1, 0) if row == _LAST_ROW else EntryId(ordinal, row + 1)
-        end = EntryId(self._feed.numbering.last, _LAST_ROW)
+        end = EntryId(_LAST_ROW if self._feed.any_order else self._feed.numbering.last, _LAST_ROW)
         if first > end:
             return []
         found = [Entry(*one) for one in self._stream.entries(first, end, _CHUNK)]
+        if self._feed.any_order:
+            from ucs_pipeline.ledger import Ledger
+
+            Ledger(self._feed, self._stream).refuse_others()
         if found:
             self._last = found[-1].id
             self.entries.extend(found)
@@ -149,6 +157,8 @@ def read_entries(
 ) -> Iterator[Entry]:
     """The entries of a feed in the order of its table, up to the first hole: of one stream, or merged from several.
 
+    Those of an any-order feed come in the order of its stream, as long as nobody else writes to it.
+
     Args:
         feed: a feed, or the name of one of the project's.
         after: id of the last entry that was handled; left out: begins with the first ones that are there.
@@ -158,7 +168,8 @@ def read_entries(
 
     Raises:
         UcsError: there is no such feed.
-        StreamError: a stream was written with another number of shards, or cannot be read.
+        StreamError: a stream was written with another number of shards, has entries that may be another program's (of
+            an any-order feed), or cannot be read.
     """
     reader = Reader(feed, after, client)
     while True:

@@ -37,7 +37,7 @@ def print_brick(frame: "pd.DataFrame", brick: str, stream: str, most: int, *, nu
 
 
 def print_entries(feed: BrickFeed, most: int) -> None:
-    """Prints the first entries of a feed that are there, in the order of its table."""
+    """Prints the first entries of a feed that are there, in the order of `read_entries`."""
     streams = [part.stream_name for part in streams_of(feed)]
     title = f"stream {streams[0]}" if len(streams) == 1 else f"streams {streams[0]} to {streams[-1]}"
     shown = _print(title, table_of((str(entry_id), fields) for entry_id, fields in islice(read_entries(feed), most)))
@@ -67,7 +67,7 @@ def _print(title: str, frame: "pd.DataFrame") -> int:
 
 
 def write_entries(feed: BrickFeed, file: BinaryIO) -> None:
-    r"""Writes the entries of a feed as `write_csv` does, in the order of its table; memory does not grow with them.
+    r"""Writes the entries of a feed as `write_csv` does, as `read_entries` orders them; memory does not grow.
 
     They are read twice: only all of them together say which fields there are.
     """

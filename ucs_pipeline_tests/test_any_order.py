@@ -1,5 +1,6 @@
 """The any-order feed on a real Redis and ClickHouse's own engine: each row once, whoever writes, whatever happens."""
 
+import io
 import itertools
 import re
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -20,8 +22,10 @@ from ucs_pipeline.keys import beside, has_neighbours
 from ucs_pipeline.ledger import Account, Ledger, Opening
 from ucs_pipeline.ledger_publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.ledger_transfer import ledger_transfer
+from ucs_pipeline.merge import Reader, read_entries
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.position import EntryId
+from ucs_pipeline.print_brick import print_entries, write_entries
 from ucs_pipeline.stream import RedisStream
 from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.redis_server import RedisServer, redis_executable
@@ -494,6 +498,80 @@ def test_rows_that_the_ledger_does_not_expect_move_nothing(stream: RedisStream) 
         with pytest.raises(MovedError):
             list(publisher.publish(iter([Part(entries, 7, 10, 2)])))
     assert _all(stream) == []
+
+
+def test_a_feed_with_a_stream_of_its_own_is_read_in_the_order_of_the_stream(stream: RedisStream) -> None:
+    table = numbers(ROWS)
+    feed = _feed(table)
+    reader = Reader(feed, client=stream.client)
+    assert reader.take(10) == []
+    _publish(table, stream, [2])
+    assert [(entry.id, entry.fields) for entry in reader.take(ROWS)] == _all(stream)
+    records = _publish(table, stream, [0])
+    _publish(table, stream, [0], records=records, request="again")
+    assert [entry.fields for entry in reader.take(10**6)] == _rows(0) * 2
+    assert not reader.finished
+    there = _all(stream)
+    assert list(read_entries(feed, client=stream.client)) == there
+    assert list(read_entries(feed, there[7_000][0], client=stream.client)) == there[7_001:]
+    stream.client.xtrim("feed", maxlen=3, approximate=False)
+    assert list(read_entries(feed, client=stream.client)) == there[-3:]
+
+
+def test_the_command_shows_a_feed_in_the_order_of_its_stream(
+    stream: RedisStream, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)
+    table = numbers(ROWS)
+    _publish(table, stream, [2])
+    _publish(table, stream, [0])
+    print_entries(_feed(table), 3)
+    shown = capsys.readouterr().out
+    assert [line.split()[1] for line in shown.splitlines() if re.match(r"\s*\d+-\d+ ", line)] == [
+        "20000",
+        "20001",
+        "20002",
+    ]
+    assert "the first 3 rows" in shown
+    file = io.BytesIO()
+    write_entries(_feed(table), file)
+    keys = [line.split(b",")[1] for line in file.getvalue().splitlines()]
+    assert keys == [b"id", *(b"%d" % n for n in (*range(20_000, ROWS), *range(10_000)))]
+
+
+def test_entries_of_a_stream_that_others_write_to_are_not_taken_for_the_feeds(stream: RedisStream) -> None:
+    table = numbers(ROWS)
+    _publish(table, stream, [2])
+    reader = Reader(_feed(table), client=stream.client)
+    assert len(reader.take(10)) == 10
+    stream.client.xadd("feed", {"who": "somebody else"})
+    for _ in range(2):
+        with pytest.raises(
+            StreamError,
+            match=r"feed 'feed' is any-order.*that were ever added to it: 5,001, of this feed by its ledger: 5,000; "
+            r"read it brick by brick \(`ucs read feed BRICK`\), or read the stream with a consumer group",
+        ):
+            reader.take(10_000)
+    stream.client.delete("feed")
+    assert list(read_entries(_feed(table), client=stream.client)) == []
+    stream.client.delete(LEDGER)
+    stream.client.xadd("feed", {"who": "somebody else"})
+    with pytest.raises(StreamError, match=r"added to it: 1, of this feed by its ledger: 0;"):
+        list(read_entries(_feed(table), client=stream.client))
+    stream.client.set("feed", "text")
+    with pytest.raises(StreamError, match="holds another type"):
+        Ledger(_feed(table), stream).refuse_others()
+
+
+def test_a_redis_that_does_not_count_what_was_added_shows_no_entries_as_the_feeds(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, executable=redis_executable(oldest=True)) as server:
+        stream, table = RedisStream("feed", server.client()), numbers(ROWS)
+        assert list(read_entries(_feed(table), client=stream.client)) == []
+        _publish(table, stream, [2])
+        if stream.state().added is not None:
+            pytest.skip("no Redis before version 7 is installed")
+        with pytest.raises(StreamError, match="is not known, since Redis counts what was added from version 7 on"):
+            list(read_entries(_feed(table), client=stream.client))
 
 
 PUBLISH = """
