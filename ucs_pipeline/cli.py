@@ -51,7 +51,7 @@ def verify(feed: str) -> None:
             warning = source.warning()
             facts = collect(chosen, source, stream, instance, held_only=False)
             found = findings(facts, warning)
-            print_verdict(chosen, facts.verdict)
+            print_verdict(chosen, facts.verdict, unassigned=sum(facts.census.unassigned.values()))
             print_findings(found)
             well &= facts.verdict.agrees and all(finding.passed for finding in found)
     sys.exit(0 if well else 1)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _AGAIN = "publish to another stream name, or delete the stream and launch all bricks"
 _PLACES = {
-    "null": "that is NULL",
-    "negative": "that is negative",
+    "null": "with a NULL key",
+    "negative": "negative",
     "before": "before the list",
     "beyond": "beyond the list",
 }
@@ -199,8 +199,9 @@ def no_unassigned_rows(facts: "Facts") -> Finding:
         places = {**_PLACES, "negative": "before 1970"} if feed.bricks.kind == "time" else _PLACES
         found = ", ".join(f"{rows:,} {places[place]}" for place, rows in offenders)
         text = (
-            f"feed {feed.name!r}: table {feed.shown.table!r} has rows with a key {found}; expected every row {where}, "
-            "and these are not published: change the feed's `bricks`, or leave such rows out with `where`"
+            f"feed {feed.name!r}: table {feed.shown.table!r} has {sum(counts.values()):,} rows in no brick ({found}); "
+            f"expected every row {where}, and these are not published: change the feed's `bricks`, or leave such rows "
+            "out with `where`"
         )
     figures = {"rows_assigned": inside, **{f"rows_{place}": rows for place, rows in counts.items()}}
     return Finding(NO_UNASSIGNED_ROWS, text, figures, ("key", "rows"), offenders)

@@ -15,8 +15,11 @@ _WIDEST = 10_000
 console = Console(highlight=False, soft_wrap=True)
 
 
-def print_verdict(feed: BrickFeed, verdict: Verdict, *more: tuple[str, str]) -> None:
-    """Prints a comparison of table and stream, after some rows of the caller's own."""
+def print_verdict(feed: BrickFeed, verdict: Verdict, *more: tuple[str, str], unassigned: int = 0) -> None:
+    """Prints a comparison of table and stream, after some rows of the caller's own.
+
+    `unassigned`: rows of the table that are in no brick, so that nothing is said of them by the comparison.
+    """
     table = Table(
         title=f"{feed.name}: table {feed.shown.table} -> stream {feed.stream_name}",
         title_justify="left",
@@ -26,7 +29,8 @@ def print_verdict(feed: BrickFeed, verdict: Verdict, *more: tuple[str, str]) -> 
     table.add_column(justify="right")
     figures = [
         *more,
-        ("rows in the table", f"{verdict.rows:,}"),
+        ("rows in the feed's bricks", f"{verdict.rows:,}"),
+        *([("rows in no brick", f"{unassigned:,}")] if unassigned else []),
         ("equal in the stream", f"{verdict.equal:,}"),
         ("different", f"{verdict.different:,}"),
         ("missing", f"{verdict.missing:,}"),

@@ -14,6 +14,7 @@ from ucs_pipeline.key_sql import OUTSIDE
 from ucs_pipeline.numbering import Numbering
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.position import START, EntryId, State
+from ucs_pipeline.report import print_verdict
 from ucs_pipeline.source import Census, Content
 from ucs_pipeline.verify import Difference, Verdict
 from ucs_pipeline.wording import fields_shown, ranges
@@ -177,11 +178,33 @@ def test_rows_outside_the_list_are_counted_by_place(place: str) -> None:
     assert "expected every row in a brick from 0.0.0.0 to 0.0.0.0" in finding.sentence
 
 
+def test_rows_in_no_brick_are_said_by_number_and_kind() -> None:
+    facts = _facts([5], 5, 0, {0})
+    for counts, sentence in (
+        ({"null": 5}, "table 't' has 5 rows in no brick (5 with a NULL key); expected every row"),
+        (
+            {"null": 7, "negative": 20, "beyond": 1_050},
+            "has 1,077 rows in no brick (7 with a NULL key, 20 negative, 1,050 beyond the list); expected every row",
+        ),
+    ):
+        outside = replace(facts, census=Census(facts.census.bricks, {**NOTHING_OUTSIDE, **counts}))
+        assert sentence in _by_name(outside)["no_unassigned_rows"].sentence
+
+
+@pytest.mark.parametrize("unassigned", [0, 77])
+def test_the_comparison_says_which_rows_it_is_about(unassigned: int, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = _facts([3_000], 3_000, 0, {0})
+    print_verdict(facts.feed, facts.verdict, unassigned=unassigned)
+    cells = [[cell.strip() for cell in line.split("\u2502")] for line in capsys.readouterr().out.splitlines()]
+    assert ["", "rows in the feed's bricks", "3,000", ""] in cells
+    assert (["", "rows in no brick", "77", ""] in cells) == (unassigned > 0)
+
+
 def test_times_before_1970_are_called_that() -> None:
     bricks = {"class": "time", "first": "1970-01-01", "last": "1970-01-01"}
     facts = replace(_facts([5], 5, 0, {0}), feed=BrickFeed(name="feed", table="t", key="k", bricks=bricks))
     early = replace(facts, census=Census(facts.census.bricks, {**NOTHING_OUTSIDE, "negative": 2}))
-    assert "rows with a key 2 before 1970; expected" in _by_name(early)["no_unassigned_rows"].sentence
+    assert "has 2 rows in no brick (2 before 1970); expected" in _by_name(early)["no_unassigned_rows"].sentence
 
 
 def test_a_feed_that_has_not_begun_passes() -> None:
