@@ -22,8 +22,20 @@ Hide = Callable[[str], str]
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 _CODE = re.compile(r"Code: (\d+)\. (?:DB::Exception: )?(.*)", re.DOTALL)
 _NAME = re.compile(r"\(([A-Z][A-Z0-9_]+)\)")
+_ERRNO = re.compile(r": , errno: \d+, strerror: ")
+# What ClickHouse says of any file that it cannot look into: the structure is not what is missing.
+_BESIDE_THE_POINT = re.compile(
+    r": The table structure cannot be extracted from .*|\. You can specify the \w+ manually.*"
+)
 _UNREACHABLE = re.compile(r"Caused by \w+\(\W?(.*?)\W?\)\) executing")
+_FILE_HINT = (
+    "check the path in the feed's `table`: one that does not begin with / counts from the directory in which the "
+    "command or Dagster was started or, on a server, from its user_files_path"
+)
 _HINTS = {
+    "CANNOT_STAT": _FILE_HINT,
+    "FILE_DOESNT_EXIST": _FILE_HINT,
+    "CANNOT_EXTRACT_TABLE_STRUCTURE": "check the path or address in the feed's `table`, and what is there",
     "UNKNOWN_TABLE": "check the feed's `table`",
     "UNKNOWN_DATABASE": "check the database in the feed's `table` and in " + URL_VARIABLE,
     "UNKNOWN_IDENTIFIER": "check the feed's `key`, `columns` and `where` against the table's columns",
@@ -253,4 +265,5 @@ def _refusal(words: str, hide: Hide) -> SourceError:
 def _first_line(message: str) -> str:
     line = message.strip().splitlines()[0] if message.strip() else "no message"
     line = re.sub(r"\s*\(?\([A-Z0-9_]+\)\s*(\(version .*)?$", "", line)
-    return line.rpartition("DB::Exception: ")[2][:400].rstrip(". ")
+    line = _ERRNO.sub(": ", _BESIDE_THE_POINT.sub("", line))
+    return re.split(r"DB::\w*Exception: ", line)[-1][:400].rstrip(". :")

@@ -9,7 +9,7 @@ from typing import Any
 import chdb
 import pyarrow as pa
 
-_ERROR = re.compile(r"Code: (\d+)\. DB::Exception: .*", re.DOTALL)
+_ERROR = re.compile(r"Code: (\d+)\. DB::\w*Exception: .*", re.DOTALL)
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _FORMAT = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*\Z", re.IGNORECASE)
 _RESULT = re.compile(r"\s*\(*\s*(SELECT|WITH|SHOW|DESC|DESCRIBE|EXISTS|EXPLAIN|CHECK)\b", re.IGNORECASE)

@@ -23,6 +23,7 @@ from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.payload import integer_limits
 from ucs_pipeline.source import URL_VARIABLE, Source, open_source
 from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.home import PROJECT
 
 PASSWORD = "secret"
 _numbers = count()
@@ -447,6 +448,9 @@ def _sentence(error: pytest.ExceptionInfo[SourceError], *parts: str) -> None:
         ({"where": "id >"}, ["SYNTAX_ERROR", "check the SQL expressions"]),
         ({"columns": {"a": "nope(id)"}}, ["UNKNOWN_FUNCTION", "nope", "check the functions"]),
         ({"settings": {"nope": 1}}, ["UNKNOWN_SETTING", "nope", "check the feed's `settings`"]),
+        ({"table": "file('n/o.parquet')"}, ["STAT: Cannot", "n/o.parquet: No such file or directory; check the path"]),
+        ({"table": "file('n/o*.parquet')"}, ["no files with provided path; check the path or address in the feed's"]),
+        ({"table": "file('n/o', CSV, 'id Int8')"}, ["n/o doesn't exist", "check the path in the feed's `table`"]),
         ({"constants": {"id": "x"}}, ["field 'id' is both a column", "rename the constant"]),
     ],
 )  # fmt: skip
@@ -458,6 +462,18 @@ def test_what_is_wrong_with_a_feed_is_said_in_one_sentence(
         _encoded(place.source(**{"table": table, **change}))
     assert not isinstance(refusal.value, SourceUnavailableError)
     _sentence(refusal, *parts)
+
+
+def test_a_relative_path_counts_from_where_the_process_was_started(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("1\n2\n")
+    program = (
+        "from ucs_pipeline.source import EmbeddedEngine\n"
+        "print(EmbeddedEngine().rows(\"SELECT count() AS n FROM file('rows.csv')\", {}, str))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", program]
+    found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout == "[{'n': 2}]\n"
 
 
 @pytest.mark.parametrize(
