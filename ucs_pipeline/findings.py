@@ -110,6 +110,15 @@ def all_rows_arrived(facts: "Facts") -> Finding:
     if expected is not None and expected != verdict.end.length:
         offenders.append(("", "stream against record", f"{expected:,} entries", f"{verdict.end.length:,} entries"))
     if verdict.extra:
+        offenders += [
+            (
+                feed.numbering.name(entry.ordinal) if entry.ordinal in feed.numbering else "none",
+                f"entry {entry} against table",
+                "no row",
+                fields_shown(fields),
+            )
+            for entry, fields in verdict.strays
+        ]
         matched, there = verdict.equal + verdict.different, verdict.end.length
         offenders.append(("", "stream against table", f"{matched:,} entries", f"{there:,} entries"))
     rows = sum(record.rows for record in facts.records.values())

@@ -91,6 +91,13 @@ def loss(feed: BrickFeed, wanted: Sequence[int], state: State, records: Mapping[
     )
 
 
+def stray(feed: BrickFeed, state: State) -> str | None:
+    """What to say of a top that is no position of the feed where there is nothing to publish; None if it is one."""
+    if state.top <= floor(feed) or state.top.ordinal in feed.numbering:
+        return None
+    return f"{_foreign(feed, state.top)}; all bricks of this run are finished, and the next one that is not is refused"
+
+
 def refuse_adopted(feed: BrickFeed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> None:
     """Keeps bricks that another program published from being published again.
 

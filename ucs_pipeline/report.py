@@ -76,7 +76,7 @@ def print_findings(found: Sequence[Finding]) -> None:
         console.print(f"  {finding.sentence}", markup=False)
         for offender in finding.offenders[:_SHOWN]:
             parts = zip(finding.columns, offender, strict=True)
-            console.print("    " + ", ".join(f"{column}: {part}" for column, part in parts), markup=False)
+            console.print("    " + ", ".join(f"{column}: {part}" for column, part in parts if part != ""), markup=False)
         more = len(finding.offenders[_SHOWN:]) + finding.more
         if more:
             console.print(f"    and {more:,} more")

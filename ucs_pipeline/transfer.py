@@ -14,7 +14,7 @@ from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamU
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.flow import Flow
 from ucs_pipeline.patience import Patience
-from ucs_pipeline.plan import BrickReport, Plan, hole, known, loss, plan, refuse_adopted
+from ucs_pipeline.plan import BrickReport, Plan, hole, known, loss, plan, refuse_adopted, stray
 from ucs_pipeline.position import State
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.room import Room
@@ -84,6 +84,8 @@ def transfer(
                     reported.add(report.ordinal)
                     yield report
             if len(finished) == len(wanted):
+                if foreign := stray(feed, state):
+                    log(foreign)
                 return
             refuse_adopted(feed, wanted[len(finished) :], state, done)
             for report in _publish(feed, source, stream, wanted[len(finished) :], records, moved, log):

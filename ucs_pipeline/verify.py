@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ucs_pipeline.entries import encode
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.ordinals import between
-from ucs_pipeline.position import EntryId, State
+from ucs_pipeline.position import EntryId, State, floor
 from ucs_pipeline.source import Source
 from ucs_pipeline.stream import Comparer, OrderedStream, Transaction, cut
 
@@ -62,6 +62,8 @@ class Verdict:
     """Rows above the stream's top."""
     differences: list[Difference] = field(default_factory=list)
     """The first rows that are different or missing."""
+    strays: list[tuple[EntryId, dict[bytes, bytes]]] = field(default_factory=list)
+    """The first entries above the last row that the table has up to the stream's top: what others add is above it."""
     shared: bool = False
     """Whether others write to the stream as well, so that nothing in it is known to be of no feed."""
 
@@ -105,10 +107,12 @@ def verify(
     begin = stream.state()
     verdict = Verdict(begin, begin)
     ordinals = held(feed, begin) if held_only else feed.numbering.ordinals
+    last = floor(feed)
     if ordinals:
         with Comparer(stream) as comparer, closing(source.scan(ordinals[0], ordinals[-1])) as scan:
             for entries in encode(stream.name.encode(), scan):
                 trimmed, published = entries.up_to(begin.trimmed), entries.up_to(begin.top)
+                last = entries.id(published - 1) if published else last
                 verdict.rows += entries.count
                 verdict.trimmed += trimmed
                 verdict.unpublished += entries.count - published
@@ -118,6 +122,8 @@ def verify(
                     else:
                         _compare_each(stream, transaction, verdict)
                 progress(verdict.rows)
+    if begin.first is not None and last < begin.top:
+        verdict.strays = stream.entries(max(last.next(), begin.first), begin.top, SHOWN)
     verdict.end = stream.state()
     return verdict
 

@@ -143,7 +143,17 @@ def test_an_entry_of_something_else_is_found(published: dg.DagsterInstance, redi
     redis_server.client().xadd("numbers", {"who": "somebody else"}, id="4-900")
     found = _check(published)
     assert _failed(found) == {"all_rows_arrived"}
-    assert ("", "stream against table", "25,003 entries", "25,004 entries") in _offenders(found["all_rows_arrived"])
+    offenders = _offenders(found["all_rows_arrived"])
+    assert ("", "stream against table", "25,003 entries", "25,004 entries") in offenders
+    assert ("0.0.0.4", "entry 4-900 against table", "no row", "who=somebody else") in offenders
+    redis_server.client().xadd("numbers", {"who": "nobody"}, id="99999999-1")
+    redis_server.client().xtrim("numbers", maxlen=10, approximate=False)
+    found = _check(published)
+    assert [offender[:2] for offender in _offenders(found["all_rows_arrived"]) if "against table" in offender[1]] == [
+        ("0.0.0.4", "entry 4-900 against table"),
+        ("none", "entry 99999999-1 against table"),
+        ("", "stream against table"),
+    ]
 
 
 def test_a_row_that_changed_is_named_and_a_late_row_too(published: dg.DagsterInstance, home: Path) -> None:

@@ -14,7 +14,7 @@ from ucs_pipeline.key_sql import OUTSIDE
 from ucs_pipeline.numbering import Numbering
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.position import START, EntryId, State
-from ucs_pipeline.report import print_verdict
+from ucs_pipeline.report import print_findings, print_verdict
 from ucs_pipeline.source import Census, Content
 from ucs_pipeline.verify import Difference, Verdict
 from ucs_pipeline.wording import fields_shown, ranges
@@ -152,6 +152,16 @@ def test_entries_of_something_else_are_found() -> None:
         ("stream against record", "10 entries", "11 entries"),
         ("stream against table", "10 entries", "11 entries"),
     ]
+
+
+def test_what_has_no_brick_is_printed_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = _facts([5, 5], 10, 0, {0, 1})
+    state = State(True, EntryId(9, 1), 11, EntryId(0, 1))
+    strays = [(EntryId(9, 1), {b"who": b"me"})]
+    print_findings(findings(replace(facts, verdict=replace(facts.verdict, begin=state, end=state, strays=strays))))
+    shown = capsys.readouterr().out
+    assert "    brick: none, compared: entry 9-1 against table, expected: no row, found: who=me\n" in shown
+    assert "    compared: stream against table, expected: 10 entries, found: 11 entries\n" in shown
 
 
 def test_entries_that_differ_or_are_missing_are_shown_and_all_of_them_counted() -> None:

@@ -64,6 +64,19 @@ def test_a_foreign_entry_far_inside_the_list_does_not_pass_for_progress(stream: 
     assert stream.state().length == 20_001
 
 
+def test_a_foreign_entry_beyond_the_list_is_said_where_nothing_is_to_be_published(stream: OrderedStream) -> None:
+    feed, said = numbers(20_000).feed(19_999), list[str]()
+    source = source_of(feed)
+    done = {report.ordinal: report for report in transfer(feed, source, stream, feed.ordinals, lambda _: {})}
+    assert list(transfer(feed, source, stream, feed.ordinals, lambda _: done, said.append)) == list(done.values())
+    assert said == []
+    stream.client.xadd("feed", {"who": "somebody else"}, id="99999999-1")
+    assert list(transfer(feed, source, stream, feed.ordinals, lambda _: done, said.append)) == list(done.values())
+    [sentence] = said
+    assert "the top id of stream 'feed' is 99999999-1, beyond the feed's bricks 0.0.0.0 to 0.0.0.1" in sentence
+    assert "all bricks of this run are finished" in sentence
+
+
 def test_a_foreign_entry_behind_the_last_row_of_a_brick_is_refused(stream: OrderedStream) -> None:
     table = numbers(30_000)
     list(_move(table, stream, 29_999, range(1)))
