@@ -4,6 +4,7 @@ Both must fail loudly: a result that ends early is an error, never the end of th
 """
 
 import io
+import logging
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,6 +52,9 @@ _PASSING = {
     *("NETWORK_ERROR", "ABORTED", "MEMORY_LIMIT_EXCEEDED", "ALL_CONNECTION_TRIES_FAILED", "DNS_ERROR"),
     *("QUERY_WAS_CANCELLED", "CANNOT_SCHEDULE_TASK", "KEEPER_EXCEPTION", "NO_ZOOKEEPER", "SERVER_OVERLOADED"),
 }
+
+# The driver logs a connection error before it raises it, which without any handler is a line on stderr by itself.
+logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 
 class Engine(Protocol):

@@ -128,3 +128,14 @@ def test_a_mistake_ends_with_one_sentence(
     assert code == 2, output
     assert sentence in output
     assert "Traceback" not in output
+
+
+def test_of_a_clickhouse_that_is_not_there_one_sentence_is_said_and_no_more(
+    home: Path, redis_server: RedisServer
+) -> None:
+    urls = {"UCS_REDIS_URL": redis_server.url, "UCS_CLICKHOUSE_URL": "http://user:secret@127.0.0.1:1/default"}
+    code, output = run_ucs("verify", "weather", home=home, **urls)
+    assert code == 2
+    [line] = output.splitlines()
+    assert line.startswith("ucs: feed 'weather': ClickHouse cannot be read (")
+    assert "secret" not in line
