@@ -134,12 +134,11 @@ def adopt(feed: str, last_brick: str) -> None:
     The stream of FEED, which must be new, begins after them. Broken off, or after the stream was lost, run it again.
     """
     import dagster as dg
-    from rich.progress import Progress
 
     from ucs_pipeline.adopt import adopt as adopt_bricks
     from ucs_pipeline.feeds import feed_named, start_in, use_project_home
     from ucs_pipeline.redis_link import connect_redis
-    from ucs_pipeline.report import console
+    from ucs_pipeline.report import bar, console
     from ucs_pipeline.shards import streams_of
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
@@ -158,15 +157,15 @@ def adopt(feed: str, last_brick: str) -> None:
             abort=True,
         )
     for chosen, last in parts:
-        with dg.DagsterInstance.get() as instance, Progress(console=console) as bar:
-            task = bar.add_task("recording bricks", total=len(chosen.numbering.between(0, last)))
+        total = len(chosen.numbering.between(0, last))
+        with dg.DagsterInstance.get() as instance, bar("recording bricks", total) as recorded:
             found = adopt_bricks(
                 chosen,
                 chosen.numbering.name(last),
                 open_source(chosen),
                 open_stream(chosen, connect_redis(chosen.stream_name)),
                 instance,
-                lambda recorded, task=task, bar=bar: bar.update(task, completed=recorded),  # type: ignore[misc]
+                recorded,
             )
         console.print(
             f"recorded {found.bricks:,} bricks with {found.rows:,} rows ({found.before:,} were recorded before); "

@@ -1,8 +1,10 @@
 """What the command line prints."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from ucs_pipeline.feed import BrickFeed
@@ -82,3 +84,18 @@ def print_findings(found: Sequence[Finding]) -> None:
             console.print(f"    and {more:,} more")
         if finding.warning:
             console.print(f"  {finding.warning}", markup=False)
+
+
+@contextmanager
+def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows how much of a total is done, from the first that is: before it, all may be refused."""
+    with ExitStack() as shown:
+        progress = Progress(console=console)
+        task = progress.add_task(what, total=total)
+
+        def done(number: int) -> None:
+            if number and not progress.live.is_started:
+                shown.enter_context(progress)
+            progress.update(task, completed=number)
+
+        yield done
