@@ -16,10 +16,10 @@ def check(feed: BrickFeed, batch: pa.RecordBatch, first: int, last: int) -> None
     """
     low, high = (end.as_py() for end in pc.min_max(batch.column("ordinal")).values())
     if low < first or high > last:
-        name, stray = feed.numbering.name, low if low < first else high
+        bricks, stray = feed.numbering, low if low < first else high
         raise SourceError(
-            f"asked for bricks {name(first)} to {name(last)}, the table answered with rows of {name(stray)}: check "
-            f"the parentheses in the feed's `where` and `key`{_column_hint(feed)}"
+            f"asked for {bricks.span(first, last)}, the table answered with rows of {bricks.name(stray)}: check the "
+            f"parentheses in the feed's `where` and `key`{_column_hint(feed)}"
         )
     if batch.column("payload").null_count:
         raise SourceError("a column became Nullable while the table was being read: run again")

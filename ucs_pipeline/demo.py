@@ -68,7 +68,8 @@ def _publish(
         console.print(f"nothing to do: all {done} {bricks.unit}s are in stream {feed.stream_name!r} already")
         return None
     wanted = bricks.starts[done:]
-    console.print(f"publishing {bricks.unit}s {bricks.name(wanted[0])} to {bricks.name(wanted[-1])}")
+    more = f"s {bricks.name(wanted[0])} to" if len(wanted) > 1 else ""
+    console.print(f"publishing {bricks.unit}{more} {bricks.name(wanted[-1])}")
     total = sum(table.count(bricks.first, bricks.last).values())
     started = time.monotonic()
     with _bar("publishing", total) as progress, _following(stream, progress):

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ucs_pipeline.position import START, EntryId
-from ucs_pipeline.record import hash_text
-from ucs_pipeline.wording import content_shown, fields_shown, hash_shown, ranges
+from ucs_pipeline.wording import content_shown, fields_shown, hash_shown, hash_text, ranges
 
 if TYPE_CHECKING:
     # Checks are declared in every process; what they look at is imported by those that run them.

@@ -14,9 +14,9 @@ from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.keys import ledger_key
 from ucs_pipeline.position import EntryId
-from ucs_pipeline.record import hash_text
 from ucs_pipeline.redis_link import translate
 from ucs_pipeline.stream import RedisStream
+from ucs_pipeline.wording import hash_text
 
 NOBODY = "-"
 """In the place of who asked for a replay: nobody did."""

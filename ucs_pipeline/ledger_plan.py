@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.ledger import NOBODY, Account, Opening
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.wording import ranges
+from ucs_pipeline.wording import bricks_are
 
 
 @dataclass
@@ -77,8 +77,8 @@ def ledger_plan(
         last = start
     if lost:
         plan.lost = (
-            f"feed {feed.name!r}: bricks {ranges(feed.numbering, lost)} are recorded as done, and the ledger of stream "
-            f"{feed.stream_name!r} has less of them: Redis lost entries, or the stream was deleted; publishing what is "
+            f"feed {feed.name!r}: {bricks_are(feed.numbering, lost)} recorded as done, and the ledger of stream "
+            f"{feed.stream_name!r} has less: Redis lost entries, or the stream was deleted; publishing what is "
             "missing again"
         )
     return plan

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ucs_pipeline.errors import OutOfTurnError, StreamError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import START, EntryId, State, floor
+from ucs_pipeline.wording import bricks_are
 
 Fields = Mapping[bytes, bytes]
 """Fields of an entry."""
@@ -81,12 +82,11 @@ def known(
 def loss(feed: BrickFeed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> str | None:
     """What to say when Redis has less than is recorded for a request; None if it has not."""
     above = [start for start, record in records.items() if (record.last_entry or START) > state.top]
-    lost = [start for start in above if start in wanted]
+    lost = sorted(start for start in above if start in wanted)
     if not lost:
         return None
-    first, last = feed.numbering.name(min(lost)), feed.numbering.name(max(lost))
     return (
-        f"feed {feed.name!r}: stream {feed.stream_name!r} ends at {state.top}, but bricks {first} to {last} are "
+        f"feed {feed.name!r}: stream {feed.stream_name!r} ends at {state.top}, but {bricks_are(feed.numbering, lost)} "
         "recorded as done: Redis lost entries, or the stream was deleted; publishing what is missing again"
     )
 

@@ -10,6 +10,7 @@ import dagster as dg
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport, Key
 from ucs_pipeline.position import EntryId
+from ucs_pipeline.wording import hash_text
 
 DATA_VERSION_TAG = "dagster/data_version"
 """Tag of an event that holds the version of a brick's content. Dagster keeps an index of it."""
@@ -190,11 +191,6 @@ def data_version(report: BrickReport) -> str:
     """Dagster's version of a brick's content: the same rows with the same values have the same one."""
     content = report.last_entry if report.content_hash is None else hash_text(report.content_hash)
     return f"{report.rows}-{content}"
-
-
-def hash_text(content_hash: int) -> str:
-    """A content hash as it is written down: 16 hex digits."""
-    return f"{content_hash:016x}"
 
 
 def _number(key: Key) -> Key:

@@ -1,9 +1,8 @@
 """Bricks, contents and entries in sentences and tables."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ucs_pipeline.numbering import Numbering
-from ucs_pipeline.record import hash_text
 
 _CHARACTERS = 200
 _RANGES = 3
@@ -16,9 +15,20 @@ def ranges(numbering: Numbering, starts: Iterable[int]) -> str:
     return ", ".join(names[:_RANGES]) + (f" and {more:,} more" if more > 0 else "")
 
 
+def bricks_are(numbering: Numbering, starts: Sequence[int]) -> str:
+    """The same as the beginning of a sentence: `brick 0.0.0.3 is`, `bricks 0.0.0.3...0.0.0.5, 0.0.0.9 are`."""
+    one = len(starts) == 1
+    return f"{'brick' if one else 'bricks'} {ranges(numbering, starts)} {'is' if one else 'are'}"
+
+
 def content_shown(rows: int, content_hash: int | None) -> str:
     """Rows and content hash of a brick."""
     return f"{rows:,} rows, content {hash_shown(content_hash)}"
+
+
+def hash_text(content_hash: int) -> str:
+    """A content hash as it is written down: 16 hex digits."""
+    return f"{content_hash:016x}"
 
 
 def hash_shown(content_hash: int | None) -> str:

@@ -17,7 +17,7 @@ from ucs_pipeline.position import START, EntryId, State
 from ucs_pipeline.report import print_findings, print_verdict
 from ucs_pipeline.source import Census, Content
 from ucs_pipeline.verify import Difference, Verdict
-from ucs_pipeline.wording import fields_shown, ranges
+from ucs_pipeline.wording import bricks_are, fields_shown, ranges
 
 NOTHING_OUTSIDE = dict.fromkeys(OUTSIDE, 0)
 
@@ -225,6 +225,8 @@ def test_a_feed_that_has_not_begun_passes() -> None:
 def test_bricks_in_sentences_are_ranges_and_few() -> None:
     bricks = Numbering(NumberBricks(), 0, 99)
     assert ranges(bricks, [3]) == "0.0.0.3"
+    assert bricks_are(bricks, [3]) == "brick 0.0.0.3 is"
+    assert bricks_are(bricks, [3, 4, 9]) == "bricks 0.0.0.3...0.0.0.4, 0.0.0.9 are"
     assert ranges(bricks, [3, 4, 5, 9]) == "0.0.0.3...0.0.0.5, 0.0.0.9"
     assert ranges(bricks, range(0, 20, 2)) == "0.0.0.0, 0.0.0.2, 0.0.0.4 and 7 more"
 

@@ -4,7 +4,7 @@ import pytest
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.plan import BrickReport, Plan, hole, known, plan
+from ucs_pipeline.plan import BrickReport, Plan, hole, known, loss, plan
 from ucs_pipeline.position import START, EntryId, State
 
 FEED = BrickFeed(name="feed", table="t", key="id", bricks={"class": "number", "first": 20_000, "last": 99_999})
@@ -39,6 +39,13 @@ def test_a_record_that_the_stream_has_not_seen_does_not_count() -> None:
 def test_a_top_brick_with_more_rows_than_recorded_is_looked_at_again() -> None:
     assert _known(range(2, 3), _state(2, 10), _record(2, 10)) == [2]
     assert _known(range(2, 3), _state(2, 11), _record(2, 10)) == []
+
+
+def test_what_redis_lost_is_said_of_one_brick_and_of_several() -> None:
+    records = {n: _record(n, 10) for n in (3, 4)}
+    [one, two] = [loss(FEED, range(2, 5), _state(*top), records) or "" for top in ((3, 10), (3, 9))]
+    assert "ends at 3-10, but brick 0.0.0.4 is recorded as done: Redis lost entries" in one
+    assert "ends at 3-9, but bricks 0.0.0.3...0.0.0.4 are recorded as done: Redis lost entries" in two
 
 
 def test_a_new_stream_is_read_from_the_feeds_first_brick() -> None:

@@ -384,6 +384,6 @@ def test_a_stream_that_lost_its_end_gets_exactly_that_again(stream: OrderedStrea
     assert stream.entries(*ALL) == expected(rows)
     assert [report.published for report in reports[2:]] == [3_000, 10_000, 5_000]
     assert told == [
-        "feed 'feed': stream 'feed' ends at 2-7000, but bricks 0.0.0.2 to 0.0.0.4 are recorded as done: Redis lost "
+        "feed 'feed': stream 'feed' ends at 2-7000, but bricks 0.0.0.2...0.0.0.4 are recorded as done: Redis lost "
         "entries, or the stream was deleted; publishing what is missing again"
     ]

@@ -181,7 +181,7 @@ def test_where_leaves_rows_out_of_scan_and_count(where: str, place: Place) -> No
 
 def test_a_where_that_escapes_its_parentheses_is_caught(place: Place) -> None:
     table = place.table("id UInt32", "SELECT number * 10000 FROM numbers(4)")
-    with pytest.raises(SourceError, match=r"feed 'feed': asked for bricks 0\.0\.0\.1 to 0\.0\.0\.2.*`where`"):
+    with pytest.raises(SourceError, match=r"feed 'feed': asked for 0\.0\.0\.1\.\.\.0\.0\.0\.2,.*`where`"):
         list(place.source(table, where="1) OR (1").scan(1, 2))
 
 
