@@ -201,9 +201,24 @@ def prune(days: int, dry_run: bool) -> None:
 @ucs.command()
 def stop() -> None:
     """Stop the embedded redis-server. Its data stays; the next command starts it again."""
-    from ucs_pipeline.embedded_redis import stop_embedded_redis
+    import dagster as dg
 
-    click.echo("stopped the embedded redis-server" if stop_embedded_redis() else "no embedded redis-server is running")
+    from ucs_pipeline.embedded_redis import stop_embedded_redis
+    from ucs_pipeline.feeds import use_project_home
+    from ucs_pipeline.status import publishing
+
+    if not stop_embedded_redis():
+        click.echo("no embedded redis-server is running")
+        return
+    click.echo("stopped the embedded redis-server")
+    use_project_home()
+    with dg.DagsterInstance.get() as instance:
+        runs = publishing(instance)
+    if runs:
+        click.echo(
+            f"{runs:,} run{'s are' if runs > 1 else ' is'} publishing, and will wait for it for as long as "
+            "`stream.timeout_s` says; `ucs status` starts it again"
+        )
 
 
 def main() -> NoReturn:

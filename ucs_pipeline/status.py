@@ -11,7 +11,7 @@ from dagster import AssetPartitionStatus
 from rich.table import Table
 from rich.text import Text
 
-from ucs_pipeline.assets import brick_asset
+from ucs_pipeline.assets import FEED_TAG, brick_asset
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import EntryId, State
@@ -96,6 +96,12 @@ def _problem(client: "redis.Redis") -> str | None:
     except redis.RedisError as error:
         return str(translate(error))
     return None
+
+
+def publishing(instance: dg.DagsterInstance) -> int:
+    """How many runs of feeds are at work."""
+    at_work = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    return sum(FEED_TAG in run.tags for run in at_work)
 
 
 def print_statuses(statuses: Sequence[FeedStatus]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.test_utils import create_run_for_test
 
 from ucs_pipeline.demo_data import ROWS
 from ucs_pipeline.findings import CHECKS
@@ -139,3 +140,19 @@ def test_of_a_clickhouse_that_is_not_there_one_sentence_is_said_and_no_more(
     [line] = output.splitlines()
     assert line.startswith("ucs: feed 'weather': ClickHouse cannot be read (")
     assert "secret" not in line
+
+
+def test_stopping_the_server_says_how_many_runs_need_it(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    for runs, said in ((0, ""), (1, "1 run is publishing, and will wait"), (2, "2 runs are publishing, and will wait")):
+        with dg.DagsterInstance.get() as instance:
+            create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED)
+            if runs:
+                tags = {"ucs/feed": "flights"}
+                create_run_for_test(instance, status=dg.DagsterRunStatus.STARTED, tags=tags)
+        assert run_ucs("status", home=home)[0] == 0
+        code, output = run_ucs("stop", home=home)
+        lines = output.splitlines()
+        assert (code, lines[0], len(lines)) == (0, "stopped the embedded redis-server", 1 + bool(runs))
+        assert lines[-1].startswith(said)
+    assert run_ucs("stop", home=home) == (0, "no embedded redis-server is running\n")
