@@ -4,6 +4,7 @@ import re
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from dagster._core.definitions.utils import is_valid_name
 from dagster._utils.schedules import is_valid_cron_string
 
 from ucs_pipeline.dealing import Dealt
@@ -33,6 +34,9 @@ def check(feed: "BrickFeed") -> None:
     """
     if not _NAME.fullmatch(feed.name):
         raise ValueError("name must be letters, digits and underscores, starting with a letter")
+    # The assets of shards have names with a number, none of which is reserved.
+    if feed.stream.shards == 1 and not is_valid_name(feed.name):
+        raise ValueError(f"name {feed.name!r} is reserved by Dagster: choose another (stream.name may be {feed.name})")
     _check_partitions(feed)
     if feed.any_order:
         _check_any_order(feed)

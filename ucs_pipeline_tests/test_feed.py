@@ -1,5 +1,6 @@
 """What a feed accepts, and the one sentence it answers to anything else. Nothing here connects anywhere."""
 
+import builtins
 import socket
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -7,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.utils import DISALLOWED_NAMES
 
 from ucs_pipeline import BrickFeed, build_defs
 from ucs_pipeline.errors import FeedError
@@ -77,6 +79,11 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a name that starts with a digit": ({"name": "1feed"}, ["name must be letters"]),
     "an empty name": ({"name": ""}, ["name must be letters"]),
     "a name with a newline": ({"name": "a\nb"}, ["name must be letters"]),
+    "a name that Dagster reserves": (
+        {"name": "config"},
+        ["name 'config' is reserved by Dagster: choose another (stream.name may be config)"],
+    ),
+    "a name that Python reserves": ({"name": "import"}, ["name 'import' is reserved by Dagster"]),
     "an empty stream name": ({"stream": {"name": ""}}, ["stream.name", "at least 1 character"]),
     "an unknown order": ({"stream": {"order": "loose"}}, ["stream.order", "'strict'", "'loose'"]),
     "an offset to ids that Redis gives": (
@@ -240,6 +247,25 @@ def test_two_feeds_of_one_stream_are_refused() -> None:
     with pytest.raises(FeedError, match="2 feeds are writing to stream 'orders'") as error:
         build_defs(BrickFeed(**GOOD), BrickFeed(**{**GOOD, "name": "copy", "stream": {"name": "orders"}}))
     _sentence(error, ["'orders'", "'copy'"])
+
+
+def test_every_name_that_dagster_refuses_is_refused_by_the_feed() -> None:
+    for name in filter(str.isidentifier, {*DISALLOWED_NAMES, *dir(builtins), "result", "default"}):
+        if name.startswith("_"):
+            continue
+        bare = BrickFeed.model_construct(**{**dict(BrickFeed(**GOOD)), "name": name, "schedule": "* * * * *"})
+        try:
+            dg.Definitions.validate_loadable(build_defs(bare))
+        except dg.DagsterInvalidDefinitionError:
+            with pytest.raises(FeedError, match=f"name '{name}' is reserved"):
+                BrickFeed(**{**GOOD, "name": name})
+        else:
+            BrickFeed(**{**GOOD, "name": name})
+
+
+def test_shards_may_have_a_reserved_name_with_their_number() -> None:
+    feed = BrickFeed(**{**GOOD, "name": "config", "stream": {"shards": 2}})
+    dg.Definitions.validate_loadable(build_defs(feed))
 
 
 def _nodes(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
