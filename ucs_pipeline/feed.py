@@ -193,7 +193,7 @@ class BrickFeed(dg.Component, Described):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise FeedError(sentence(settings.get("name"), error)) from None
+            raise FeedError(sentence(settings.get("name"), error, BrickFeed)) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> "BrickFeed":
@@ -254,4 +254,4 @@ def _checked(value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseM
             BrickFeed(**value)
         except FeedError as wrong:
             raise mistake(name, str(wrong)) from None
-        raise mistake(name, sentence(name, error)) from None
+        raise mistake(name, sentence(name, error, BrickFeed)) from None
