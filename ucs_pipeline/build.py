@@ -1,6 +1,7 @@
 """One builder behind the YAML component and the Python settings object."""
 
-from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import dagster as dg
 
@@ -74,28 +75,48 @@ def feeds_of(defs: dg.Definitions) -> list[BrickFeed]:
     return sorted(found, key=lambda feed: (feed.whole.name, feed.share or ()))
 
 
-def _distinct(feeds: list[BrickFeed]) -> list[BrickFeed]:
-    """The same feeds, each with one stream, if each has a name and a stream of its own."""
+class Clash(NamedTuple):
+    """What feeds cannot be beside each other."""
+
+    sentence: str
+    feeds: Sequence[BrickFeed]
+
+
+def clashes(feeds: Sequence[BrickFeed]) -> Iterator[Clash]:
+    """Which of some feeds, each with one stream, have no name and no stream of their own."""
     wholes = [feed.whole for feed in feeds if feed.share and not feed.share.number]
     shared = {f.stream_name for f in feeds} - {f.stream_name for f in feeds if not f.any_order}
+    told: set[frozenset[int]] = set()
     for what, named in (
-        ("named", [(f.name, f) for f in (*feeds, *wholes)]),
+        ("named", [(f.name, f) for f in (*wholes, *feeds)]),
         ("writing to stream", [(f.stream_name, f) for f in feeds if f.stream_name not in shared]),
     ):
-        name, times = Counter(name for name, _ in named).most_common(1)[0] if named else ("", 0)
-        if times > 1:
-            culprits = " and ".join(_shown(feed) for other, feed in named if other == name)
-            raise FeedError(
-                f"{times} feeds are {what} {name!r} ({culprits}): an ordered feed needs a name and a stream of its "
-                "own; rename one"
-            )
-    taken = {feed.name for feed in feeds}
+        by_name: dict[str, list[BrickFeed]] = {}
+        for name, feed in named:
+            by_name.setdefault(name, []).append(feed)
+        for name, culprits in by_name.items():
+            # Feeds of one name have one stream, and shards of one name.
+            together = frozenset(id(feed.whole) for feed in culprits)
+            if len(culprits) > 1 and together not in told:
+                told.add(together)
+                yield Clash(
+                    f"{len(culprits)} feeds are {what} {name!r} ({' and '.join(map(_shown, culprits))}): an ordered "
+                    "feed needs a name and a stream of its own; rename one",
+                    culprits,
+                )
+    taken = {feed.name: feed for feed in feeds}
     for feed in feeds:
-        if checks_name(feed) in taken:
-            raise FeedError(
-                f"feed {checks_name(feed)!r} has the name of the job that runs the checks of feed {feed.name!r}: "
-                "rename one"
+        if other := taken.get(checks_name(feed)):
+            yield Clash(
+                f"feed {other.name!r} has the name of the job that runs the checks of feed {feed.name!r}: rename one",
+                [other, feed],
             )
+
+
+def _distinct(feeds: list[BrickFeed]) -> list[BrickFeed]:
+    """The same feeds, each with one stream, if each has a name and a stream of its own."""
+    for clash in clashes(feeds):
+        raise FeedError(clash.sentence)
     return feeds
 
 

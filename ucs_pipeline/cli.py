@@ -29,6 +29,22 @@ def demo() -> None:
 
 
 @ucs.command()
+def check() -> None:
+    """Check every feed in ucs_pipeline/defs, and say what is wrong with each. Connects to nothing."""
+    from dagster._utils.warnings import disable_dagster_warnings
+
+    from ucs_pipeline.feed_files import check as check_feeds
+
+    with disable_dagster_warnings():
+        feeds, mistakes = check_feeds()
+    for mistake in mistakes:
+        click.echo(mistake)
+    if mistakes:
+        sys.exit(2)
+    click.echo(f"{len(feeds)} {'feed is' if len(feeds) == 1 else 'feeds are'} right: {', '.join(feeds) or 'none'}")
+
+
+@ucs.command()
 @click.argument("feed")
 def verify(feed: str) -> None:
     """Compare every row of FEED with its entry in the stream, and run its checks. Exits with 0 only if all is well."""

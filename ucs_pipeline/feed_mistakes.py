@@ -1,6 +1,6 @@
 """What is wrong with a feed's settings, in one sentence; what they hold is shown only where it cannot be a secret."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,6 +13,8 @@ TEMPLATE = "{{"
 """What a Dagster template, which stands for a value, begins with."""
 
 _SHAPES = {
+    "": "`type: ucs_pipeline.BrickFeed` and `attributes`",
+    "attributes": "settings, such as {name: orders}",
     "bricks": "settings, such as {class: number, last: 336775}",
     "stream": "settings, such as {name: events}",
     "columns": "field: column pairs, such as {id: id}",
@@ -40,20 +42,21 @@ _SHAPED = {"dict_type", "list_type", "model_type", "model_attributes_type", "str
 
 
 def sentence(name: object, error: ValidationError, model: type[BaseModel]) -> str:
-    """All that pydantic found wrong with the feed of that name.
+    """All that pydantic found wrong with the feed of that name, whose settings are those of `model`."""
+    feed = "a feed without a name" if name is None else f"feed {name!r}"
+    return f"{feed}: {words(error.errors(include_url=False), model)}"
 
-    Args:
-        name: what the feed calls itself.
-        error: what pydantic raised.
-        model: the feed's class, whose settings there are.
-    """
-    problems = [
-        problem
-        for problem in error.errors(include_url=False)
-        if not (isinstance(problem["input"], str) and TEMPLATE in problem["input"])
-    ]
+
+def words(problems: Iterable[ErrorDetails], model: type[BaseModel]) -> str:
+    """What pydantic says about settings that are those of `model`, in words of this project."""
     # A setting that may be of several types has a problem with each of them, which say the same.
-    return f"feed {name!r}: " + "; ".join(dict.fromkeys(_said(problem, model) for problem in problems))
+    return "; ".join(
+        dict.fromkeys(
+            _said(problem, model)
+            for problem in problems
+            if not (isinstance(problem["input"], str) and TEMPLATE in problem["input"])
+        )
+    )
 
 
 def _said(problem: ErrorDetails, model: type[BaseModel]) -> str:
@@ -70,19 +73,19 @@ def _said(problem: ErrorDetails, model: type[BaseModel]) -> str:
     expected = _expected(problem)
     if expected is not None:
         what = f"expected {expected}"
-        if problem["loc"][-1] == "[key]":
+        if problem["loc"][-1:] == ("[key]",):
             where, what = str(problem["loc"][0]), f"{what} as a name"
-        elif problem["loc"][0] == "settings":
+        elif problem["loc"][:1] == ("settings",):
             where = ".".join(map(str, problem["loc"][:2]))
     elif isinstance(problem["input"], Mapping | BaseModel):
         named = not where or what.startswith(f"{where}.")
         return what if named else f"{where}: {what}"
-    return f"{where}: {what} (found {shown(problem['input'])})"
+    return f"{where}: {what} (found {shown(problem['input'])})".removeprefix(": ")
 
 
 def _expected(problem: ErrorDetails) -> str | None:
     """What pydantic expected, in the project's words; None where the message is the project's own already."""
-    kind, top = problem["type"], problem["loc"][0] if problem["loc"] else None
+    kind, top = problem["type"], problem["loc"][0] if problem["loc"] else ""
     if kind in _SHAPED:
         return _SHAPES.get(str(top))
     if kind not in _EXPECTED:

@@ -33,12 +33,16 @@ class Transform:
         self._constants = constants
         module, _, function = name.partition(":")
         try:
-            self._function: Callable[[pd.DataFrame], pd.DataFrame] = getattr(import_module(module), function)
-        except (ImportError, AttributeError) as error:
+            found = getattr(import_module(module), function)
+        except Exception as error:
+            # Besides what is not there: whatever the module does when it is imported may fail.
             raise SourceError(
-                f"transform {name!r} cannot be imported ({error}): expected package.module:function, importable where "
-                "the feed runs"
+                f"transform {name!r} cannot be imported ({type(error).__name__}: {error}): expected "
+                "package.module:function, importable where the feed runs"
             ) from error
+        if not callable(found):
+            raise SourceError(f"transform {name!r} is a {type(found).__name__}, expected a function")
+        self._function: Callable[[pd.DataFrame], pd.DataFrame] = found
 
     def apply(self, batch: pa.RecordBatch, fields: Mapping[str, str], brick: str) -> pa.RecordBatch:
         """A batch of the scan with the payload that the function makes of its raw columns.

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.demo_data import DATASETS
 
 PROJECT = Path(__file__).parent.parent
 
@@ -32,6 +33,16 @@ def make_home(directory: Path) -> Path:
     """A project home with the project's own configuration."""
     for name in ("dagster.yaml", "workspace.yaml"):
         shutil.copy(PROJECT / name, directory)
+    return directory
+
+
+def copy_project(directory: Path) -> Path:
+    """A copy of the project that has the demo's feeds and no others."""
+    shutil.copy(PROJECT / "pyproject.toml", make_home(directory))
+    package = directory / "ucs_pipeline"
+    shutil.copytree(PROJECT / "ucs_pipeline", package, ignore=shutil.ignore_patterns("__pycache__", "defs"))
+    for name in DATASETS:
+        shutil.copytree(PROJECT / "ucs_pipeline" / "defs" / name, package / "defs" / name)
     return directory
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from ucs_pipeline_tests.home import PROJECT
+from ucs_pipeline_tests.home import copy_project
 from ucs_pipeline_tests.redis_server import RedisServer
 
 NAMES = [f"feed_{number}" for number in range(10)]
@@ -19,10 +19,7 @@ NAMES = [f"feed_{number}" for number in range(10)]
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the project, with ten feeds of a fleet in the place of the demo's."""
-    for name in ("pyproject.toml", "dagster.yaml", "workspace.yaml"):
-        shutil.copy(PROJECT / name, tmp_path)
-    shutil.copytree(PROJECT / "ucs_pipeline", tmp_path / "ucs_pipeline")
-    shutil.rmtree(tmp_path / "ucs_pipeline" / "defs")
+    shutil.rmtree(copy_project(tmp_path) / "ucs_pipeline" / "defs")
     for number, name in enumerate(NAMES):
         feed = {
             "name": name,

@@ -1,0 +1,101 @@
+"""What is wrong with a file under `ucs_pipeline/defs`, in one sentence, from the error that loading it raised."""
+
+import re
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import dagster as dg
+import yaml  # type: ignore[import-untyped]
+from dagster.components.core.component_tree import ComponentTreeException
+from dagster.components.core.defs_module import ComponentFileModel
+from dagster.components.resolved.errors import ResolutionException
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from ucs_pipeline.errors import UcsError
+from ucs_pipeline.feed_mistakes import words
+
+DEFS = Path(__file__).parent / "defs"
+"""Where the feeds of the project are."""
+
+
+class Mistake(NamedTuple):
+    """Something to put right."""
+
+    place: str
+    """The file, with its line where that is known."""
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.sentence}"
+
+
+def mistake_in(path: Path, error: BaseException) -> Mistake | None:
+    """What the error that loading a path raised says about it; None if it is no mistake of whoever wrote that."""
+    for cause in _chain(error):
+        if isinstance(cause, ComponentTreeException):
+            # The component loader's wrapper, which shows a tree of all files.
+            continue
+        place, sentence = _python_line(cause), _sentence(cause)
+        if place:
+            return Mistake(place, sentence or f"{type(cause).__name__}: {_first_line(cause)}")
+        if sentence:
+            return Mistake(_yaml_line(cause) or shown_path(path), sentence)
+    return None
+
+
+def shown_path(path: Path, line: int | None = None) -> str:
+    """A file as it is called in the project's directory."""
+    project = DEFS.parent.parent
+    shown = path.relative_to(project) if path.is_relative_to(project) else path
+    return f"{shown}:{line}" if line else str(shown)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _sentence(error: BaseException) -> str | None:
+    if isinstance(error, UcsError):
+        return str(error)
+    if isinstance(error, yaml.MarkedYAMLError):
+        return f"this is no YAML: {error.problem}; look at the indentation and the quotes here and in the line above"
+    if isinstance(error, ValidationError):
+        problems = error.errors(include_url=False)
+        own = [str(wrong) for problem in problems if isinstance(wrong := problem.get("ctx", {}).get("error"), UcsError)]
+        return "; ".join(own) or words(map(_without_position, problems), ComponentFileModel)
+    if isinstance(error, ResolutionException):
+        # Shows a part of the file with a mark below, and the sentence after it.
+        found = re.search(r"\^ (.+)", str(error))
+        return f"a template cannot be filled in: {found[1] if found else _first_line(error)}"
+    return _first_line(error) if isinstance(error, dg.DagsterError) else None
+
+
+def _without_position(problem: ErrorDetails) -> ErrorDetails:
+    # Dagster adds " at <file>:<line>" to what pydantic says is the place.
+    path = str(problem["loc"][0]).rpartition(" at ")[0]
+    return {**problem, "loc": tuple(path.split(".")) if path else ()}
+
+
+def _first_line(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return error.msg
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".")
+
+
+def _yaml_line(error: BaseException) -> str | None:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return shown_path(Path(error.problem_mark.name), error.problem_mark.line + 1)
+    return None
+
+
+def _python_line(error: BaseException) -> str | None:
+    """The line of Python under `defs` that an error comes from; of several, the last one that was called."""
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_relative_to(DEFS):
+        return shown_path(Path(error.filename), error.lineno)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(DEFS)]
+    return shown_path(Path(frames[-1].filename), frames[-1].lineno) if frames else None

@@ -1,0 +1,181 @@
+"""`ucs check`, and the sentence of every other command, on a copy of the project with files that people wrote."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ucs_pipeline_tests.home import copy_project
+
+FEED = """\
+type: ucs_pipeline.BrickFeed
+attributes:
+  name: {name}
+  table: t
+  key: id
+  bricks: {{class: number, last: 50000}}
+"""
+
+WRONG: dict[str, tuple[str, str, str]] = {
+    "typo/defs.yaml": ("{feed}  colums: {{id: id}}", "", "feed 'typo': colums is not a setting: did you mean columns?"),
+    "class/defs.yaml": (
+        "type: ucs_pipeline.BrickFeed\nattributes: {{name: a, table: t, key: id, bricks: {{class: numbr, last: 5}}}}",
+        "",
+        "feed 'a': bricks.class: expected 'number', 'time' or 'text' (found 'numbr')",
+    ),
+    "zone/defs.yaml": (
+        "type: ucs_pipeline.BrickFeed\nattributes: {{name: a, table: t, key: id, bricks: {{class: time, "
+        "first: 2013-01-01, last: 2013-01-02, zone: Europe/Berlim}}}}",
+        "",
+        "feed 'a': bricks.zone: 'Europe/Berlim' is no time zone",
+    ),
+    "missing/defs.yaml": (
+        "type: ucs_pipeline.BrickFeed\nattributes: {{name: missing, key: id, bricks: {{class: number, last: 5}}}}",
+        "",
+        "feed 'missing': table is missing",
+    ),
+    "nothing/defs.yaml": (
+        "type: ucs_pipeline.BrickFeed",
+        "",
+        "a feed without a name: name is missing; table is missing; key is missing; bricks is missing",
+    ),
+    "reserved/defs.yaml": ("{config}", "", "feed 'config': name 'config' is reserved by Dagster: choose another ("),
+    "indentation/defs.yaml": ("{feed}   final: true", ":7", "this is no YAML: expected <block end>, but found"),
+    "tab/defs.yaml": ("type: x\nattributes:\n\tname: a", ":3", "this is no YAML: found character '\\t' that cannot"),
+    "empty/defs.yaml": ("# later\n", "", "the file is empty: expected `type` and `attributes`"),
+    "list/defs.yaml": ("- a", "", "expected `type: ucs_pipeline.BrickFeed` and `attributes` (found a list)"),
+    "beside/defs.yaml": ("{feed}atributes: 5", "", "atributes is not a setting: did you mean attributes?"),
+    "untyped/defs.yaml": ("attributes: {{name: a}}", "", "type is missing"),
+    "type/defs.yaml": ("type: ucs_pipeline.BrikFeed", "", "Module `ucs_pipeline` has no attribute `BrikFeed`"),
+    "module/defs.yaml": ("type: ucs_pipelin.BrickFeed", "", "Module `ucs_pipelin` not found"),
+    "template/defs.yaml": (
+        "{feed}  where: '{{{{ nope }}}}'",
+        "",
+        "a template cannot be filled in: 'nope' is undefined",
+    ),
+    "two/defs.yaml": ("{feed}---\n{config}", "", "feed 'config': name 'config' is reserved"),
+    "deeper/still/deeper/defs.yaml": ("{feed}  final: maybe", "", "feed 'deeper': final: expected true or false"),
+    "function/defs.yaml": (
+        "{feed}  transform: nope:fn",
+        "",
+        "feed 'function': transform 'nope:fn' cannot be imported (ModuleNotFoundError: No module named 'nope')",
+    ),
+    "no_function/defs.yaml": (
+        "{feed}  transform: json:nope",
+        "",
+        "feed 'no_function': transform 'json:nope' cannot be imported (AttributeError: module 'json' has no attribute",
+    ),
+    "no_callable/defs.yaml": (
+        "{feed}  transform: json:__name__",
+        "",
+        "feed 'no_callable': transform 'json:__name__' is a str, expected a function",
+    ),
+    "no_code/defs.yaml": (
+        "{feed}  transform: ucs_pipeline.broken:fn",
+        "",
+        "feed 'no_code': transform 'ucs_pipeline.broken:fn' cannot be imported (ZeroDivisionError: division by zero)",
+    ),
+    "raises.py": ("x = 1\ny = nope", ":2", "NameError: name 'nope' is not defined"),
+    "syntax.py": ("x = 1\nx =", ":2", "SyntaxError: invalid syntax"),
+    "imports.py": ("import nope", ":1", "ModuleNotFoundError: No module named 'nope'"),
+    "python.py": (
+        "from ucs_pipeline import BrickFeed, build_defs\n\n"
+        "defs = build_defs(BrickFeed(name='code', table='', key='id', bricks={{'class': 'number', 'last': 5}}))",
+        ":3",
+        "feed 'code': table: expected text of at least 1 character (found '')",
+    ),
+}
+"""File under `defs`, to its text, the line that is named, and how the sentence begins."""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return copy_project(tmp_path)
+
+
+def _write(project: Path, path: str, text: str) -> None:
+    file = project / "ucs_pipeline" / "defs" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text.format(feed=FEED.format(name=path.split("/")[0]), config=FEED.format(name="config")))
+
+
+def _ucs(project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    # Servers that would refuse any connection, and a home that Dagster could make no record in.
+    nowhere = {"UCS_REDIS_URL": "redis://127.0.0.1:1", "UCS_CLICKHOUSE_URL": "http://127.0.0.1:1"}
+    return subprocess.run(
+        [sys.executable, "-m", "ucs_pipeline.cli", *arguments],
+        cwd=project,
+        env={**os.environ, **nowhere, "PYTHONPATH": str(project), "DAGSTER_HOME": str(project)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_file_that_is_wrong_is_named_with_one_sentence(project: Path) -> None:
+    (project / "ucs_pipeline" / "broken.py").write_text("1 / 0")
+    for path, (text, _, _) in WRONG.items():
+        _write(project, path, text)
+    done = _ucs(project, "check")
+    assert (done.returncode, done.stderr) == (2, "")
+    said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert set(said) == {f"ucs_pipeline/defs/{path}{line}" for path, (_, line, _) in WRONG.items()}
+    for path, (_, line, sentence) in WRONG.items():
+        assert said[f"ucs_pipeline/defs/{path}{line}"].startswith(sentence)
+
+
+def test_right_feeds_are_one_line(project: Path) -> None:
+    done = _ucs(project, "check")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 feeds are right: flights, planes, weather\n", "")
+    _write(project, "orders/defs.yaml", "{feed}  stream: {{shards: 2}}\n  transform: json:dumps")
+    _write(project, "code.py", "import dagster as dg\n\n@dg.asset\ndef other() -> None: ...")
+    done = _ucs(project, "check")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "4 feeds are right: flights, orders, planes, weather\n",
+        "",
+    )
+    assert not (project / "history").exists()
+
+
+def test_what_feeds_cannot_be_beside_each_other_is_said_with_the_files(project: Path) -> None:
+
+    _write(project, "orders/defs.yaml", "{feed}")
+    _write(project, "copy/defs.yaml", FEED.format(name="orders").replace("{", "{{").replace("}", "}}"))
+    _write(project, "other/defs.yaml", "{feed}  stream: {{name: planes}}")
+    _write(project, "typo/defs.yaml", "{feed}  colums: {{id: id}}")
+    done = _ucs(project, "check")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout.splitlines() == [
+        "ucs_pipeline/defs/typo/defs.yaml: feed 'typo': colums is not a setting: did you mean columns?",
+        "ucs_pipeline/defs/copy/defs.yaml and ucs_pipeline/defs/orders/defs.yaml: 2 feeds are named 'orders' ('orders' "
+        "and 'orders'): an ordered feed needs a name and a stream of its own; rename one",
+        "ucs_pipeline/defs/other/defs.yaml and ucs_pipeline/defs/planes/defs.yaml: 2 feeds are writing to stream "
+        "'planes' ('other' and 'planes'): an ordered feed needs a name and a stream of its own; rename one",
+    ]
+
+
+def test_what_only_dagster_finds_wrong_is_said_too(project: Path) -> None:
+    _write(project, "code.py", "import dagster as dg\n\n@dg.asset\ndef flights() -> None: ...")
+    for command in ("check",):
+        done = _ucs(project, command)
+        assert done.returncode == 2
+        assert "ucs_pipeline/defs: Duplicate asset key: AssetKey(['flights'])" in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_transform_is_not_imported_to_load_the_definitions(project: Path) -> None:
+    _write(project, "function/defs.yaml", WRONG["function/defs.yaml"][0])
+    assert _ucs(project, "status", "--json").returncode == 0
+
+
+def test_what_is_no_mistake_of_the_user_keeps_its_traceback(project: Path) -> None:
+    with (project / "ucs_pipeline" / "asset_text.py").open("a") as module:
+        module.write("\n\ndef columns(feed):\n    raise RuntimeError('a bug')\n")
+    for command in ("check", "status"):
+        done = _ucs(project, command)
+        assert done.returncode == 1
+        assert "Traceback" in done.stderr
+        assert "RuntimeError: a bug" in done.stderr
