@@ -9,10 +9,24 @@ from ucs_pipeline.home import project_home
 
 
 def all_feeds() -> list[BrickFeed]:
-    """Every feed of the project, by name; where a feed has several streams, its shards."""
-    from ucs_pipeline.build import feeds_of
-    from ucs_pipeline.definitions import defs
+    """Every feed of the project, by name; where a feed has several streams, its shards.
 
+    Raises:
+        UcsError: a file under `ucs_pipeline/defs` is wrong.
+    """
+    from ucs_pipeline.build import feeds_of
+
+    try:
+        from ucs_pipeline.definitions import defs
+    except Exception as error:
+        # What Dagster's loader raises shows a tree of all files, and the sentence somewhere in its causes.
+        from ucs_pipeline.feed_files import why
+
+        mistakes = why(error)
+        if not mistakes:
+            raise
+        more = f" (and {len(mistakes) - 1} more: `ucs check` says all)" if len(mistakes) > 1 else ""
+        raise UcsError(f"{mistakes[0]}{more}") from error
     return feeds_of(defs)
 
 

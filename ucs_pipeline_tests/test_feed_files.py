@@ -1,6 +1,7 @@
 """`ucs check`, and the sentence of every other command, on a copy of the project with files that people wrote."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,13 @@ def test_right_feeds_are_one_line(project: Path) -> None:
         "",
     )
     assert not (project / "history").exists()
+    shutil.rmtree(project / "ucs_pipeline" / "defs")
+    (project / "ucs_pipeline" / "defs").mkdir()
+    done = _ucs(project, "status")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr == "ucs: ucs_pipeline/defs: there is no feed: write one into ucs_pipeline/defs/<name>/defs.yaml\n"
+    )
 
 
 def test_what_feeds_cannot_be_beside_each_other_is_said_with_the_files(project: Path) -> None:
@@ -159,11 +167,30 @@ def test_what_feeds_cannot_be_beside_each_other_is_said_with_the_files(project: 
 
 def test_what_only_dagster_finds_wrong_is_said_too(project: Path) -> None:
     _write(project, "code.py", "import dagster as dg\n\n@dg.asset\ndef flights() -> None: ...")
-    for command in ("check",):
+    for command in ("check", "status"):
         done = _ucs(project, command)
         assert done.returncode == 2
         assert "ucs_pipeline/defs: Duplicate asset key: AssetKey(['flights'])" in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("path", ["typo/defs.yaml", "indentation/defs.yaml", "raises.py"])
+def test_commands_that_need_the_feeds_say_the_sentence(project: Path, path: str) -> None:
+    text, line, sentence = WRONG[path]
+    _write(project, path, text)
+    done = _ucs(project, "status")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"ucs: ucs_pipeline/defs/{path}{line}: {sentence}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_of_several_wrong_files_the_first_is_said_and_how_to_see_the_rest(project: Path) -> None:
+    for path in ("typo/defs.yaml", "class/defs.yaml", "raises.py"):
+        _write(project, path, WRONG[path][0])
+    done = _ucs(project, "prune")
+    assert done.returncode == 2
+    assert done.stderr.startswith("ucs: ucs_pipeline/defs/class/defs.yaml: feed 'a': bricks.class")
+    assert done.stderr.endswith(" (and 2 more: `ucs check` says all)\n")
 
 
 def test_a_transform_is_not_imported_to_load_the_definitions(project: Path) -> None:
