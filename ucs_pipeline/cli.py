@@ -242,12 +242,14 @@ def main() -> NoReturn:
     # What Dagster keeps, rows and logs among it, is its owner's.
     os.umask(0o077)
     try:
-        ucs(standalone_mode=False)
+        # Without a command, click would take the help for what is wrong.
+        ucs(sys.argv[1:] or ["--help"], prog_name="ucs", standalone_mode=False)
     except click.Abort:  # what click makes of Ctrl-C
         click.echo("ucs: stopped; what is in the stream stays, and the same command goes on from there", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        click.echo(f"{context.command_path if context else 'ucs'}: {error.format_message()}", err=True)
         sys.exit(error.exit_code)
     except UcsError as error:
         click.echo(f"ucs: {error}", err=True)

@@ -156,3 +156,25 @@ def test_stopping_the_server_says_how_many_runs_need_it(home: Path, monkeypatch:
         assert (code, lines[0], len(lines)) == (0, "stopped the embedded redis-server", 1 + bool(runs))
         assert lines[-1].startswith(said)
     assert run_ucs("stop", home=home) == (0, "no embedded redis-server is running\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["prune", "--days", "0"], "ucs prune: Invalid value for '--days': 0 is not in the range x>=1."),
+        (["verify"], "ucs verify: Missing argument 'FEED'."),
+        (["read", "flights", "--row", "3"], "ucs read: No such option"),
+        (["statis"], "ucs: No such command 'statis'."),
+    ],
+    ids=["a wrong value", "no feed", "no such option", "no such command"],
+)
+def test_a_mistake_on_the_command_line_ends_with_one_sentence(home: Path, command: list[str], sentence: str) -> None:
+    code, output = run_ucs(*command, home=home)
+    assert code == 2
+    assert output.startswith(sentence)
+    assert output.count("\n") == 1
+
+
+def test_without_a_command_it_shows_its_commands(home: Path) -> None:
+    assert run_ucs(home=home) == run_ucs("--help", home=home)
+    assert "Usage: ucs [OPTIONS] COMMAND" in run_ucs(home=home)[1]
