@@ -1,10 +1,14 @@
 """What must be true of the rows that a scan brings before any of them becomes an entry. Pure."""
 
+from collections.abc import Mapping
+from itertools import pairwise
+
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ucs_pipeline.columns import numbers
-from ucs_pipeline.errors import SourceError
+from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed import BrickFeed
 
 
@@ -32,6 +36,58 @@ def check(feed: BrickFeed, batch: pa.RecordBatch, first: int, last: int) -> None
             "stream entry needs at least one: add a constant, or a column that is never NULL, or leave such rows "
             "out with `where`"
         )
+
+
+class Counted:
+    """Holds the rows of a scan, brick by brick, against those that were counted before it.
+
+    Rows that came since are read as well. Fewer rows than were counted are another, older state of the table: the
+    answer of a cache, or of a replica that lags. They are refused before a row of the next brick closes the brick.
+    """
+
+    def __init__(self, feed: BrickFeed, counts: Mapping[int, int]) -> None:
+        """`counts`: rows per brick, by ordinal; bricks without rows may be left out."""
+        self._feed = feed
+        self._counts = iter(sorted(counts.items()))
+        self._next = next(self._counts, None)
+        self._ordinal, self._rows = -1, 0
+
+    def add(self, ordinals: pa.Array) -> None:
+        """Takes the ordinals of further rows, in order.
+
+        Raises:
+            SourceUnavailableError: a brick before one of them had fewer rows than were counted.
+        """
+        values = numbers(ordinals)
+        bounds = (0, *(np.flatnonzero(values[1:] != values[:-1]) + 1), len(values))
+        for start, stop in pairwise(bounds):
+            ordinal = int(values[start])
+            if ordinal != self._ordinal:
+                self._refuse_fewer(ordinal)
+                self._ordinal, self._rows = ordinal, 0
+            self._rows += int(stop - start)
+
+    def finish(self) -> None:
+        """The scan ends here.
+
+        Raises:
+            SourceUnavailableError: a brick had fewer rows than were counted.
+        """
+        self._refuse_fewer(None)
+
+    def _refuse_fewer(self, before: int | None) -> None:
+        while self._next and (before is None or self._next[0] < before):
+            ordinal, counted = self._next
+            read = self._rows if ordinal == self._ordinal else 0
+            if read < counted:
+                name = self._feed.numbering.brick_name(ordinal)
+                raise SourceUnavailableError(
+                    f"feed {self._feed.name!r}: brick {name}: {counted:,} rows were counted, and the scan after that gave "
+                    f"{read:,}: rows were deleted, or the scan was answered from an older state of the table (a cache, a "
+                    "replica that lags); if this stays, read from one replica, or set "
+                    "`settings: {select_sequential_consistency: 1}`"
+                )
+            self._next = next(self._counts, None)
 
 
 def _column_hint(feed: BrickFeed) -> str:

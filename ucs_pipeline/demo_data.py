@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from ucs_pipeline.engine import first_line
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.sql import quote
 
@@ -195,7 +196,7 @@ def load_data(data: Dataset, url: str) -> bool:
             client.command(f"RENAME TABLE {draft} TO {quote(data.name)}")
             return True
     except (ClickHouseError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(str(error))
         raise SourceError(
             f"the demo's table {data.name!r} cannot be created on the ClickHouse server ({reason}): check "
             "UCS_CLICKHOUSE_URL and that its user may create tables"

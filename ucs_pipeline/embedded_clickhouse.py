@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ucs_pipeline.engine import first_line
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.home import data_dir
 
@@ -80,7 +81,7 @@ def _show_files(connection: "Connection") -> None:
                 f"CREATE OR REPLACE VIEW {_identifier(name)} AS SELECT * FROM file({_string(str(path))}, Parquet)"
             )
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(str(error))
             raise SourceError(
                 f"{path} cannot be read as Parquet ({reason}): write it again, or take it out of {path.parent}"
             ) from error

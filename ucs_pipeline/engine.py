@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -45,13 +46,33 @@ _HINTS = {
     "AUTHENTICATION_FAILED": f"check user and password in {URL_VARIABLE}",
     "ACCESS_DENIED": "grant the user SELECT on the table",
     "READONLY": "let the user change settings: its profile needs readonly = 0 or 2",
+    "SETTING_CONSTRAINT_VIOLATION": "let the user change this setting: its profile constrains it",
     "UNKNOWN_SETTING": "check the feed's `settings`",
+    "QUOTA_EXCEEDED": "raise the user's quota, or set `stream.timeout_s` above the quota's interval",
 }
+_NO_TABLE_HERE = (
+    "the tables of the embedded engine are the files .ucs/tables/<table>.parquet: run `ucs demo`, which makes the "
+    f"table flights, put a Parquet file there, or set {URL_VARIABLE} to the server that has the table"
+)
+_EMBEDDED_HINTS = {"UNKNOWN_TABLE": _NO_TABLE_HERE, "UNKNOWN_DATABASE": _NO_TABLE_HERE}
+# What goes away by itself: limits on what is used at a time, connections, replicas that catch up, locks.
 _PASSING = {
-    *("TIMEOUT_EXCEEDED", "TOO_SLOW", "TOO_MANY_SIMULTANEOUS_QUERIES", "NO_FREE_CONNECTION", "SOCKET_TIMEOUT"),
-    *("NETWORK_ERROR", "ABORTED", "MEMORY_LIMIT_EXCEEDED", "ALL_CONNECTION_TRIES_FAILED", "DNS_ERROR"),
-    *("QUERY_WAS_CANCELLED", "CANNOT_SCHEDULE_TASK", "KEEPER_EXCEPTION", "NO_ZOOKEEPER", "SERVER_OVERLOADED"),
+    *("TIMEOUT_EXCEEDED", "TOO_SLOW", "TOO_MANY_SIMULTANEOUS_QUERIES", "QUERY_SLOT_ACQUISITION_TIMEOUT"),
+    *("QUOTA_EXCEEDED", "RECEIVED_ERROR_TOO_MANY_REQUESTS", "USER_SESSION_LIMIT_EXCEEDED", "SERVER_OVERLOADED"),
+    *("MEMORY_LIMIT_EXCEEDED", "MEMORY_RESERVATION_KILLED", "MEMORY_RESERVATION_FAILED", "CANNOT_ALLOCATE_MEMORY"),
+    *("MEMORY_RESERVATION_ACQUISITION_TIMEOUT", "RESOURCE_LIMIT_EXCEEDED", "NOT_ENOUGH_SPACE", "CANNOT_SCHEDULE_TASK"),
+    *("NO_FREE_CONNECTION", "SOCKET_TIMEOUT", "NETWORK_ERROR", "ALL_CONNECTION_TRIES_FAILED", "DNS_ERROR"),
+    *("CANNOT_READ_FROM_SOCKET", "CANNOT_WRITE_TO_SOCKET", "EXCHANGE_PEER_DISCONNECTED", "SESSION_REFUSED"),
+    *("TCP_CONNECTION_LIMIT_REACHED", "HTTP_CONNECTION_LIMIT_REACHED", "EXTERNAL_SERVER_IS_NOT_RESPONDING"),
+    *("ABORTED", "QUERY_WAS_CANCELLED", "QUERY_WAS_CANCELLED_BY_CLIENT", "THREAD_WAS_CANCELED", "ASYNC_LOAD_CANCELED"),
+    *("KEEPER_EXCEPTION", "NO_ZOOKEEPER", "UNEXPECTED_ZOOKEEPER_ERROR", "REPLICA_IS_NOT_IN_QUORUM"),
+    *("ALL_REPLICAS_ARE_STALE", "NO_ACTIVE_REPLICAS", "NO_AVAILABLE_REPLICA", "TOO_FEW_LIVE_REPLICAS"),
+    *("NO_REMOTE_SHARD_AVAILABLE", "SHARD_HAS_NO_CONNECTIONS", "TOO_MANY_UNAVAILABLE_SHARDS", "REPLICA_STATUS_CHANGED"),
+    *("TABLE_IS_BEING_RESTARTED", "DEADLOCK_AVOIDED", "PART_IS_TEMPORARILY_LOCKED", "PART_IS_LOCKED"),
+    *("SESSION_IS_LOCKED", "FILE_CHANGED_DURING_READ", "S3_OBJECT_CHANGED_DURING_READ"),
 }
+# A cache in between is told that an answer is for one question only.
+_NO_CACHE = {"Cache-Control": "no-cache, no-store", "Pragma": "no-cache"}
 
 # The driver logs a connection error before it raises it, which without any handler is a line on stderr by itself.
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
@@ -137,6 +158,7 @@ class HttpEngine:
                 self._client = clickhouse_connect.get_client(
                     dsn=self._url, secure=parts.scheme == "https", autogenerate_session_id=False, query_limit=0
                 )
+                self._client.headers.update(_NO_CACHE)
             except (ValueError, TypeError):
                 # What went wrong is left out: it may quote a part of the password.
                 raise SourceError(
@@ -205,7 +227,7 @@ class EmbeddedEngine:
         except (RuntimeError, pa.ArrowException) as error:
             # What a failed query had written would come before the first block of the handle's next stream.
             connection.close()
-            raise _refusal(str(error), hide) from None
+            raise _refusal(str(error), hide, {**_HINTS, **_EMBEDDED_HINTS}) from None
         except BaseException:
             connection.close()
             raise
@@ -244,30 +266,32 @@ def _broken_off(reason: object, tail: bytes, hide: Hide) -> SourceError:
     if position >= 0 and b"DB::Exception" in seen[position:]:
         return _refusal(seen[position:].decode(errors="replace"), hide)
     return SourceUnavailableError(
-        f"the scan was broken off ({_first_line(hide(str(reason)))}) by ClickHouse or something between"
+        f"the scan was broken off ({first_line(hide(str(reason)))}) by ClickHouse or something between"
     )
 
 
-def _refusal(words: str, hide: Hide) -> SourceError:
+def _refusal(words: str, hide: Hide, hints: Mapping[str, str] = MappingProxyType(_HINTS)) -> SourceError:
     # Before anything is cut off: of a secret cut in two, both halves would stay.
     message = hide(words)
     match = _CODE.search(message)
     if match is None:
         found = _UNREACHABLE.search(message)
         return SourceUnavailableError(
-            f"ClickHouse cannot be read ({_first_line(found[1] if found else message)}); "
+            f"ClickHouse cannot be read ({first_line(found[1] if found else message)}); "
             f"check {URL_VARIABLE} and the server"
         )
     names = _NAME.findall(match[2])
     name = names[-1] if names else f"code {match[1]}"
-    hint = _HINTS.get(name)
-    text = f"ClickHouse refused the query with {name}: {_first_line(match[2])}"
+    hint = hints.get(name)
+    text = f"ClickHouse refused the query with {name}: {first_line(match[2])}"
     kind = SourceUnavailableError if name in _PASSING else SourceError
     return kind(f"{text}; {hint}" if hint else text)
 
 
-def _first_line(message: str) -> str:
-    line = message.strip().splitlines()[0] if message.strip() else "no message"
+def first_line(message: str) -> str:
+    """The reason in a message of ClickHouse, without what is said around it."""
+    # A line that ends with a colon ends with the reason, which is on the next one.
+    line = re.sub(r":\s*\n\s*", ": ", message.strip()).splitlines()[0] if message.strip() else "no message"
     line = re.sub(r"\s*\(?\([A-Z0-9_]+\)\s*(\(version .*)?$", "", line)
     line = _ERRNO.sub(": ", _BESIDE_THE_POINT.sub("", line))
     return re.split(r"DB::\w*Exception: ", line)[-1][:400].rstrip(". :")

@@ -11,7 +11,7 @@ from ucs_pipeline.dealing import Dealt
 from ucs_pipeline.errors import BrickError
 from ucs_pipeline.keys import has_neighbours
 from ucs_pipeline.numbering import Share
-from ucs_pipeline.sql import COMPLETE_SETTINGS
+from ucs_pipeline.sql import FIXED_SETTINGS
 
 if TYPE_CHECKING:
     from ucs_pipeline.feed import BrickFeed
@@ -50,8 +50,11 @@ def check(feed: "BrickFeed") -> None:
     for setting in feed.settings:
         if not _SETTING.fullmatch(setting):
             raise ValueError(f"settings: {setting!r} is not the name of a ClickHouse setting")
-        if setting in COMPLETE_SETTINGS:
-            raise ValueError(f"settings: {setting} could cut a result short without a word: use `where` instead")
+        if setting in FIXED_SETTINGS:
+            raise ValueError(
+                f"settings: {setting} is fixed, since it changes which rows or columns a query gives: use `where`, "
+                "`final` or `columns` instead"
+            )
 
 
 def _check_partitions(feed: "BrickFeed") -> None:

@@ -23,7 +23,9 @@ def selected(feed: BrickFeed, rows: Callable[[str], list[dict[str, Any]]]) -> sq
     described = rows(sql.describe_table(feed.table))
     # An EPHEMERAL column exists in INSERT only.
     own = [row["name"] for row in described if row["default_type"] != "EPHEMERAL"]
-    chosen = {column: column for column in own} if feed.columns is None else feed.columns
+    # Those that SELECT * gives.
+    stored = [row["name"] for row in described if row["default_type"] not in ("EPHEMERAL", "ALIAS", "MATERIALIZED")]
+    chosen = {column: column for column in stored} if feed.columns is None else feed.columns
     clash = sorted(set(chosen) & set(feed.constants))
     if clash:
         raise SourceError(

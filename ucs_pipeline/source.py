@@ -5,13 +5,15 @@ import re
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
+from types import MappingProxyType
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pyarrow as pa
 
 from ucs_pipeline import sql
 from ucs_pipeline.background import Background
-from ucs_pipeline.batch_rules import check
+from ucs_pipeline.batch_rules import Counted, check
 from ucs_pipeline.engine import URL_VARIABLE as URL_VARIABLE
 from ucs_pipeline.engine import EmbeddedEngine as EmbeddedEngine
 from ucs_pipeline.engine import Engine, HttpEngine
@@ -30,14 +32,14 @@ _CENSUS_SETTINGS: Mapping[str, str | int] = {
     # Of a row in no brick nothing but its key is looked at: an expression that fails on it is not the feed's concern.
     "short_circuit_function_evaluation": "force_enable",
 }
+_NOTHING: Mapping[str, int] = MappingProxyType({})
 _MOST_PORTIONS = 20
 _AHEAD_ROWS = 100_000
 """Rows before the end of a portion at which the next one is begun: about what the engine needs for its first rows."""
 
-_ARROW_SETTINGS: Mapping[str, str | int] = {
-    # Strings are bytes: ClickHouse does not promise UTF-8 in them.
-    "output_format_arrow_string_as_string": 0,
-}
+# In rows strings are bytes: ClickHouse does not promise UTF-8 in them.
+_AS_BYTES: Mapping[str, str | int] = {"output_format_arrow_string_as_string": 0}
+_AS_TEXT: Mapping[str, str | int] = {"output_format_arrow_string_as_string": 1}
 _REPLACING = re.compile(
     r"(Replicated|Shared)?(Replacing|(Versioned)?Collapsing|Summing|Aggregating|Coalescing|Graphite)MergeTree"
 )
@@ -75,6 +77,7 @@ class Source:
         self.feed = feed
         self._engine = engine
         self._shape: sql.Shape | None = None
+        self._pins: sql.Pins | None = None
         self._transform: Any = None
 
     def scan(self, first: int, last: int) -> Generator[pa.RecordBatch, None, None]:
@@ -83,13 +86,17 @@ class Source:
         Raises:
             SourceError: the query is refused or fails half-way, or a row cannot become an entry.
         """
-        portions = deque(self._portions(first, last))
+        # Counted before it is read: what is read then has at least these rows, or is older than the count.
+        counts = self.count(first, last)
+        portions = deque(self._portions(first, last, counts))
+        counted = Counted(self.feed, counts)
         with ExitStack() as started:
             portion = portions.popleft()
             current: Iterator[pa.RecordBatch] = started.enter_context(closing(self._read(portion)))
             while True:
                 following, left = None, portion.rows
                 for batch in current:
+                    counted.add(batch.column("ordinal"))
                     yield batch
                     left -= batch.num_rows
                     if portions and following is None and left < _AHEAD_ROWS:
@@ -99,6 +106,7 @@ class Source:
                     # There were fewer rows than had been counted.
                     following = self._begin(portions, started)
                 if following is None:
+                    counted.finish()
                     return
                 portion, current = following
 
@@ -107,12 +115,11 @@ class Source:
         return portion, iter(started.enter_context(Background(self._read(portion), 1, "ucs-ahead")))
 
     def _read(self, portion: "_Portion") -> Generator[pa.RecordBatch, None, None]:
-        chosen = {**_SCAN_SETTINGS, **self._engine.scan_settings, **self.feed.settings}
-        settings = sql.settings_clause({**chosen, **_ARROW_SETTINGS, **sql.COMPLETE_SETTINGS})
         shape = self.shape()
         if within := shape.keys.within(shape.key, portion.first, portion.last):
+            usual = {**_SCAN_SETTINGS, **self._engine.scan_settings}
+            query = self._asked(sql.scan(shape, within, raw=self.feed.transform is not None), usual, _AS_BYTES)
             try:
-                query = sql.scan(shape, within, raw=self.feed.transform is not None) + settings
                 with closing(self._engine.batches(query, within.parameters, self.feed.hide)) as batches:
                     for scanned in batches:
                         batch = self._transformed(scanned, shape)
@@ -121,11 +128,10 @@ class Source:
             except SourceError as error:
                 raise self._named(error) from error
 
-    def _portions(self, first: int, last: int) -> Iterator["_Portion"]:
+    def _portions(self, first: int, last: int, counts: Mapping[int, int]) -> Iterator["_Portion"]:
         """Ranges of bricks, in order, each with about as many rows as the engine sorts in memory, or of one brick."""
         start, total = first, 0
         if self._engine.sorted_rows is not None and last > first:
-            counts = self.count(first, last)
             # Where rows are in no order at all, each portion reads the whole table.
             most = max(self._engine.sorted_rows, sum(counts.values()) // _MOST_PORTIONS)
             for ordinal, rows in counts.items():
@@ -144,7 +150,7 @@ class Source:
         shape = self.shape()
         within = shape.keys.within(shape.key, first, last)
         query = sql.count(shape, within) if within else ""
-        rows = self._rows(query, within.parameters, sql.COMPLETE_SETTINGS) if within else []
+        rows = self._rows(query, within.parameters) if within else []
         return {row["ordinal"]: row["rows"] for row in rows}
 
     def newest_key(self, first: int) -> int | None:
@@ -156,7 +162,7 @@ class Source:
         shape = self.shape()
         within = shape.keys.within(shape.key, first, first)
         low = {"first": within.parameters["first"]} if within else {}
-        rows = self._rows(sql.newest_key(shape), low, sql.COMPLETE_SETTINGS) if within else []
+        rows = self._rows(sql.newest_key(shape), low) if within else []
         return int(next(iter(rows[0].values()))) if rows else None
 
     def goes_on(self) -> bool:
@@ -165,7 +171,7 @@ class Source:
         Raises:
             SourceError: the query is refused.
         """
-        return bool(self._rows(sql.beyond(self.shape()), {}, sql.COMPLETE_SETTINGS))
+        return bool(self._rows(sql.beyond(self.shape())))
 
     def census(self) -> Census:
         """Rows and content of every brick of the feed, and the rows outside, by one aggregate query.
@@ -173,11 +179,10 @@ class Source:
         Raises:
             SourceError: the query is refused.
         """
-        query = sql.census(self.shape())
-        settings = {**TEXT_SETTINGS, **_CENSUS_SETTINGS, **self.feed.settings, **sql.COMPLETE_SETTINGS}
+        found = self._rows(sql.census(self.shape()), usual={**TEXT_SETTINGS, **_CENSUS_SETTINGS})
         bricks: dict[int, Content] = {}
         unassigned = dict.fromkeys(OUTSIDE, 0)
-        for row in self._run(query + sql.settings_clause(settings), {}):
+        for row in found:
             if row["place"]:
                 unassigned[OUTSIDE[row["place"] - 1]] = row["rows"]
             else:
@@ -194,7 +199,7 @@ class Source:
         """
         query = sql.engine(self.feed.table)
         try:
-            found = self._run(query, {}) if query else []
+            found = self._rows(query) if query else []
         except SourceUnavailableError:
             raise
         except SourceError:
@@ -223,7 +228,7 @@ class Source:
             SourceError: there is no such table or column, or the key is of another class.
         """
         if self._shape is None:
-            self._shape = selected(self.feed, lambda query: self._rows(query, {}, {}))
+            self._shape = selected(self.feed, self._rows)
         return self._shape
 
     def _transformed(self, batch: pa.RecordBatch, shape: sql.Shape) -> pa.RecordBatch:
@@ -235,8 +240,22 @@ class Source:
         fields = {column.field: f"raw_{n}" for n, column in enumerate(shape.columns)}
         return transform.apply(batch, fields, self.feed.numbering.name(batch.column("ordinal")[0].as_py()))
 
-    def _rows(self, query: str, parameters: Mapping[str, int], fixed: Mapping[str, str | int]) -> list[dict[str, Any]]:
-        return self._run(query + sql.settings_clause({**self.feed.settings, **fixed}), parameters)
+    def _rows(
+        self, query: str, parameters: Mapping[str, int] = _NOTHING, usual: Mapping[str, str | int] = _NOTHING
+    ) -> list[dict[str, Any]]:
+        return self._run(self._asked(query, usual, _AS_TEXT), parameters)
+
+    def _asked(self, query: str, usual: Mapping[str, str | int], fixed: Mapping[str, str | int]) -> str:
+        """A query with the settings that its answer must depend on alone, and a text that no query before it had.
+
+        `usual` holds where the feed does not say otherwise. What repeats the answer to the same text (a cache in
+        between) does not have this one.
+        """
+        if self._pins is None:
+            known = self._run(sql.known_settings(), {})
+            self._pins = sql.Pins.of((row["name"], bool(row["changed"])) for row in known)
+        settings = {**self._pins.usual, **usual, **self.feed.settings, **fixed, **self._pins.fixed}
+        return f"{query}{sql.settings_clause(settings)} /* {uuid4().hex} */"
 
     def _run(self, query: str, parameters: Mapping[str, int]) -> list[dict[str, Any]]:
         try:

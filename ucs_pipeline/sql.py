@@ -7,16 +7,56 @@ from typing import NamedTuple
 from ucs_pipeline.key_sql import OUTSIDE, Key, KeySql, Within, key_of
 from ucs_pipeline.payload import Column, arguments, literal, payload, plain, selected, tie, unwrap
 
-COMPLETE_SETTINGS: Mapping[str, str | int] = {
+FIXED_SETTINGS: Mapping[str, str | int] = {
     # A result that is cut off must be an error: each of these could end one early without a word.
-    "limit": 0,
-    "offset": 0,
+    **dict.fromkeys(("limit", "offset", "page"), 0),
     **dict.fromkeys(
         (f"{what}_overflow_mode" for what in ("read", "sort", "result", "timeout", "group_by", "set", "join")), "throw"
     ),
+    **dict.fromkeys((f"{what}_overflow_mode" for what in ("distinct", "transfer")), "throw"),
     **dict.fromkeys(("read_overflow_mode_leaf", "timeout_overflow_mode_leaf"), "throw"),
+    **dict.fromkeys(("partial_result_on_first_cancel", "discard_query_data", "run_query_in_background"), 0),
+    # Rows that are left out, or come back, although the query does not say so.
+    **dict.fromkeys(("select", "filter", "order", "sort", "additional_result_filter"), ""),
+    **dict.fromkeys(("skip_unavailable_shards", "ignore_cold_parts_seconds", "distributed_group_by_no_merge"), 0),
+    **dict.fromkeys(("parallel_replicas_count", "parallel_replica_offset"), 0),
+    **dict.fromkeys(("external_storage_max_read_rows", "external_storage_max_read_bytes"), 0),
+    "additional_table_filters": "{}",
+    "apply_deleted_mask": 1,
+    "final": 0,
+    # Answers that may be older than the question.
+    **dict.fromkeys(("use_query_cache", "query_cache_for_subqueries", "use_cache_for_count_from_files"), 0),
+    **dict.fromkeys((f"schema_inference_use_cache_for_{where}" for where in ("file", "s3", "azure", "hdfs", "url")), 0),
+    # The columns and rows of an answer.
+    **dict.fromkeys((f"describe_{what}" for what in ("compact_output", "include_subcolumns")), 0),
+    **dict.fromkeys(("describe_include_virtual_columns", "describe_extend_object_types", "print_pretty_type_names"), 0),
+    **dict.fromkeys(("extremes", "aggregate_functions_null_for_empty", "prefer_column_name_to_alias"), 0),
+    "output_format_arrow_low_cardinality_as_dictionary": 0,
+    "output_format_native_encode_types_in_binary_format": 0,
 }
-"""ClickHouse settings that keep every row in a result. A feed cannot change them."""
+"""ClickHouse settings that keep an answer whole, fresh and in its shape. Neither a profile nor a feed changes them."""
+
+_OLDEST = ("limit", "offset", "result_overflow_mode", "read_overflow_mode", "use_query_cache", "extremes", "final")
+"""Those that the question which settings a server has is asked with: each is older than the oldest server."""
+
+_VALUES = re.compile(
+    # Functions, types and joins in the SQL of a feed, or of a view that it reads.
+    r"(aggregate_function_|analyzer_compatibility_|any_join_|asterisk_|bool_|cast_|check_conversion_|count_distinct_imp"
+    r"|count_matches_|data_type_default_|date_time_|decimal_check_|dynamic_throw_|enable_extended_results_|enable_named_"
+    r"|enable_nullable_|enable_time_time64|except_default_|external_table_|formatdatetime_|function_|functions_|geo"
+    r"|group_by_use_|h3togeo_|intersect_default_|interval_|join_any_|join_default_|join_use_|json_type_|least_greatest_"
+    r"|legacy_column_|multiple_joins_|parsedatetime_|regexp_dict_|session_timezone|single_join_|splitby_|totals_mode"
+    r"|transform_null_|type_json_|union_default_|use_client_time_|use_legacy_|use_variant_|variant_throw_|allow_lossy_"
+    r"|short_circuit_function_evaluation$|empty_result_for_"
+    # What a file or another system holds.
+    r"|format_|input_format_|column_names_for_|schema_inference_|use_hive_|use_structure_from_|\w+_ignore_file_|\w+_skip_empty"
+    r"|engine_file_empty_|iceberg_snapshot_|iceberg_timestamp_|delta_lake_snapshot_|paimon_target_|mysql_datatypes_"
+    # How values are written.
+    r"|output_format_(arrow|json|native|decimal|bool)|allow_special_bool_"
+    # Which versions of a row count.
+    r"|apply_|do_not_merge_across_|fallback_to_stale_|max_replica_delay_)\w*"
+)
+"""Settings that change the values of an answer: what a profile says of them does not hold, what a feed says does."""
 
 _QUOTED_TABLE = re.compile(r"`(?:[^`\\]|\\.|``)+`(?:\.`(?:[^`\\]|\\.|``)+`)?", re.DOTALL)
 
@@ -107,7 +147,7 @@ def newest_key(shape: Shape) -> str:
     """
     bound = f"{shape.key.sql} >= {{first:{shape.key.base}}}"
     newest = f"toString(max({shape.key.sql})) AS {_alias(shape)}newest"
-    return f"SELECT {newest} FROM {table_expression(shape.table)} WHERE {bound} HAVING count()"
+    return f"SELECT {newest} FROM {table_expression(shape.table)} WHERE {bound} HAVING count() > 0"
 
 
 def beyond(shape: Shape) -> str:
@@ -150,11 +190,38 @@ def engine(table: str) -> str | None:
     return f"SELECT engine FROM system.tables WHERE database = {where} AND name = {literal(name)}"
 
 
-def settings_clause(settings: Mapping[str, str | int | float | bool]) -> str:
-    """The trailing SETTINGS clause; empty if there are none."""
+def known_settings() -> str:
+    """Query for the settings that a server knows of those that are fixed, and for those that the profile changed.
+
+    Columns: `name`, `changed`.
+    """
+    names = ", ".join(literal(name) for name in FIXED_SETTINGS)
+    query = f"SELECT name, changed FROM system.settings WHERE changed OR name IN ({names})"
+    return query + settings_clause({name: FIXED_SETTINGS[name] for name in _OLDEST})
+
+
+class Pins(NamedTuple):
+    """Settings that keep the profile of the ClickHouse user out of an answer."""
+
+    usual: Mapping[str, None]
+    """What a feed may set: back to the server's default."""
+    fixed: Mapping[str, str | int]
+    """What a feed may not set either."""
+
+    @classmethod
+    def of(cls, settings: Iterable[tuple[str, bool]]) -> "Pins":
+        """From the rows of `known_settings`: a server refuses a setting that it does not know."""
+        known = dict(settings)
+        usual = (name for name, changed in known.items() if changed and _VALUES.fullmatch(name))
+        return cls(dict.fromkeys(usual), {name: FIXED_SETTINGS[name] for name in FIXED_SETTINGS if name in known})
+
+
+def settings_clause(settings: Mapping[str, str | int | float | bool | None]) -> str:
+    """The trailing SETTINGS clause; empty if there are none. None stands for the server's default."""
     if not settings:
         return ""
-    return " SETTINGS " + ", ".join(f"{name} = {literal(value)}" for name, value in settings.items())
+    values = {name: "DEFAULT" if value is None else literal(value) for name, value in settings.items()}
+    return " SETTINGS " + ", ".join(f"{name} = {value}" for name, value in values.items())
 
 
 def _alias(shape: Shape) -> str:
