@@ -82,9 +82,9 @@ class Counted:
             if read < counted:
                 name = self._feed.numbering.brick_name(ordinal)
                 raise SourceUnavailableError(
-                    f"feed {self._feed.name!r}: brick {name}: {counted:,} rows were counted, and the scan after that gave "
-                    f"{read:,}: rows were deleted, or the scan was answered from an older state of the table (a cache, a "
-                    "replica that lags); if this stays, read from one replica, or set "
+                    f"feed {self._feed.name!r}: brick {name}: {counted:,} rows were counted, and the scan after that "
+                    f"gave {read:,}: rows were deleted, or the scan was answered from an older state of the table (a "
+                    "cache, a replica that lags); if this stays, read from one replica, or set "
                     "`settings: {select_sequential_consistency: 1}`"
                 )
             self._next = next(self._counts, None)

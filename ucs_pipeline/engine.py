@@ -51,8 +51,8 @@ _HINTS = {
     "QUOTA_EXCEEDED": "raise the user's quota, or set `stream.timeout_s` above the quota's interval",
 }
 _NO_TABLE_HERE = (
-    "the tables of the embedded engine are the files .ucs/tables/<table>.parquet: run `ucs demo`, which makes the "
-    f"table flights, put a Parquet file there, or set {URL_VARIABLE} to the server that has the table"
+    "check the feed's `table`: the tables of the embedded engine are the files .ucs/tables/<table>.parquet; `ucs demo` "
+    f"makes those of the demo; for the tables of a server set {URL_VARIABLE}"
 )
 _EMBEDDED_HINTS = {"UNKNOWN_TABLE": _NO_TABLE_HERE, "UNKNOWN_DATABASE": _NO_TABLE_HERE}
 # What goes away by itself: limits on what is used at a time, connections, replicas that catch up, locks.

@@ -56,8 +56,6 @@ _VALUES = re.compile(
     # Which versions of a row count.
     r"|apply_|do_not_merge_across_|fallback_to_stale_|max_replica_delay_)\w*"
 )
-"""Settings that change the values of an answer: what a profile says of them does not hold, what a feed says does."""
-
 _QUOTED_TABLE = re.compile(r"`(?:[^`\\]|\\.|``)+`(?:\.`(?:[^`\\]|\\.|``)+`)?", re.DOTALL)
 
 
@@ -197,7 +195,13 @@ def known_settings() -> str:
     """
     names = ", ".join(literal(name) for name in FIXED_SETTINGS)
     query = f"SELECT name, changed FROM system.settings WHERE changed OR name IN ({names})"
-    return query + settings_clause({name: FIXED_SETTINGS[name] for name in _OLDEST})
+    oldest = {name: FIXED_SETTINGS[name] for name in _OLDEST}
+    return query + settings_clause({**oldest, "output_format_arrow_string_as_string": 1})
+
+
+def shapes(setting: str) -> bool:
+    """Whether a setting changes the values of an answer, so that what a profile says of it does not hold."""
+    return _VALUES.fullmatch(setting) is not None
 
 
 class Pins(NamedTuple):
@@ -212,7 +216,7 @@ class Pins(NamedTuple):
     def of(cls, settings: Iterable[tuple[str, bool]]) -> "Pins":
         """From the rows of `known_settings`: a server refuses a setting that it does not know."""
         known = dict(settings)
-        usual = (name for name, changed in known.items() if changed and _VALUES.fullmatch(name))
+        usual = (name for name, changed in known.items() if changed and shapes(name))
         return cls(dict.fromkeys(usual), {name: FIXED_SETTINGS[name] for name in FIXED_SETTINGS if name in known})
 
 

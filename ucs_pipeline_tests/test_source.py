@@ -1,15 +1,20 @@
 """Tables read in order, whole and the same from a server and from the embedded engine; refusals a user can act on."""
 
+import http.client
 import os
 import random
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import clickhouse_connect
 import pytest
@@ -250,11 +255,13 @@ def test_what_text_looks_like_does_not_depend_on_the_profile(embedded: Place) ->
     }
 
 
-def test_columns_that_cannot_be_read_are_not_among_every_column(place: Place) -> None:
+def test_every_column_means_what_select_star_means(place: Place) -> None:
     table = place.table(
         "id UInt8, e UInt8 EPHEMERAL, a UInt8 ALIAS id + 1, m UInt8 MATERIALIZED id + 2", "(id, e) VALUES (1, 2)"
     )
-    assert place.read(table) == [{b"id": b"1", b"a": b"2", b"m": b"3"}]
+    # As SELECT * has it.
+    assert place.read(table) == [{b"id": b"1"}]
+    assert place.read(table, columns={"a": "a", "m": "m"}) == [{b"a": b"2", b"m": b"3"}]
 
 
 def test_the_census_is_the_sum_of_the_scan(place: Place) -> None:
@@ -448,6 +455,7 @@ def _sentence(error: pytest.ExceptionInfo[SourceError], *parts: str) -> None:
         ({"where": "id >"}, ["SYNTAX_ERROR", "check the SQL expressions"]),
         ({"columns": {"a": "nope(id)"}}, ["UNKNOWN_FUNCTION", "nope", "check the functions"]),
         ({"settings": {"nope": 1}}, ["UNKNOWN_SETTING", "nope", "check the feed's `settings`"]),
+        ({"table": "file('pyproject.toml', Parquet)"}, ["STRUCTURE: Not a Parquet file (wrong magic bytes"]),
         ({"table": "file('n/o.parquet')"}, ["STAT: Cannot", "n/o.parquet: No such file or directory; check the path"]),
         ({"table": "file('n/o*.parquet')"}, ["no files with provided path; check the path or address in the feed's"]),
         ({"table": "file('n/o', CSV, 'id Int8')"}, ["n/o doesn't exist", "check the path in the feed's `table`"]),
@@ -691,14 +699,94 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     assert megabytes < 200
 
 
-@pytest.mark.parametrize("counted", [1, 1_000_000])
-def test_portions_with_other_rows_than_were_counted_are_all_read(
-    embedded: Place, monkeypatch: pytest.MonkeyPatch, counted: int
+def test_portions_with_more_rows_than_were_counted_are_all_read(
+    embedded: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EmbeddedEngine, "sorted_rows", counted)
+    monkeypatch.setattr(EmbeddedEngine, "sorted_rows", 1)
     # Every other brick is empty.
     source = embedded.source(
         embedded.table("id UInt64", "SELECT number * 5000 + intDiv(number, 2) * 10000 FROM numbers(40)")
     )
-    monkeypatch.setattr(source, "count", lambda first, last: dict.fromkeys(range(first, last + 1), counted))
+    monkeypatch.setattr(source, "count", lambda first, last: dict.fromkeys(range(first, 40, 2), 1))
     assert _keys(source) == [number * 5_000 + number // 2 * 10_000 for number in range(40)]
+
+
+@pytest.mark.parametrize("gone", ["5000", "15000", "35000"])
+def test_a_scan_of_an_older_state_than_was_counted_is_refused_before_the_next_brick(gone: str, place: Place) -> None:
+    table = place.table("id UInt64", "SELECT number * 5000 FROM numbers(8)")
+
+    class Older(Source):
+        """What it counts is newer than what it reads."""
+
+        def count(self, first: int, last: int) -> dict[int, int]:
+            counts = super().count(first, last)
+            place.run(f"DELETE FROM {table} WHERE id = {gone}")
+            return counts
+
+    read: list[int] = []
+    scan = encode(b"s", Older(_feed(table), place.engine).scan(0, 99))
+    with pytest.raises(SourceUnavailableError) as refusal:
+        read.extend(int(entries.key(row)) for entries in scan for row in range(entries.count))
+    name = f"0.0.0.{int(gone) // 10_000}"
+    _sentence(refusal, f"brick {name}: 2 rows were counted, and the scan after that gave 1", "a replica that lags")
+    assert not any(key >= (int(gone) // 10_000 + 1) * 10_000 for key in read)
+
+
+class _Cache(BaseHTTPRequestHandler):
+    """Answers a SELECT that it has seen before from memory, as a cache before ClickHouse does."""
+
+    protocol_version = "HTTP/1.1"
+    kept: dict[object, tuple[int, list[tuple[str, str]], bytes]]
+    seen: list[str | None]
+    target: int
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's signature
+        """Keeps the test output quiet."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        bound = (pair for pair in parse_qsl(urlsplit(self.path).query) if pair[0].startswith("param_"))
+        asked = (body, *bound)
+        if asked not in self.kept:
+            with closing(http.client.HTTPConnection("127.0.0.1", self.target)) as server:
+                left_out = ("host", "accept-encoding")
+                headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
+                server.request("POST", self.path, body, headers)
+                answer = server.getresponse()
+                own = ("transfer-encoding", "content-length", "connection")
+                shown = [header for header in answer.getheaders() if header[0].lower() not in own]
+                self.kept[asked] = answer.status, shown, answer.read()
+        self.seen.append(self.headers.get("Cache-Control"))
+        status, shown, data = self.kept[asked]
+        self.send_response(status)
+        for header in (*shown, ("Content-Length", str(len(data)))):
+            self.send_header(*header)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+def test_a_cache_before_clickhouse_repeats_no_answer(clickhouse_http: ClickHouseServer, server: Place) -> None:
+    table = server.table("id UInt64", "SELECT number FROM numbers(6000)")
+    handler = type("Cache", (_Cache,), {"kept": {}, "seen": [], "target": clickhouse_http.port})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as cache:
+        thread = threading.Thread(target=cache.serve_forever, daemon=True)
+        thread.start()
+        engine = HttpEngine(clickhouse_http.url.replace(str(clickhouse_http.port), str(cache.server_port)))
+        source = Source(_feed(table), engine)
+        assert (len(_keys(source)), source.newest_key(0), source.count(0, 0)) == (6_000, 5_999, {0: 6_000})
+        server.run(f"INSERT INTO {table} SELECT number + 6000 FROM numbers(2000)")
+        assert (len(_keys(source)), source.newest_key(0), source.count(0, 0)) == (8_000, 7_999, {0: 8_000})
+        assert source.census().bricks[0].rows == 8_000
+        # The driver's own first questions come before.
+        assert set(handler.seen[3:]) == {"no-cache, no-store"}  # type: ignore[attr-defined]
+        cache.shutdown()
+        thread.join()
+
+
+def test_a_table_that_the_embedded_engine_does_not_have_is_refused_with_where_its_tables_come_from(
+    embedded: Place,
+) -> None:
+    for table in ("nope", "shop.nope"):
+        with pytest.raises(SourceError) as refusal:
+            embedded.source(table).shape()
+        _sentence(refusal, "`ucs demo`", ".ucs/tables/<table>.parquet", URL_VARIABLE)
