@@ -1,6 +1,6 @@
 """An older ClickHouse: the engine of an old chDB wheel, in an environment of its own, behind a few lines of HTTP.
 
-This file is run by that environment's Python too, which has chDB and nothing else: `python old_clickhouse.py` prints its port.
+This file is run by that environment's Python too, which has chDB and nothing else: it prints its port.
 Settings of a request's address are not applied; what this project needs is in the text of its queries.
 """
 
@@ -59,8 +59,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
-
-    do_GET = do_POST
 
 
 if __name__ == "__main__":
