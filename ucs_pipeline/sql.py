@@ -54,7 +54,7 @@ _VALUES = re.compile(
     # How values are written.
     r"|output_format_(arrow|json|native|decimal|bool)|allow_special_bool_"
     # Which versions of a row count.
-    r"|apply_|do_not_merge_across_|fallback_to_stale_|max_replica_delay_)\w*"
+    r"|apply_|do_not_merge_across_)\w*"
 )
 _QUOTED_TABLE = re.compile(r"`(?:[^`\\]|\\.|``)+`(?:\.`(?:[^`\\]|\\.|``)+`)?", re.DOTALL)
 

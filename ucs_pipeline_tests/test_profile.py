@@ -15,6 +15,7 @@ from ucs_pipeline.engine import EmbeddedEngine
 from ucs_pipeline.entries import encode
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.payload import literal
 from ucs_pipeline.source import Source
 
 TABLES = (
@@ -89,7 +90,7 @@ class _Profiled(EmbeddedEngine):
         connection = chdb.connect(":memory:")
         if self._profile:
             # At once: some of them would change what the next SET does.
-            settings = (f"{name} = {sql.literal(value)}" for name, value in self._profile.items())
+            settings = (f"{name} = {literal(value)}" for name, value in self._profile.items())
             connection.query(f"SET {', '.join(settings)}")
         return connection
 
