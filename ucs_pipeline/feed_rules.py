@@ -52,7 +52,7 @@ def check(feed: "BrickFeed") -> None:
             raise ValueError(f"settings: {setting!r} is not the name of a ClickHouse setting")
         if setting in FIXED_SETTINGS:
             raise ValueError(
-                f"settings: {setting} is fixed, since it changes which rows or columns a query gives: use `where`, "
+                f"settings: {setting} is fixed, since it could cut a result short or change its columns: use `where`, "
                 "`final` or `columns` instead"
             )
 
