@@ -31,6 +31,7 @@ _PASSING = {
     "OOM": "Redis is out of memory (maxmemory): let consumers catch up and trim, or raise maxmemory",
     "LOADING": "Redis is loading its data from disk",
     "BUSY": "Redis is busy with a script",
+    "UNBLOCKED": "this Redis became a replica",
     "READONLY": "this Redis is a read-only replica: point " + URL_VARIABLE + " at the primary",
     "MASTERDOWN": "this Redis is a replica that lost its primary",
     "TRYAGAIN": _MOVING,
@@ -52,6 +53,7 @@ _CODES: dict[type[redis.RedisError], str] = {
     redis.exceptions.NoPermissionError: "NOPERM",
 }
 _DISCARDED = "EXECABORT Transaction discarded because of: "
+_WAIT_REFUSED = "WAIT cannot be used with replica instances"
 _SCRIPT_USER = "The user executing the script"
 _RIGHTS = "docs/configuration.md lists all that it needs, under Redis rights"
 _LASTING = {
@@ -131,6 +133,8 @@ def classify(message: str) -> StreamError:
     reason = message.removeprefix(_DISCARDED)
     # A missing right is worded in another way inside a script.
     code = "NOPERM" if _SCRIPT_USER in reason else reason.split(" ", 1)[0]
+    if _WAIT_REFUSED in reason:
+        code = "READONLY"
     if denied := re.search(r"permissions to run the '([^']+)' command", reason):
         command, right = denied[1].replace("|", " ").upper(), f"+{denied[1]}"
         return StreamError(f"the Redis user may not run {command}: grant it {right}; {_RIGHTS} ({message})")

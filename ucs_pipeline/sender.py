@@ -35,6 +35,8 @@ class Sender(ABC, Generic[T, Sent]):
     def __init__(self, stream: RedisStream, min_replicas: int) -> None:
         self._stream = stream
         self._min_replicas = min_replicas
+        # What is asked beside must be with the same server, so on connections as new as this one.
+        stream.reconnect()
         self._wire = Wire(stream.client)
         self._quiet = False
 

@@ -8,7 +8,7 @@ import hiredis
 import redis
 
 from ucs_pipeline.entries import Entries
-from ucs_pipeline.errors import FeedError, StreamError
+from ucs_pipeline.errors import FeedError, StreamError, StreamUnavailableError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import START, EntryId, State, floor
 from ucs_pipeline.redis_link import classify, translate
@@ -140,6 +140,17 @@ class RedisStream:
                 "when memory is short; expected noeviction (or a volatile-* policy, which spares keys without a time "
                 "to live): change the policy"
             )
+
+    def reconnect(self) -> None:
+        """Leaves connections that nobody uses: after a failover, they may be with a server that is no longer asked."""
+        self.client.connection_pool.disconnect(inuse_connections=False)
+
+    def lost(self, before: EntryId, top: EntryId | None) -> StreamUnavailableError:
+        """What it means that the stream's top is below what it was, or that the stream is gone."""
+        return StreamUnavailableError(
+            f"stream {self.name!r} {f'ends at {top}' if top else 'is gone'}, and ended at {before} a moment ago: Redis "
+            "lost entries (a failover to a replica that lagged, an older copy restored), or another server answers"
+        )
 
     def named(self, error: StreamError) -> StreamError:
         """The same error, with the stream's name in front."""

@@ -75,6 +75,7 @@ def transfer(
             if fenced:
                 _wait_for_stall(stream)
                 fenced = False
+            stream.reconnect()
             state = stream.state()
             finished = known(feed, wanted, state, done)
             if lost := loss(feed, wanted, state, done):
@@ -97,7 +98,10 @@ def transfer(
                 patience.progress()
             return
         except FencedError:
-            log(f"another publisher of stream {stream.name!r} took over; waiting until it is done or stalls")
+            log(
+                f"stream {stream.name!r} has another publisher's token under its writer key: another run writes to it, "
+                "or Redis has an older state (a failover, a copy); waiting until the stream's last ID stands still"
+            )
             fenced = True
         except StreamFullError:
             raise
