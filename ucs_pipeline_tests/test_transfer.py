@@ -374,7 +374,8 @@ def test_a_lost_writer_key_is_said_and_no_other_publisher_blamed(
     stream: OrderedStream, happens: str, sentence: str
 ) -> None:
     told: list[str] = []
-    loses = at(50_000, lambda: stream.client.execute_command(*happens.split()))
+    client: Any = stream.client
+    loses = at(50_000, lambda: client.execute_command(*happens.split()))
     reports = list(_move(numbers(100_000), stream, 99_999, log=told.append, watch=loses))
     assert {report.ordinal: report.rows for report in reports} == dict.fromkeys(range(10), 10_000)
     assert stream.entries(*ALL) == expected(100_000)
