@@ -99,7 +99,7 @@ class Entries:
         return int(offsets[stop]) - int(offsets[start])
 
     def head(self, stop: int) -> "Entries":
-        """The rows before `stop`."""
+        """The rows before `stop`, one at least."""
         return type(self)(self._stream, self._batch.slice(0, stop), self.segments[0].first.row)
 
     def longer(self, size: int, start: int) -> Iterator[int]:

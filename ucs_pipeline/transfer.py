@@ -166,8 +166,9 @@ def _prepared(
     with closing(source.scan(course.scan_from, course.last)) as scan:
         for entries in encode(stream.name.encode(), scan):
             refused = limits.refused(feed, entries, entries.up_to(course.top))
-            taken = entries.head(refused[0]) if refused else entries
-            if taken.count:
+            stop = refused[0] if refused else entries.count
+            if stop:
+                taken = entries if stop == entries.count else entries.head(stop)
                 # The bytes are made here, in the reading thread, beside the sending one.
                 _ = taken.requests if taken.id(taken.count - 1) > course.top else taken.views
                 yield taken
