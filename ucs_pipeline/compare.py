@@ -1,6 +1,5 @@
 """Holds the table against what the stream has already: nothing is published on top of rows that do not match."""
 
-from ucs_pipeline.errors import StreamUnavailableError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import Plan, changed, differs
 from ucs_pipeline.position import EntryId, State
@@ -61,13 +60,9 @@ class Comparison:
             StreamUnavailableError: the stream ends before where it ended when its top was looked at.
         """
         # Of two servers that are promoted one after the other, a connection may still be with the first.
-        self._stream.client.connection_pool.disconnect(inuse_connections=False)
-        top = self._stream.state().top
-        if top < self._top:
-            raise StreamUnavailableError(
-                f"stream {self._stream.name!r} ends at {top}, and ended at {self._top} a moment ago: Redis lost "
-                "entries while they were compared with the table"
-            )
+        self._stream.reconnect()
+        if (top := self._stream.state().top) < self._top:
+            raise self._stream.lost(self._top, top)
 
     def _compare_each(self, transaction: Transaction) -> None:
         table = transaction.entries.fields(transaction.start, transaction.stop)

@@ -54,6 +54,7 @@ class Entries:
     def __init__(self, stream: bytes, batch: pa.RecordBatch, first_row: int) -> None:
         self.count: int = batch.num_rows
         self._stream = stream
+        self._batch = batch
         self._payload = batch.column("payload")
         self._arguments = batch.column("arguments")
         self._keys = batch.column("key")
@@ -96,6 +97,28 @@ class Entries:
         """Bytes of the requests of the rows from `start` up to `stop`."""
         offsets = self.requests.offsets
         return int(offsets[stop]) - int(offsets[start])
+
+    def head(self, stop: int) -> "Entries":
+        """The rows before `stop`, one at least."""
+        return type(self)(self._stream, self._batch.slice(0, stop), self.segments[0].first.row)
+
+    def longer(self, size: int, start: int) -> Iterator[int]:
+        """Indexes of the rows from `start` on whose fields take more bytes than `size`."""
+        sizes = np.diff(packed(self._payload).offsets[start:])
+        yield from (np.flatnonzero(sizes > size) + start).tolist()
+
+    def lengths(self, index: int) -> list[tuple[bytes, int]]:
+        """Names of a row's fields and the bytes of their values, which are not copied."""
+        data, position = packed(self._payload).rows(index, index + 1), 0
+        ends: list[tuple[int, int]] = []
+        while position < len(data):
+            head = bytes(data[position : position + 24]).index(_CRLF)
+            length = int(bytes(data[position + 1 : position + head]))
+            ends.append((position + head + 2, length))
+            position += head + length + 4
+        return [
+            (bytes(data[at : at + name]), value) for (at, name), (_, value) in zip(ends[::2], ends[1::2], strict=True)
+        ]
 
     def fields(self, start: int, stop: int) -> dict[EntryId, dict[bytes, bytes]]:
         """Fields of the rows from `start` up to `stop`, by id. Objects for people to look at: not for the row path."""

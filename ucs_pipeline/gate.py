@@ -23,15 +23,17 @@ from ucs_pipeline.keys import aside_key, fence_key
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.wire import command
 
-FENCED, GONE = b"fenced", b"gone"
+FENCED, LOST, GONE = b"fenced", b"lost", b"gone"
+"""What a gate finds in the place of a top: another publisher's token, no token, no stream."""
 
 MULTI, EXEC = command(b"MULTI"), command(b"EXEC")
 
 # Keys of both: the stream, its fence, the name it is moved aside to. Arguments: the token, the top.
 _LOOK = b"""
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
-local found, added = 'fenced', -1
-if redis.call('GET', KEYS[2]) == ARGV[1] then
+local owner, found, added = redis.call('GET', KEYS[2]), 'fenced', -1
+if not owner then found = 'lost' end
+if owner == ARGV[1] then
   found = 'gone'
   for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then found = info[i + 1] end
@@ -52,8 +54,14 @@ end
 redis.call('SET', KEYS[1], '')
 return found
 """
+# What a replica answers is another server's, and may be older. A group that is not there tells: to destroy it changes
+# nothing, and a replica refuses even that.
 _ANSWER = b"""
 if found == ARGV[2] then return {redis.call('XLEN', KEYS[1]), added, found} end
+local told = redis.pcall('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
+if type(told) == 'table' and string.find(told.err, 'READONLY') then
+  return redis.error_reply('READONLY the server became a replica')
+end
 return found
 """
 
@@ -76,7 +84,7 @@ class Gate:
         """What asks whether rows up to a top are there.
 
         The answer is the stream's length, the entries it ever had (-1 before Redis 7) and the top, or what else was
-        found: another top, `FENCED` or `GONE`.
+        found: another top, `FENCED`, `LOST` or `GONE`; an error where the server has become a replica.
         """
         return self._script(_LOOK + _ANSWER, top)
 

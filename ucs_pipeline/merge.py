@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 # Dagster loads this module with the feeds, in every process: clients are imported where they are used.
 
-_CHUNK = 1000
 _LAST_ROW = 2**64 - 1
 
 
@@ -40,8 +39,9 @@ class Reader:
     """Reads a feed's entries in the order of its table: always the next ones, without a hole.
 
     Those of an any-order feed come in the order of its stream, as long as nobody else writes to it.
-    Holds at most two thousand entries of each stream. Nothing is written to Redis: where a reader is, is the id of the
-    last entry it gave. Entries that were trimmed away are left out.
+    Holds a few megabytes of each stream in at most two thousand entries, or one entry that is larger. Nothing is
+    written to Redis: where a reader is, is the id of the last entry it gave. Entries that were trimmed away are left
+    out.
     """
 
     def __init__(
@@ -104,11 +104,14 @@ class _Arm:
     """One of the streams: entries that were read ahead, and up to which brick there will be no others."""
 
     def __init__(self, feed: BrickFeed, stream: "OrderedStream", last: EntryId) -> None:
+        from ucs_pipeline.stream import Page
+
         self.entries: deque[Entry] = deque()
         self._feed = feed
         self._stream = stream
         self._last = last
         self._complete = -1
+        self._page = Page()
 
     def complete_before(self, ordinal: int | None) -> bool:
         """Whether all its entries before a brick of another stream were given; without a brick: all of them."""
@@ -121,30 +124,33 @@ class _Arm:
         from ucs_pipeline.shard_note import refuse_other_dealing
 
         before = self._last, self._complete
-        if len(self._read()) < _CHUNK and self._feed.share:
+        if not self._read() and self._feed.share:
             state = self._stream.state()
             note = refuse_other_dealing(self._feed, self._stream, state)
             reach = note.reach(state) if note else -1
             # What was complete by then is read by now, unless there is more of it than a chunk.
-            if len(self._read()) < _CHUNK:
+            if not self._read():
                 self._complete = max(self._complete, reach)
         return (self._last, self._complete) != before
 
-    def _read(self) -> list[Entry]:
+    def _read(self) -> bool:
+        """Whether there may be more than what was read now."""
         ordinal, row = self._last
         first = EntryId(ordinal + 1, 0) if row == _LAST_ROW else EntryId(ordinal, row + 1)
         end = EntryId(_LAST_ROW if self._feed.any_order else self._feed.numbering.last, _LAST_ROW)
         if first > end:
-            return []
-        found = [Entry(*one) for one in self._stream.entries(first, end, _CHUNK)]
+            return False
+        most = self._page.most
+        found = [Entry(*one) for one in self._stream.entries(first, end, most)]
         if self._feed.any_order:
             from ucs_pipeline.ledger import Ledger
 
             Ledger(self._feed, self._stream).refuse_others()
         if found:
             self._last = found[-1].id
+            self._page = self._page.after(found)
             self.entries.extend(found)
-        return found
+        return len(found) == most
 
 
 def read_entries(
@@ -173,7 +179,7 @@ def read_entries(
     """
     reader = Reader(feed, after, client)
     while True:
-        found = reader.take(_CHUNK)
+        found = reader.take(1)
         yield from found
         if not found:
             if not follow or reader.finished:

@@ -9,8 +9,8 @@ import secrets
 import hiredis
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.gate import FENCED, GONE, Gate
-from ucs_pipeline.position import EntryId, State
+from ucs_pipeline.gate import FENCED, GONE, LOST, Gate
+from ucs_pipeline.position import START, EntryId, State
 from ucs_pipeline.redis_link import classify
 from ucs_pipeline.sender import Sender
 from ucs_pipeline.stream import OrderedStream, Transaction
@@ -18,7 +18,7 @@ from ucs_pipeline.wire import command
 
 
 class FencedError(Exception):
-    """Another publisher of the same stream has taken over."""
+    """The stream's writer key has another publisher's token."""
 
 
 class Publisher(Sender[Transaction, EntryId]):
@@ -59,7 +59,9 @@ class Publisher(Sender[Transaction, EntryId]):
         # An empty transaction shows now, before any row, that this user may do all a transaction does.
         wire.send([gate.enter(state.top), gate.leave])
         self._look_for_errors([wire.reply() for _ in range(4)])
-        self._demand(gate.ask(state.top))
+        answer = self._demand(gate.ask(state.top))
+        if not isinstance(answer, list):
+            raise self._closed(state.top, answer, same_server=False)
         self._hush()
         self._confirm()
         return state
@@ -96,18 +98,30 @@ class Publisher(Sender[Transaction, EntryId]):
             return self._stream.named(classify(str(answer)))
         return self._refusal(transaction, before) if answer == str(before).encode() else self._closed(before, answer)
 
-    def _closed(self, before: EntryId, found: bytes) -> Exception:
-        """Why a gate is closed, from what it found in the place of the top."""
+    def _closed(self, before: EntryId, found: bytes, *, same_server: bool = True) -> Exception:
+        """Why a gate is closed, from what it found in the place of the top.
+
+        `same_server`: over the connection by which the stream was taken over. Another may be with another server.
+        """
         if found == FENCED:
             return FencedError()
+        if found == LOST:
+            return StreamUnavailableError(
+                f"stream {self._stream.name!r}: its writer key {self._gate.fence.decode()!r} is gone: Redis lost it, "
+                "or it was deleted (FLUSHALL, DEL)"
+            )
         try:
             top = None if found == GONE else EntryId.parse(found)
         except ValueError:
             return self._out_of_step()
-        if top is not None and top > before:
+        if top and top > before:
             return StreamUnavailableError(
                 f"stream {self._stream.name!r}: something else has written to it: its top is {top}, expected {before}"
             )
+        if (top and top > START) or not same_server:
+            # Whoever deletes a stream, and whatever makes it again, leaves it without a top. The next attempt compares
+            # this one's rows with the table, and refuses those that somebody else has added.
+            return self._stream.lost(before, top)
         return StreamError(
             f"stream {self._stream.name!r} was deleted while it was being written, and was not begun again half-way; "
             "stop other runs of this feed and publish it again from its first brick"
@@ -119,7 +133,7 @@ class Publisher(Sender[Transaction, EntryId]):
         executed = replies[-1]
         if isinstance(executed, list) and isinstance(executed[0], bytes) and executed[0] != str(before).encode():
             # It has closed since: what Redis says of the rows is about the text in the stream's place.
-            return self._closed(before, executed[0])
+            return self._closed(before, executed[0], same_server=False)
         return self._error(replies) or self._refused_for_a_moment()
 
     def _waits(self, transaction: Transaction) -> bytes:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 Fields = Mapping[bytes, bytes] | Mapping[str, str]
 """Fields of an entry, as a client gives them."""
 
-_CHUNK = 1000
 _LAST_ROW = 2**64 - 1
 
 
@@ -88,24 +87,8 @@ def _found(feed: BrickFeed, stream: "OrderedStream", start: int) -> Iterator[tup
 
 
 def _entries(stream: "OrderedStream", first: int, last: int) -> Iterator[tuple[str, Fields]]:
-    import redis
-
-    from ucs_pipeline.redis_link import translate
-
-    client: Any = stream.client
-    start, end = EntryId(first, 0), EntryId(last, _LAST_ROW)
-    while start <= end:
-        try:
-            chunk = client.xrange(stream.name, str(start), str(end), _CHUNK)
-        except redis.RedisError as error:
-            raise stream.named(translate(error)) from error
-        for entry_id, fields in chunk:
-            yield _text(entry_id), fields
-        if len(chunk) < _CHUNK:
-            return
-        newest = EntryId.parse(chunk[-1][0])
-        # A row of the last possible number is nowhere but in a stream that somebody else has written.
-        start = newest._replace(row=newest.row + 1) if newest.row < _LAST_ROW else EntryId(newest.ordinal + 1, 0)
+    for entry_id, fields in stream.walk(EntryId(first, 0), EntryId(last, _LAST_ROW)):
+        yield str(entry_id), fields
 
 
 def _refuse_absent(feed: BrickFeed, stream: "OrderedStream", ordinal: int) -> None:

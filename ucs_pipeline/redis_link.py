@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import ssl
 from collections.abc import Sequence
 from typing import Any
@@ -25,12 +26,14 @@ from ucs_pipeline.redis_url import Nodes, parse_nodes
 URL_VARIABLE = "UCS_REDIS_URL"
 
 _TIMEOUT_SECONDS = 30
+_PROBE_SECONDS = 2
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _MOVING = "the Redis cluster is moving the stream's slot"
 _PASSING = {
     "OOM": "Redis is out of memory (maxmemory): let consumers catch up and trim, or raise maxmemory",
     "LOADING": "Redis is loading its data from disk",
     "BUSY": "Redis is busy with a script",
+    "UNBLOCKED": "this Redis became a replica",
     "READONLY": "this Redis is a read-only replica: point " + URL_VARIABLE + " at the primary",
     "MASTERDOWN": "this Redis is a replica that lost its primary",
     "TRYAGAIN": _MOVING,
@@ -52,6 +55,7 @@ _CODES: dict[type[redis.RedisError], str] = {
     redis.exceptions.NoPermissionError: "NOPERM",
 }
 _DISCARDED = "EXECABORT Transaction discarded because of: "
+_WAIT_REFUSED = "WAIT cannot be used with replica instances"
 _SCRIPT_USER = "The user executing the script"
 _RIGHTS = "docs/configuration.md lists all that it needs, under Redis rights"
 _LASTING = {
@@ -131,6 +135,8 @@ def classify(message: str) -> StreamError:
     reason = message.removeprefix(_DISCARDED)
     # A missing right is worded in another way inside a script.
     code = "NOPERM" if _SCRIPT_USER in reason else reason.split(" ", 1)[0]
+    if _WAIT_REFUSED in reason:
+        code = "READONLY"
     if denied := re.search(r"permissions to run the '([^']+)' command", reason):
         command, right = denied[1].replace("|", " ").upper(), f"+{denied[1]}"
         return StreamError(f"the Redis user may not run {command}: grant it {right}; {_RIGHTS} ({message})")
@@ -139,6 +145,14 @@ def classify(message: str) -> StreamError:
     if code in _LASTING:
         return StreamError(f"{_LASTING[code]} ({message})")
     return StreamError(f"Redis refused: {message}")
+
+
+def not_allowed(error: redis.RedisError) -> bool:
+    """Whether Redis, or a proxy before it, does not give this user a command: by its rights, or because it has none."""
+    text = str(error).lower()
+    return isinstance(error, redis.exceptions.NoPermissionError) or (
+        isinstance(error, redis.ResponseError) and ("unknown command" in text or "unknown subcommand" in text)
+    )
 
 
 def translate(error: Exception) -> StreamError:
@@ -153,9 +167,40 @@ def translate(error: Exception) -> StreamError:
         return classify(str(error))
     if isinstance(error, WrongServerError):
         return StreamUnavailableError(f"another server has the stream by now ({error})")
-    return _tls(error) or StreamUnavailableError(
-        f"Redis cannot be reached ({error}); check {URL_VARIABLE} and the server"
+    return (
+        _tls(error)
+        or _other_protocol()
+        or StreamUnavailableError(f"Redis cannot be reached ({error}); check {URL_VARIABLE} and the server")
     )
+
+
+def _other_protocol() -> StreamError | None:
+    """The error for a port that speaks TLS where the URL does not, or the reverse; None if it does not show."""
+    try:
+        parse: Any = redis.connection.parse_url
+        options = parse(os.environ.get(URL_VARIABLE, ""))
+        address, wants_tls = (options["host"], options.get("port", 6379)), "connection_class" in options
+        # A Redis without TLS answers this at once, with or without a password; one with TLS hangs up.
+        with socket.create_connection(address, _PROBE_SECONDS) as plain:
+            plain.sendall(b"PING\r\n")
+            speaks_plain = plain.recv(1) in (b"+", b"-")
+    except ConnectionResetError:
+        speaks_plain = False
+    except (OSError, ValueError, KeyError):
+        return None
+    if speaks_plain:
+        wrong, right = "without TLS", "redis://"
+    else:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            with socket.create_connection(address, _PROBE_SECONDS) as bare, context.wrap_socket(bare):
+                wrong, right = "with TLS", "rediss://"
+        except OSError:
+            return None
+    if speaks_plain != wants_tls:
+        return None
+    return StreamError(f"the port in {URL_VARIABLE} answers {wrong}: write {right}... there, or name another port")
 
 
 def _tls(error: BaseException | None) -> StreamError | None:

@@ -22,6 +22,9 @@ Sent = TypeVar("Sent")
 _UNDER_WAY = 8
 """Transactions sent ahead of the answers: Redis goes on with the next one while Python is busy elsewhere."""
 
+_ALONE_BYTES = 1 << 20
+"""A longer transaction, which is one long row, is waited for: rows under way stay in memory."""
+
 _WAIT_SECONDS = 5
 _SPEAK, _BE_QUIET = command(b"CLIENT", b"REPLY", b"ON"), command(b"CLIENT", b"REPLY", b"OFF")
 _NOTHING_ASIDE = "no such key"
@@ -35,6 +38,8 @@ class Sender(ABC, Generic[T, Sent]):
     def __init__(self, stream: RedisStream, min_replicas: int) -> None:
         self._stream = stream
         self._min_replicas = min_replicas
+        # What is asked beside must be with the same server, so on connections as new as this one.
+        stream.reconnect()
         self._wire = Wire(stream.client)
         self._quiet = False
 
@@ -63,7 +68,8 @@ class Sender(ABC, Generic[T, Sent]):
         for transaction in transactions:
             if transaction:
                 under_way.append((transaction, self._send(transaction)))
-            while under_way and (transaction is None or len(under_way) > _UNDER_WAY):
+            most = 0 if transaction is None or transaction.size > _ALONE_BYTES else _UNDER_WAY
+            while len(under_way) > most:
                 yield under_way[0][0], self._accepted(*under_way.popleft())
         while under_way:
             yield under_way[0][0], self._accepted(*under_way.popleft())

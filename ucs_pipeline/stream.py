@@ -1,17 +1,17 @@
 """A stream: its top, its entries read back, and the transactions that are appended to it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import hiredis
 import redis
 
 from ucs_pipeline.entries import Entries
-from ucs_pipeline.errors import FeedError, StreamError
+from ucs_pipeline.errors import FeedError, StreamError, StreamUnavailableError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import START, EntryId, State, floor
-from ucs_pipeline.redis_link import classify, translate
+from ucs_pipeline.redis_link import classify, not_allowed, translate
 from ucs_pipeline.wire import Wire, command
 
 TRANSACTION_ROWS = 1024
@@ -19,7 +19,10 @@ TRANSACTION_ROWS = 1024
 
 _MAX_SEQUENCE = 2**64 - 1
 _TRANSACTION_BYTES = 1 << 19
-_PAGE = 1_000
+_PAGE_ROWS, _PAGE_BYTES = 1_000, 1 << 22
+
+Fields = Mapping[bytes, bytes] | Mapping[str, str]
+"""Fields of an entry, as a client gives them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,17 @@ def cut(entries: Entries, start: int, stop: int, most: int = TRANSACTION_ROWS) -
             end = start + (end - start) // 2
         yield Transaction(entries, start, end)
         start = end
+
+
+class Page(NamedTuple):
+    """How many entries are read at once: few enough for the largest of those before, and few where none is known."""
+
+    most: int = 16
+
+    def after(self, entries: Iterable[tuple[EntryId, Fields]]) -> "Page":
+        """The page that follows on these entries, which are some."""
+        largest = max(sum(len(name) + len(value) for name, value in fields.items()) for _, fields in entries)
+        return Page(max(1, min(_PAGE_ROWS, 2 * self.most, _PAGE_BYTES // max(1, largest))))
 
 
 class RedisStream:
@@ -106,13 +120,14 @@ class RedisStream:
 
     def walk(self, first: EntryId, last: EntryId) -> Iterator[tuple[EntryId, dict[bytes, bytes]]]:
         """The same, a few at a time."""
+        page = Page()
         while first <= last:
-            page = self._read(first, last, _PAGE)
-            for entry_id, fields in page:
-                yield EntryId.parse(entry_id), fields
-            if len(page) < _PAGE:
+            found = self.entries(first, last, page.most)
+            yield from found
+            if len(found) < page.most:
                 return
-            first = EntryId.parse(page[-1][0]).next()
+            page = page.after(found)
+            first = found[-1][0].next()
 
     def _read(self, first: EntryId, last: EntryId, count: int | None, *, reverse: bool = False) -> list[Any]:
         command = self.client.xrevrange if reverse else self.client.xrange
@@ -129,9 +144,9 @@ class RedisStream:
         """
         try:
             memory: dict[str, Any] = self.client.info("memory")
-        except redis.exceptions.NoPermissionError:
-            return
         except redis.RedisError as error:
+            if not_allowed(error):
+                return
             raise self.named(translate(error)) from error
         policy = str(memory.get("maxmemory_policy", ""))
         if memory.get("maxmemory") and policy.startswith("allkeys"):
@@ -140,6 +155,17 @@ class RedisStream:
                 "when memory is short; expected noeviction (or a volatile-* policy, which spares keys without a time "
                 "to live): change the policy"
             )
+
+    def reconnect(self) -> None:
+        """Leaves connections that nobody uses: after a failover, they may be with a server that is no longer asked."""
+        self.client.connection_pool.disconnect(inuse_connections=False)
+
+    def lost(self, before: EntryId, top: EntryId | None) -> StreamUnavailableError:
+        """What it means that the stream's top is below what it was, or that the stream is gone."""
+        return StreamUnavailableError(
+            f"stream {self.name!r} {f'ends at {top}' if top else 'is gone'}, and ended at {before} a moment ago: Redis "
+            "lost entries (a failover to a replica that lagged, an older copy restored), or another server answers"
+        )
 
     def named(self, error: StreamError) -> StreamError:
         """The same error, with the stream's name in front."""

@@ -10,9 +10,10 @@ from functools import partial
 from ucs_pipeline.background import Background
 from ucs_pipeline.compare import Comparison
 from ucs_pipeline.entries import Entries, encode
-from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError
+from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.flow import Flow
+from ucs_pipeline.limits import Limits, limits_of
 from ucs_pipeline.patience import Patience
 from ucs_pipeline.plan import BrickReport, Plan, hole, known, loss, plan, refuse_adopted, stray
 from ucs_pipeline.position import State
@@ -75,6 +76,7 @@ def transfer(
             if fenced:
                 _wait_for_stall(stream)
                 fenced = False
+            stream.reconnect()
             state = stream.state()
             finished = known(feed, wanted, state, done)
             if lost := loss(feed, wanted, state, done):
@@ -97,7 +99,10 @@ def transfer(
                 patience.progress()
             return
         except FencedError:
-            log(f"another publisher of stream {stream.name!r} took over; waiting until it is done or stalls")
+            log(
+                f"stream {stream.name!r} has another publisher's token under its writer key: another run writes to it, "
+                "or Redis has an older state (a failover, a copy); waiting until the stream's last ID stands still"
+            )
             fenced = True
         except StreamFullError:
             raise
@@ -121,7 +126,8 @@ def _publish(
         found = records(bricks.between(top, wanted[0])[:_LOOKED_BACK] if top < wanted[0] else [top])
         course = plan(feed, wanted, state, found.get(top), found)
         _check_top(feed, source, stream, comparer, course, state)
-        with Background(_prepared(source, stream, course), 2, "ucs-read") as chunks:
+        limits = limits_of(stream)
+        with Background(_prepared(feed, source, stream, course, limits), 2, "ucs-read") as chunks:
             room = Room(stream, feed.stream, state.length, chunks.pause, log)
             flow = Flow(feed.stream, room, chunks.pause, _moment(feed))
             spans = told(_spans(feed, stream, publisher, comparer, chunks, course, flow), moved)
@@ -152,14 +158,22 @@ def _check_top(
     comparison.finish()
 
 
-def _prepared(source: Source, stream: OrderedStream, course: Plan) -> Generator[Entries, None, None]:
+def _prepared(
+    feed: BrickFeed, source: Source, stream: OrderedStream, course: Plan, limits: Limits
+) -> Generator[Entries, None, None]:
     # Closed here, by the thread that reads: left to the garbage collector, a query that was broken off runs on, and
     # chDB hangs when another thread closes it.
     with closing(source.scan(course.scan_from, course.last)) as scan:
         for entries in encode(stream.name.encode(), scan):
-            # The bytes are made here, in the reading thread, beside the sending one.
-            _ = entries.requests if entries.id(entries.count - 1) > course.top else entries.views
-            yield entries
+            refused = limits.refused(feed, entries, entries.up_to(course.top))
+            stop = refused[0] if refused else entries.count
+            if stop:
+                taken = entries if stop == entries.count else entries.head(stop)
+                # The bytes are made here, in the reading thread, beside the sending one.
+                _ = taken.requests if taken.id(taken.count - 1) > course.top else taken.views
+                yield taken
+            if refused:
+                raise refused[1]
 
 
 def _spans(
@@ -201,7 +215,12 @@ def _transactions(entries: Entries, start: int, chunks: Background[Entries], mos
     while True:
         if not chunks.ready():
             yield None
-        following = chunks.get()
+        try:
+            following = chunks.get()
+        except UcsError:
+            # What was read before is under way: it is confirmed first.
+            yield None
+            raise
         if following is None:
             return
         yield from cut(following, 0, following.count, most)

@@ -88,7 +88,7 @@ class Wire:
         except OSError as error:
             raise translate(error) from error
         if not data:
-            raise translate(ConnectionError("the connection was closed"))
+            raise translate(ConnectionError("the connection was closed; if that repeats, its log may name a limit"))
         return data
 
 

@@ -115,7 +115,7 @@ class RedisServer(Started):
             deadline = time.monotonic() + 60
             while self.running and time.monotonic() < deadline:
                 try:
-                    probe.info("server")
+                    probe.ping()
                 except redis.ConnectionError:  # not listening yet, or loading its file
                     time.sleep(0.01)
                 else:

@@ -22,7 +22,7 @@ from ucs_pipeline.keys import fence_key
 from ucs_pipeline.plan import BrickReport, plan
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.publisher import FencedError, Publisher
-from ucs_pipeline.stream import Comparer, OrderedStream, Transaction, cut
+from ucs_pipeline.stream import Comparer, OrderedStream, Page, Transaction, cut
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.home import PROJECT
@@ -375,6 +375,59 @@ def test_small_transactions_carry_long_rows(stream: OrderedStream) -> None:
 )
 def test_the_fence_is_beside_the_stream(name: str, fence: str) -> None:
     assert fence_key(name) == fence
+
+
+@pytest.mark.parametrize(
+    ("server", "sentence"),
+    [
+        ("proto-max-bulk-len 2mb", r"3,000,000 bytes in field 'v', and Redis takes 2,097,152 \(proto-max-bulk-len\)"),
+        ("client-query-buffer-limit 1mb", r"3,000,\d+ bytes in all its fields, .* \(client-query-buffer-limit\)"),
+        ("maxmemory-clients 2mb", r"3,000,\d+ bytes in all its fields, .* \(maxmemory-clients\)"),
+    ],
+)
+def test_a_row_that_redis_does_not_take_is_named_before_it_is_sent_and_all_before_it_are_there(
+    tmp_path: Path, server: str, sentence: str
+) -> None:
+    table = Table("id UInt32, v String", "SELECT number, 'v' FROM numbers(20000) WHERE number != 11500", order_by="id")
+    table.run(f"INSERT INTO {table.name} SELECT 11500, repeat(repeat('x', 3000), 1000)")
+    feed, name, value = table.feed(19_999), *server.split()
+    with RedisServer(tmp_path, {name: value}) as small:
+        there, reports, told = OrderedStream("feed", small.client()), deque[BrickReport](), list[str]()
+        with pytest.raises(StreamError, match=rf"brick 0\.0\.0\.1: the row with key 11500 has {sentence}") as caught:
+            reports.extend(transfer(feed, source_of(feed), there, feed.ordinals, lambda _: {}, told.append))
+        assert not isinstance(caught.value, StreamUnavailableError)
+        assert [report.rows for report in reports] == [10_000]
+        assert there.state().length == 11_500
+        assert told == []
+        small.client().config_set(name, "0" if name == "maxmemory-clients" else "1gb")
+        list(transfer(feed, source_of(feed), there, feed.ordinals, lambda _: {}))
+        # A row that is there already, however long it is, is not sent again.
+        small.client().config_set(name, value)
+        assert len(list(transfer(feed, source_of(feed), there, feed.ordinals, lambda _: {}))) == 2
+        assert there.state().length == 20_000
+
+
+@pytest.mark.parametrize("command", ["INFO", "CONFIG"])
+def test_a_redis_without_a_command_that_is_not_needed_is_published_to(tmp_path: Path, command: str) -> None:
+    (tmp_path / "redis.conf").write_text(f'rename-command {command} ""\n')
+    with RedisServer(tmp_path, arguments=[str(tmp_path / "redis.conf")]) as server:
+        _publish(numbers(ROWS), OrderedStream("feed", server.client()))
+        assert server.client().xlen("feed") == ROWS
+
+
+def test_long_rows_are_not_read_back_many_at_once(stream: OrderedStream) -> None:
+    client: Any = stream.client
+    for row in range(60):
+        client.xadd("feed", {"v": b"x" * 200_000}, id=f"0-{row + 1}")
+    for row in range(3_000):
+        client.xadd("feed", {"v": b"x"}, id=f"1-{row + 1}")
+    client.config_resetstat()
+    walked = [(entry_id, len(fields[b"v"])) for entry_id, fields in stream.walk(EntryId(0, 0), EntryId(9, 0))]
+    assert walked == [(EntryId(0, n + 1), 200_000) for n in range(60)] + [(EntryId(1, n + 1), 1) for n in range(3_000)]
+    assert client.info("commandstats")["cmdstat_xrange"]["calls"] < 20
+    page = Page()
+    assert page.after(stream.entries(EntryId(0, 1), EntryId(0, 3))).most == (1 << 22) // 200_001
+    assert page.after(stream.entries(EntryId(1, 1), EntryId(1, 3))).most == 2 * page.most
 
 
 def test_a_transaction_names_its_first_and_last_id() -> None:

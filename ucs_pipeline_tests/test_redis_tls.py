@@ -120,3 +120,22 @@ def test_a_missing_or_strange_client_certificate_is_named(
     ):
         with pytest.raises(StreamError, match=r"expect(ed)? a client certificate that it trusts.*ssl_certfile"):
             action()
+
+
+def test_a_port_that_speaks_tls_and_a_url_that_does_not_are_named_and_the_reverse(
+    port: int, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ucs_pipeline.redis_link._TIMEOUT_SECONDS", 1)
+    for url, sentence in (
+        (f"redis://:pa55@127.0.0.1:{port}/0", "the port in UCS_REDIS_URL answers with TLS: write rediss://"),
+        (
+            f"rediss://:pa55@127.0.0.1:{redis_server.port}/0",
+            "the port in UCS_REDIS_URL answers without TLS: write",
+        ),
+    ):
+        monkeypatch.setenv("UCS_REDIS_URL", url)
+        stream = OrderedStream("feed", connect_redis("feed"))
+        for action in (stream.state, lambda stream=stream: Publisher(stream)):
+            with pytest.raises(StreamError, match=sentence) as caught:
+                action()
+            assert not isinstance(caught.value, StreamUnavailableError)

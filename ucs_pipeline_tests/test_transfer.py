@@ -1,14 +1,16 @@
 """Bricks from a table into a stream: accidents, races and refusals, and what the next pass makes of them."""
 
 import random
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from ucs_pipeline.entries import encode
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
@@ -19,6 +21,8 @@ from ucs_pipeline.stream import OrderedStream, cut
 from ucs_pipeline.tally import Span
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.accidents import at
+from ucs_pipeline_tests.faults.proxy import Proxy
+from ucs_pipeline_tests.redis_cluster import wait_until
 from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
 
@@ -38,8 +42,9 @@ def _move(
     log: Callable[[str], None] = lambda _: None,
     timeout_s: float = 60,
     watch: Callable[[Span], None] = lambda _: None,
+    min_replicas: int = 0,
 ) -> Iterator[BrickReport]:
-    feed = table.feed(last, stream={"timeout_s": timeout_s})
+    feed = table.feed(last, stream={"timeout_s": timeout_s, "min_replicas": min_replicas})
     return transfer(feed, source_of(feed), stream, wanted or feed.ordinals, lambda _: {}, log, watch)
 
 
@@ -269,9 +274,113 @@ def test_a_redis_that_restarts_while_a_replaced_publisher_waits_does_not_end_it(
 
         replaces = at(20_000, lambda: Publisher(stream).close())
         assert len(list(_move(numbers(100_000), stream, 99_999, log=log, watch=replaces))) == 10
-        assert "took over" in told[0]
+        assert "another run writes to it" in told[0]
         assert "cannot be reached" in told[1]
         assert stream.entries(*ALL) == expected(100_000)
+
+
+@contextmanager
+def _servers(directory: Path, number: int) -> Iterator[list[RedisServer]]:
+    with ExitStack() as stack:
+        places = [directory / str(place) for place in range(number)]
+        for place in places:
+            place.mkdir()
+        yield [stack.enter_context(RedisServer(place)) for place in places]
+
+
+def _all(steps: Sequence[Callable[[Span], None]]) -> Callable[[Span], None]:
+    def watch(span: Span) -> None:
+        for step in steps:
+            step(span)
+
+    return watch
+
+
+def _follow(server: RedisServer, primary: RedisServer) -> None:
+    """Makes a server the replica of another, in step with it."""
+    server.client().replicaof("127.0.0.1", primary.port)
+    wait_until(lambda: server.client().info("replication")["master_link_status"] == "up")
+
+
+def _demote(old: RedisServer, new: RedisServer) -> None:
+    _follow(old, new)
+
+
+def _demote_and_promote(old: RedisServer, new: RedisServer) -> None:
+    _follow(old, new)
+    old.client().replicaof("NO", "ONE")
+
+
+def _isolate(old: RedisServer, _: RedisServer) -> None:
+    old.client().config_set("min-replicas-to-write", 1)
+
+
+@pytest.mark.parametrize("began", [True, False], ids=["lagging", "empty"])
+@pytest.mark.parametrize("old", [_demote, _demote_and_promote, _isolate])
+def test_a_failover_that_loses_rows_is_overcome_while_the_old_primary_keeps_its_connections(
+    tmp_path: Path, old: Callable[[RedisServer, RedisServer], None], began: bool
+) -> None:
+    with _servers(tmp_path, 2) as (first, second), Proxy() as proxy:
+        proxy.target = first.port
+        _follow(second, first)
+
+        def leave() -> None:
+            if began:
+                wait_until(lambda: second.client().xlen("feed") >= 20_000)
+            second.client().replicaof("NO", "ONE")
+
+        def fail_over() -> None:
+            proxy.target = second.port
+            old(first, second)
+
+        if not began:
+            leave()
+        steps = [at(20_000, leave), at(50_000, fail_over)] if began else [at(50_000, fail_over)]
+        told: list[str] = []
+        with redis.Redis(port=proxy.port) as client:
+            stream = OrderedStream("feed", client)
+            reports = list(_move(numbers(100_000), stream, 99_999, log=told.append, watch=_all(steps)))
+        assert {report.ordinal: report.rows for report in reports} == dict.fromkeys(range(10), 10_000)
+        assert OrderedStream("feed", second.client()).entries(*ALL) == expected(100_000)
+        assert any("recorded as done: Redis lost entries" in line for line in told)
+
+
+def test_a_failover_that_loses_rows_is_overcome_with_replicas_that_confirm(tmp_path: Path) -> None:
+    with _servers(tmp_path, 3) as (first, second, third), Proxy() as proxy:
+        proxy.target = first.port
+        _follow(second, first)
+        _follow(third, first)
+
+        def fail_over() -> None:
+            _follow(third, second)
+            proxy.target = second.port
+            _follow(first, second)
+
+        steps = [at(20_000, lambda: second.client().replicaof("NO", "ONE")), at(50_000, fail_over)]
+        with redis.Redis(port=proxy.port) as client:
+            list(_move(numbers(100_000), OrderedStream("feed", client), 99_999, watch=_all(steps), min_replicas=1))
+        assert OrderedStream("feed", third.client()).entries(*ALL) == expected(100_000)
+
+
+@pytest.mark.parametrize(
+    ("happens", "sentence"),
+    [
+        ("FLUSHALL", r"its writer key '\{feed\}:writer' is gone: Redis lost it, or it was deleted \(FLUSHALL, DEL\)"),
+        ("DEL {feed}:writer", r"its writer key '\{feed\}:writer' is gone"),
+        ("SET {feed}:writer old", "another publisher's token under its writer key: another run writes to it, or Redis"),
+    ],
+)
+def test_a_lost_writer_key_is_said_and_no_other_publisher_blamed(
+    stream: OrderedStream, happens: str, sentence: str
+) -> None:
+    told: list[str] = []
+    client: Any = stream.client
+    loses = at(50_000, lambda: client.execute_command(*happens.split()))
+    reports = list(_move(numbers(100_000), stream, 99_999, log=told.append, watch=loses))
+    assert {report.ordinal: report.rows for report in reports} == dict.fromkeys(range(10), 10_000)
+    assert stream.entries(*ALL) == expected(100_000)
+    assert re.search(sentence, told[0])
+    assert ("another publisher" in " ".join(told)) == happens.startswith("SET")
 
 
 def test_time_spent_publishing_one_long_brick_is_not_time_spent_waiting(stream: OrderedStream) -> None:
