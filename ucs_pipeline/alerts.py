@@ -4,19 +4,24 @@ Plain sensors that keep a cursor of their own: Dagster's `run_failure_sensor` mo
 that the webhook did not take would be lost. Here it stays, and is sent at a later tick. An alert may come twice.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import dagster as dg
 from dagster import AssetCheckEvaluation, DagsterEventType
 
-from ucs_pipeline.assets import FEED_TAG
-from ucs_pipeline.checks import checks_name
+from ucs_pipeline.assets import runs_tag
+from ucs_pipeline.checks import check_key, checks_name
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.findings import CHECKS
 from ucs_pipeline.webhook import URL_VARIABLE, WebhookError, post, webhook_url
 
 _RUNS_AT_ONCE = 20
 """Runs that a tick looks at, at most."""
+
+_TICK_SECONDS = 20
+"""After so long a tick begins no further alert: Dagster ends a tick after a minute, and its cursor would be lost."""
 
 _SECONDS = 30
 _LONGEST_TEXT = 2000
@@ -34,11 +39,13 @@ def alert_defs(feeds: Sequence[BrickFeed]) -> dg.Definitions:
         return dg.Definitions()
     names = [feed.name for feed in feeds]
     jobs = {checks_name(feed): feed.name for feed in feeds}
+    checks = {check_key(feed, check): feed.name for feed in feeds for check in CHECKS}
 
     def feeds_of(run: dg.DagsterRun) -> list[str]:
+        found = {jobs.get(run.job_name), *(name for name in names if runs_tag(name) in run.tags)}
         # A run that never began has no tag of the feed's yet, but it has a selection.
-        keys = {*(run.asset_selection or ()), *(key.asset_key for key in run.asset_check_selection or ())}
-        found = {jobs.get(run.job_name), run.tags.get(FEED_TAG), *(key.to_user_string() for key in keys)}
+        found |= {key.to_user_string() for key in run.asset_selection or ()}
+        found |= {checks.get(key) for key in run.asset_check_selection or ()}
         return [name for name in names if name in found]
 
     failed: _Change = DagsterEventType.RUN_FAILURE
@@ -67,11 +74,13 @@ def _sensor(name: str, what: str, change: _Change, feeds_of: _FeedsOf) -> dg.Sen
             context.update_cursor(str(newest[0].storage_id if newest else 0))
             return dg.SkipReason("alerts begin with the runs that end from now on")
         after = dg.RunStatusChangeRecordsFilter(change, after_storage_id=int(context.cursor))
-        sent = 0
+        sent, until = 0, time.monotonic() + _TICK_SECONDS
         for record in context.instance.fetch_run_status_changes(after, limit=_RUNS_AT_ONCE, ascending=True).records:
             run = context.instance.get_run_by_id(record.run_id)
             message = alert(context.instance, run, feeds_of(run)) if run else None
             if message is not None:
+                if sent and time.monotonic() >= until:
+                    return dg.SkipReason(f"alerts sent: {sent}; the webhook is slow, the rest follow at the next tick")
                 try:
                     post(url, message)
                 except WebhookError as error:

@@ -1,6 +1,8 @@
 """What an asset's page in the UI says of its feed. Pure."""
 
+import json
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import dagster as dg
 
@@ -13,7 +15,7 @@ def description(feed: BrickFeed, runs_tag: str) -> str:
 
     Args:
         feed: the feed.
-        runs_tag: name of the run tag that holds the feed's name.
+        runs_tag: the run tag, with its value, of the feed's runs.
     """
     bricks = feed.numbering
     first, last = bricks.name(bricks.first), bricks.name(bricks.last)
@@ -28,7 +30,7 @@ def description(feed: BrickFeed, runs_tag: str) -> str:
             f"Moves table `{feed.shown.table}` into Redis stream `{feed.stream_name}`, exactly once and in {order}: "
             f"{len(bricks.starts):,} {bricks.unit}s, `{first}` to `{last}`. {fields}",
             *_dealt(feed),
-            f"{_where(feed)} [All runs of this feed](../runs?q[0]=tag%3A{runs_tag}%3D{feed.name}).",
+            f"{_where(feed)} [All runs of this feed](../runs?q[0]={quote(f'tag:{runs_tag}', safe='')}).",
         ]
     )
 
@@ -56,6 +58,12 @@ def _where(feed: BrickFeed) -> str:
         f"A {feed.numbering.unit}'s entries are {read} <first> <last>`, from its `first_entry_id` to its "
         f"`last_entry_id`; those of one brick in it are {read} <n> <n>`, where {brick} the brick's entry ids."
     )
+
+
+def settings(feed: BrickFeed) -> str:
+    """What is written in the feed's file, without its secrets, as JSON."""
+    written = feed.whole.shown.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return json.dumps(written, ensure_ascii=False)
 
 
 def columns(feed: BrickFeed) -> dict[str, dg.TableSchema]:

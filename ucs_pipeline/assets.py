@@ -1,14 +1,17 @@
 """A feed as a partitioned asset: one partition per brick, one materialisation as each brick completes."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import Any, cast
 
 import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 from dagster._core.definitions.metadata.metadata_value import ObjectMetadataValue
 from dagster._core.storage.tags import BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
 
-from ucs_pipeline.asset_text import columns, description
+from ucs_pipeline.asset_text import columns, description, settings
 from ucs_pipeline.errors import OutOfTurnError, SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
@@ -16,18 +19,20 @@ from ucs_pipeline.record import DATA_VERSION_TAG, data_version, metadata, record
 from ucs_pipeline.run_queue import queue_again
 
 FEED_METADATA = "ucs/feed"
-"""Asset metadata that holds the feed's settings, for people in the UI."""
-
-FEED_OBJECT_METADATA = "ucs/feed_object"
-"""Asset metadata that holds the feed itself, secrets and all, in the process that loaded it and nowhere else."""
+"""Asset metadata that shows the feed's settings, without secrets, to people in the UI, and that holds the feed itself
+in the process that loaded it and nowhere else."""
 
 FEED_TAG = "ucs/feed"
-"""Run tag that holds the feed's name."""
+"""Run tag that holds the feed's name; of a run of several feeds, their names."""
 
 OPEN_BRICK_TAG = "ucs/open_brick"
 """Run tag that names a brick whose rows are published, and which is not done: the table may still add to it."""
 
 _RETRIES, _RETRY_SECONDS = 2, 10
+
+_NO_FURTHER_EVENT = {"__source_asset_observation__": True}
+"""Metadata of an output for which Dagster records no event of its own. Undocumented, and used here only: without it
+each brick of a run would get a second event."""
 
 _REPLAY = dg.Field(
     bool,
@@ -43,12 +48,21 @@ def table_key(feed: BrickFeed) -> dg.AssetKey:
     """Key of the external asset that stands for the feed's table."""
     # Two tables may look the same without their secrets.
     table = feed.table if feed.shown.table == feed.table else f"{feed.shown.table}_{feed.whole.name}"
-    return dg.AssetKey(["clickhouse", re.sub(r"[^A-Za-z0-9_]+", "_", table).strip("_")])
+    return _external_key("clickhouse", table, ".")
 
 
 def stream_key(feed: BrickFeed) -> dg.AssetKey:
     """Key of the external asset that stands for the feed's stream."""
-    return dg.AssetKey(["redis", re.sub(r"[^A-Za-z0-9_]+", "_", feed.stream_name)])
+    return _external_key("redis", feed.stream_name, ":")
+
+
+def _external_key(kind: str, name: str, separator: str) -> dg.AssetKey:
+    """A key of its own for each name; a name of words becomes a path of these words."""
+    parts = name.split(separator)
+    if all(re.fullmatch(r"[A-Za-z0-9_]+", part) for part in parts):
+        return dg.AssetKey([kind, *parts])
+    digest = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
+    return dg.AssetKey([kind, f"{re.sub(r'[^A-Za-z0-9_]+', '_', name).strip('_')}_{digest}"])
 
 
 def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
@@ -56,7 +70,7 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
 
     @dg.asset(
         name=feed.name,
-        description=description(feed, FEED_TAG),
+        description=description(feed, f"{runs_tag(feed.name)}=yes"),
         partitions_def=dg.StaticPartitionsDefinition(feed.numbering.names()),
         backfill_policy=dg.BackfillPolicy.multi_run(feed.max_bricks_per_run),
         deps=[table_key(feed)],
@@ -72,24 +86,30 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
         freshness_policy=_freshness(feed),
         code_version=CODE_VERSION,
         metadata={
-            FEED_METADATA: dg.MetadataValue.json(
-                feed.whole.shown.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-            ),
-            FEED_OBJECT_METADATA: ObjectMetadataValue(feed),
+            FEED_METADATA: ObjectMetadataValue(settings(feed), instance=feed),
             "stream": feed.stream_name,
             "table": feed.shown.table,
             **columns(feed),
         },
-        # No output exists, so that the events below are the only ones: one per brick, as it completes.
-        output_required=False,
+        # The output holds no value: what is behind the feed waits for it, and reads the stream.
+        dagster_type=cast("dg.DagsterType", dg.Nothing),
     )
-    def bricks(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization]:
+    def bricks(
+        context: dg.AssetExecutionContext,
+    ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.Output[None]]:
+        # Made of what is here.
+        from ucs_pipeline.checks import after_run
+
+        graph = context.job_def.asset_layer.asset_graph
+        refuse_unordered(feed, graph)
         wanted = _wanted(context, feed)
         # Runs of a backfill come without: Dagster copies no tag from an asset to its runs.
-        context.instance.add_run_tags(context.run.run_id, run_tags(feed, wanted[0], wanted[-1]))
+        context.instance.add_run_tags(context.run.run_id, run_tags(feed, wanted[0], wanted[-1], feed_names(graph)))
         seen = {*_finished_before_retry(context), context.run.tags.get(OPEN_BRICK_TAG)}
+        rows = 0
         try:
             for report in _move(context, feed, wanted):
+                rows += report.rows
                 if feed.numbering.name(report.ordinal) not in seen:
                     yield brick_event(feed, report)
         except UcsError as error:
@@ -102,6 +122,10 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
             if isinstance(error, OutOfTurnError) and queue_again(context.instance, context.run):
                 context.log.warning("a run of the bricks before these is launched again, and this one after it")
             raise dg.Failure(str(error)) from error
+        span = feed.numbering.span(wanted[0], wanted[-1])
+        yield dg.AssetObservation(table_key(feed), metadata={"feed": feed.name, "bricks": span, "rows": rows})
+        yield from after_run(feed, context.instance)
+        yield dg.Output(None, metadata=_NO_FURTHER_EVENT)
 
     return bricks
 
@@ -144,9 +168,20 @@ def _replay_request(context: dg.AssetExecutionContext) -> str | None:
     return tags.get(ROOT_BACKFILL_ID_TAG) or tags.get(BACKFILL_ID_TAG) or run.root_run_id or run.run_id
 
 
-def run_tags(feed: BrickFeed, first: int, last: int) -> dict[str, str]:
-    """Tags by which runs are found in the UI: the feed, and the bricks as they are launched there."""
-    return {FEED_TAG: feed.name, "ucs/bricks": f"{feed.numbering.name(first)}...{feed.numbering.name(last)}"}
+def run_tags(feed: BrickFeed, first: int, last: int, together: Sequence[str] = ()) -> dict[str, str]:
+    """Tags by which runs are found in the UI: their feeds, and the bricks as they are launched there.
+
+    `together`: names of the feeds that are launched in one run, the feed's own among them; left out, it is alone.
+    """
+    names = together or [feed.name]
+    bricks = f"{feed.numbering.name(first)}...{feed.numbering.name(last)}"
+    # A tag has one value, so that what finds the runs of one feed is a tag for each.
+    return {FEED_TAG: ", ".join(names), "ucs/bricks": bricks, **{runs_tag(name): "yes" for name in names}}
+
+
+def runs_tag(name: str) -> str:
+    """The run tag, with the value `yes`, that every run of the feed of that name has."""
+    return f"ucs.feed/{name}"
 
 
 def _wanted(context: dg.AssetExecutionContext, feed: BrickFeed) -> Sequence[int]:
@@ -170,6 +205,35 @@ def _finished_before_retry(context: dg.AssetExecutionContext) -> set[str | None]
         context.run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
     ).records
     return {record.partition_key for record in records}
+
+
+def feed_names(graph: BaseAssetGraph[Any]) -> list[str]:
+    """Names of the feeds that are published in a job, or in a part of it."""
+    nodes = map(graph.get, graph.executable_asset_keys)
+    return sorted(node.key.to_user_string() for node in nodes if FEED_METADATA in node.metadata)
+
+
+def refuse_unordered(feed: BrickFeed, graph: BaseAssetGraph[Any]) -> None:
+    """Refuses a run of the feed with an asset that is made from its stream, and that does not wait for the feed.
+
+    Dagster starts the assets of a run in the order of those that are launched: it looks through no external asset.
+
+    Raises:
+        dg.Failure: there is such an asset.
+    """
+    feed_key, stream, launched = dg.AssetKey(feed.name), stream_key(feed), graph.executable_asset_keys
+    parents = {key: graph.get(key).parent_keys for key in launched}
+
+    def waits(key: dg.AssetKey) -> bool:
+        return feed_key in parents[key] or any(map(waits, parents[key] & launched))
+
+    for key in sorted(launched):
+        if stream in parents[key] and not waits(key):
+            raise dg.Failure(
+                f"feed {feed.name!r}: asset {key.to_user_string()!r} is launched in the same run and depends on "
+                f"{stream.to_user_string()!r} only, for which Dagster does not wait: it may have read the stream "
+                f"before the rows of this run; name the feed in its `deps` ({feed.name!r}), or launch it by itself"
+            )
 
 
 def brick_event(feed: BrickFeed, report: BrickReport) -> dg.AssetMaterialization:

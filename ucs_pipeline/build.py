@@ -6,7 +6,7 @@ from typing import NamedTuple
 import dagster as dg
 
 from ucs_pipeline.alerts import alert_defs
-from ucs_pipeline.assets import FEED_OBJECT_METADATA, brick_asset, stream_key, table_key
+from ucs_pipeline.assets import FEED_METADATA, brick_asset, stream_key, table_key
 from ucs_pipeline.checks import check_defs, checks_name
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed import BrickFeed
@@ -54,7 +54,7 @@ def assemble(defs: dg.Definitions) -> dg.Definitions:
             stream_key(feed),
             deps=[dg.AssetKey(other.name) for other in feeds if stream_key(other) == stream_key(feed)],
             description=f"Redis stream `{feed.stream_name}`, written by this project and read by others. Assets that "
-            "are made from it can name it in their `deps`.",
+            "are made from it name its feed in their `deps`: so they wait for it where both are launched together.",
             kinds={"redis", "stream"},
             group_name=feed.group,
         )
@@ -68,9 +68,9 @@ def assemble(defs: dg.Definitions) -> dg.Definitions:
 def feeds_of(defs: dg.Definitions) -> list[BrickFeed]:
     """The feeds behind some definitions, by name; where a feed has several streams, its shards."""
     found = [
-        spec.metadata[FEED_OBJECT_METADATA].instance
+        spec.metadata[FEED_METADATA].instance
         for spec in defs.resolve_all_asset_specs()
-        if FEED_OBJECT_METADATA in spec.metadata
+        if FEED_METADATA in spec.metadata
     ]
     return sorted(found, key=lambda feed: (feed.whole.name, feed.share or ()))
 

@@ -1,12 +1,18 @@
-"""A feed's checks in Dagster: on its asset, unpartitioned, run by a job of their own."""
+"""A feed's checks in Dagster: on the asset of its stream, unpartitioned, run by a job of their own.
+
+On the feed's own asset they would be part of each launch by hand: looks at the whole table, and as many failures
+where a launch is refused.
+"""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import dagster as dg
 
+from ucs_pipeline.assets import stream_key
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.findings import CHECKS, STREAM_NOT_BEHIND, Finding, findings
+from ucs_pipeline.findings import CHECKS, STREAM_NOT_BEHIND, Check, Finding, findings, not_behind
 
 SHOWN = 100
 """Offenders shown in a check's table, at most."""
@@ -17,6 +23,13 @@ def checks_name(feed: BrickFeed) -> str:
     return f"{feed.name}_checks"
 
 
+def check_key(feed: BrickFeed, check: Check) -> dg.AssetCheckKey:
+    """Key of a check of a feed."""
+    # Only any-order feeds share a stream.
+    name = f"{feed.name}_{check.name}" if feed.any_order else check.name
+    return dg.AssetCheckKey(stream_key(feed), name)
+
+
 def check_defs(feed: BrickFeed) -> dg.Definitions:
     """The checks of a feed, the job that runs them and nothing else, and its schedule if the feed asks for one.
 
@@ -24,7 +37,7 @@ def check_defs(feed: BrickFeed) -> dg.Definitions:
     """
     job = dg.define_asset_job(
         checks_name(feed),
-        selection=dg.AssetSelection.checks_for_assets(dg.AssetKey(feed.name)),
+        selection=dg.AssetSelection.checks(*(check_key(feed, check) for check in CHECKS)),
         description=f"Compares what is recorded of `{feed.name}` with its table and its stream.",
     )
     schedules = []
@@ -41,7 +54,13 @@ def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
         description=f"Compares what is recorded of `{feed.name}` with table `{feed.shown.table}` and stream "
         f"`{feed.stream_name}`.",
         specs=[
-            dg.AssetCheckSpec(check.name, asset=dg.AssetKey(feed.name), description=check.description)
+            dg.AssetCheckSpec(
+                check_key(feed, check).name,
+                asset=stream_key(feed),
+                # Where somebody launches both in one run, the feed goes first.
+                additional_deps=[dg.AssetKey(feed.name)],
+                description=check.description,
+            )
             for check in CHECKS
         ],
         # All are worked out together; the UI offers its buttons only for checks that can run by themselves.
@@ -67,21 +86,58 @@ def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
             context.log.error(str(error))
             raise dg.Failure(str(error)) from error
         glance = overview(status, sum(content.rows for content in facts.census.bricks.values()))
-        wanted = {key.name for key in context.op_execution_context.selected_asset_check_keys}
+        wanted = context.op_execution_context.selected_asset_check_keys
         for finding in findings(facts, warning):
-            if finding.check.name not in wanted:
-                continue
-            more = {"overview": _table(glance)} if finding.check is STREAM_NOT_BEHIND else {}
-            yield _result(dg.AssetKey(feed.name), finding, more)
+            key = check_key(feed, finding.check)
+            if key in wanted:
+                more = {"overview": _table(glance)} if finding.check is STREAM_NOT_BEHIND else {}
+                yield dg.AssetCheckResult(
+                    passed=finding.passed,
+                    asset_key=key.asset_key,
+                    check_name=key.name,
+                    severity=_severity(finding.check),
+                    description=finding.sentence,
+                    metadata=_metadata(finding, more),
+                )
 
     return checks
+
+
+def after_run(feed: BrickFeed, instance: dg.DagsterInstance) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
+    """What a run that has published proves at little cost: what the stream holds, and that it has what is recorded.
+
+    Nothing if Redis does not answer any more: what the run has recorded stays as true as it was.
+    """
+    from ucs_pipeline.facts import collect_without_table
+    from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.stream import open_stream
+
+    with suppress(UcsError):
+        facts = collect_without_table(feed, open_stream(feed, connect_redis(feed.stream_name)), instance)
+        finding, key, state = not_behind(facts), check_key(feed, STREAM_NOT_BEHIND), facts.verdict.end
+        # No materialisation, beside which the checks that this run has not evaluated would count as out of date.
+        yield dg.AssetObservation(
+            key.asset_key, metadata={"entries": state.length, "last_id": str(state.top), "last_feed": feed.name}
+        )
+        yield dg.AssetCheckEvaluation(
+            asset_key=key.asset_key,
+            check_name=key.name,
+            passed=finding.passed,
+            severity=_severity(finding.check),
+            description=finding.sentence,
+            metadata=_metadata(finding, {}),
+        )
+
+
+def _severity(check: Check) -> dg.AssetCheckSeverity:
+    return dg.AssetCheckSeverity.ERROR if check.serious else dg.AssetCheckSeverity.WARN
 
 
 def _table(glance: Mapping[str, str]) -> dg.TableMetadataValue:
     return dg.MetadataValue.table([dg.TableRecord({"of the feed": name, "now": text}) for name, text in glance.items()])
 
 
-def _result(asset: dg.AssetKey, finding: Finding, more: Mapping[str, dg.MetadataValue]) -> dg.AssetCheckResult:
+def _metadata(finding: Finding, more: Mapping[str, dg.MetadataValue]) -> Mapping[str, dg.MetadataValue | int | str]:
     metadata: dict[str, dg.MetadataValue | int | str] = {
         **more,
         **finding.figures,
@@ -96,11 +152,4 @@ def _result(asset: dg.AssetKey, finding: Finding, more: Mapping[str, dg.Metadata
         metadata["offenders"] = dg.MetadataValue.table(records, dg.TableSchema(columns))
     if finding.warning:
         metadata["warning"] = finding.warning
-    return dg.AssetCheckResult(
-        passed=finding.passed,
-        asset_key=asset,
-        check_name=finding.check.name,
-        severity=dg.AssetCheckSeverity.ERROR if finding.check.serious else dg.AssetCheckSeverity.WARN,
-        description=finding.sentence,
-        metadata=metadata,
-    )
+    return metadata

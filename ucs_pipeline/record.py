@@ -19,7 +19,10 @@ ADOPTED = "adopted"
 """Note on a brick that was recorded without being published."""
 
 _PAGE = 1000
-_SHOWN = 100
+_LINES = 100
+_WIDTH, _BETWEEN = 78, 3
+"""Characters that a table may take on a brick's page, and those between two columns."""
+_NAME, _VALUE = 24, 48
 _EXACT = 100
 _VERSION = re.compile(r"(\d+)-([0-9a-f]{16})", re.ASCII)
 _EXACT_IN_A_BROWSER = 2**53
@@ -141,23 +144,32 @@ def rows_by_brick(instance: dg.DagsterInstance, feed: str) -> Mapping[str, int]:
 
 
 def _table(feed: BrickFeed, entries: Mapping[EntryId, Mapping[bytes, bytes]]) -> dg.TableMetadataValue:
-    # A line for each field: the page of an asset cuts off what is wider than a few columns, other rows' texts with it.
-    names = dict.fromkeys(name for fields in entries.values() for name in fields)
-    # Where Redis gives the ids, entries are called by their places in the brick.
-    titles = {entry: f"row {entry.row}" if feed.any_order else str(entry) for entry in entries}
-    records = [
-        dg.TableRecord(
-            {"field": _shown(name)}
-            | {titles[entry]: _shown(fields.get(name, b"")) for entry, fields in entries.items()}
-        )
-        for name in names
-    ]
-    return dg.MetadataValue.table(records)
+    """A line for each field, and as many of the entries side by side as a brick's page has room for, but one at least.
+
+    The page cuts off what is wider, other rows' texts with it.
+    """
+    names = list(dict.fromkeys(name for fields in entries.values() for name in fields))[:_LINES]
+    columns = {"field": [_shown(name, _NAME) for name in names]}
+    room = _WIDTH - _width("field", columns["field"])
+    for entry, fields in entries.items():
+        # Where Redis gives the ids, entries are called by their places in the brick.
+        title = f"row {entry.row}" if feed.any_order else str(entry)
+        column = [_shown(fields.get(name, b""), _VALUE) for name in names]
+        room -= _width(title, column)
+        if room < 0 and len(columns) > 1:
+            break
+        columns[title] = column
+    lines = zip(*columns.values(), strict=True)
+    return dg.MetadataValue.table([dg.TableRecord(dict(zip(columns, line, strict=True))) for line in lines])
 
 
-def _shown(text: bytes) -> str:
-    shown = text[: 4 * _SHOWN].decode(errors="replace")
-    return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
+def _width(title: str, column: Sequence[str]) -> int:
+    return max(map(len, (title, *column))) + _BETWEEN
+
+
+def _shown(text: bytes, most: int) -> str:
+    shown = text[: 4 * most].decode(errors="replace")
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def _content(ordinal: int, rows: int, content_hash: int) -> BrickReport:

@@ -11,7 +11,7 @@ from dagster import AssetPartitionStatus
 from rich.table import Table
 from rich.text import Text
 
-from ucs_pipeline.assets import FEED_TAG, brick_asset
+from ucs_pipeline.assets import FEED_TAG
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import EntryId, State
@@ -130,9 +130,8 @@ def _stream_lines(status: FeedStatus) -> list[str]:
 
 
 def _status(feed: BrickFeed, instance: dg.DagsterInstance, stream: StreamStatus | str) -> FeedStatus:
-    partitions = brick_asset(feed).partitions_def
-    assert partitions
-    names, key = partitions.get_partition_keys(), dg.AssetKey(feed.name)
+    names, key = feed.numbering.names(), dg.AssetKey(feed.name)
+    partitions = dg.StaticPartitionsDefinition(names)
     # A brick that is being published again counts as done, which its status alone would not say.
     done = instance.get_materialized_partitions(key)
     statuses = instance.get_status_by_partition(key, names, partitions) or {}

@@ -32,7 +32,7 @@ def trigger_defs(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.Definitions:
 def _sensor(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{feed.name}_sensor",
-        target=_target(feed),
+        target=dg.AssetSelection.assets(dg.AssetKey(feed.name)),
         minimum_interval_seconds=feed.sensor_interval_s,
         description=f"Publishes the next bricks of {feed.name} as the table seals them"
         + (", and follows its open last brick." if feed.tail == "follow" else "."),
@@ -57,7 +57,7 @@ def _schedule(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinit
     @dg.schedule(
         name=f"{feed.name}_schedule",
         cron_schedule=str(feed.schedule),
-        target=_target(feed),
+        target=dg.AssetSelection.assets(dg.AssetKey(feed.name)),
         description=f"Publishes the next {feed.schedule_bricks} bricks of {feed.name} at each tick.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
@@ -65,11 +65,6 @@ def _schedule(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinit
         return dg.SkipReason(found) if isinstance(found, str) else _run_request(feed, found)
 
     return schedule
-
-
-def _target(feed: BrickFeed) -> dg.AssetSelection:
-    # The checks have a job of their own; in a run that publishes they would be skipped.
-    return dg.AssetSelection.assets(dg.AssetKey(feed.name)).without_checks()
 
 
 def _run_request(feed: BrickFeed, request: Request) -> dg.RunRequest:

@@ -6,6 +6,8 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -41,13 +43,23 @@ def post(url: str, message: Mapping[str, Any]) -> None:
     """
     problem = ""
     for _ in range(_TRIES):
-        problem = _problem(url, json.dumps(message).encode())
+        problem = _in_time(url, json.dumps(message).encode())
         if not problem:
             return
     raise WebhookError(
         f"the webhook in {URL_VARIABLE} did not take an alert: {problem}, expected a status of 200 to 299; "
         "put that right, and the alert is sent at a later tick"
     )
+
+
+def _in_time(url: str, body: bytes) -> str:
+    """As `_problem`, which limits the time of each read only: an answer in drops would have no end."""
+    found: SimpleQueue[str] = SimpleQueue()
+    Thread(target=lambda: found.put(_problem(url, body)), name="ucs-webhook", daemon=True).start()
+    try:
+        return found.get(timeout=_TIMEOUT_SECONDS)
+    except Empty:
+        return f"it has not answered within {_TIMEOUT_SECONDS} s"
 
 
 def _problem(url: str, body: bytes) -> str:

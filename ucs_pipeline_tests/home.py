@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -89,15 +89,17 @@ def run_bricks(
     instance: dg.DagsterInstance,
     first: int | str | None,
     last: int | str | None,
+    *,
+    together: Sequence[str] = (),
     **tags: str,
 ) -> dg.ExecuteInProcessResult:
     """One run of a feed's asset over a range of bricks, as a backfill would start it; without a range if None.
 
-    Number bricks may be given by their ordinals. `tags`: further tags of the run.
+    Number bricks may be given by their ordinals. `together`: further assets of the run. `tags`: further tags of it.
     """
     if first is not None and last is not None:
         names = [end if isinstance(end, str) else name_of_ordinal(end) for end in (first, last)]
         tags |= zip(("dagster/asset_partition_range_start", "dagster/asset_partition_range_end"), names, strict=True)
     return defs.resolve_implicit_global_asset_job_def().execute_in_process(
-        instance=instance, asset_selection=[dg.AssetKey(feed)], tags=tags, raise_on_error=False
+        instance=instance, asset_selection=[*map(dg.AssetKey, (feed, *together))], tags=tags, raise_on_error=False
     )

@@ -1,9 +1,11 @@
 """Alerts as Dagster's daemon sends them: its own sensor iteration over a code server, and a webhook that answers."""
 
 import logging
+import socket
+import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,30 @@ def test_an_address_that_does_not_work_is_not_said(url: str, said: str) -> None:
 def test_a_server_without_tls_is_named_as_such(webhook: WebhookServer) -> None:
     with pytest.raises(WebhookError, match=r"it cannot be reached \(SSLError\)"):
         post(webhook.url.replace("http:", "https:"), {"text": "a"})
+
+
+def test_an_answer_in_drops_does_not_hold_a_post_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ucs_pipeline.webhook._TIMEOUT_SECONDS", 0.5)
+    ended = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        while not ended.is_set():
+            with suppress(OSError):
+                client, _ = listener.accept()
+                with client:
+                    while not ended.wait(0.05):
+                        client.sendall(b"H")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.1)
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        try:
+            with pytest.raises(WebhookError, match=r"it has not answered within 0\.5 s"):
+                post(f"http://127.0.0.1:{listener.getsockname()[1]}/", {"text": "a"})
+        finally:
+            ended.set()
+            thread.join()
 
 
 # The sensors
@@ -235,6 +261,28 @@ def test_a_run_that_never_began_is_posted_too(daemon: Daemon, webhook: WebhookSe
     [message] = webhook.taken
     about = "feed 'nowhere', bricks 0.0.0.1...0.0.0.2"
     assert message["text"] == f"{about}: run {run_id} failed: the machine was switched off"
+
+
+def test_a_slow_webhook_holds_up_one_alert_and_not_a_tick(
+    daemon: Daemon, webhook: WebhookServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cursor = str(
+        daemon.instance.fetch_run_status_changes(dg.DagsterEventType.RUN_FAILURE, limit=1).records[0].storage_id
+    )
+    runs = [daemon.fail() for _ in range(3)]
+    monkeypatch.setenv(URL_VARIABLE, webhook.url)
+    monkeypatch.setattr("ucs_pipeline.alerts._TICK_SECONDS", 0)
+    defs = build_defs(feed("nowhere"))
+    for sent in range(1, 4):
+        context = dg.build_sensor_context(daemon.instance, cursor=cursor, definitions=defs)
+        tick = defs.resolve_sensor_def(RUNS).evaluate_tick(context)
+        said = (
+            "alerts sent: 1" if sent == 3 else "alerts sent: 1; the webhook is slow, the rest follow at the next tick"
+        )
+        assert tick.skip_message == said
+        assert [message["run_id"] for message in webhook.taken] == runs[:sent]
+        cursor = str(tick.cursor)
+    daemon.look()
 
 
 def test_without_an_address_there_are_no_alerts(monkeypatch: pytest.MonkeyPatch) -> None:

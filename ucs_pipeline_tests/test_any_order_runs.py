@@ -117,6 +117,8 @@ def test_a_replay_is_a_matter_of_run_configuration(instance: dg.DagsterInstance,
 def test_a_feed_of_any_order_has_no_pool_and_may_share_its_stream() -> None:
     graph = build_defs(_feed("a"), _feed("b"), _feed("c", stream={})).resolve_asset_graph()
     assert [graph.get(dg.AssetKey(name)).pools for name in "abc"] == [set(), set(), {"redis_stream:c"}]
+    checks = {key.name for key in graph.asset_check_keys if key.asset_key == dg.AssetKey(["redis", "events"])}
+    assert checks == {f"{feed}_{name}" for feed in "ab" for name in NAMES}
     with pytest.raises(FeedError, match=r"writing to stream 'events' \('a' and 'b'\)"):
         build_defs(_feed("a"), _feed("b", stream={"name": "events"}))
 
@@ -154,7 +156,8 @@ def test_the_sensor_launches_what_is_sealed_and_not_done_and_what_redis_lost(
 
 def _check(instance: dg.DagsterInstance) -> dict[str, dg.AssetCheckEvaluation]:
     result = build_defs(_feed()).resolve_job_def("numbers_checks").execute_in_process(instance=instance)
-    return {found.check_name: found for found in result.get_asset_check_evaluations()}
+    # Of a stream that several feeds may share, a check has its feed's name before its own.
+    return {found.check_name.removeprefix("numbers_"): found for found in result.get_asset_check_evaluations()}
 
 
 def _failed(found: Mapping[str, dg.AssetCheckEvaluation]) -> set[str]:

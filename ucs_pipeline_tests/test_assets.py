@@ -13,6 +13,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from ucs_pipeline.assets import stream_key, table_key
 from ucs_pipeline.build import build_defs, feeds_of
 from ucs_pipeline.demo_data import DATASETS, ROWS, write_flights
 from ucs_pipeline.errors import FeedError
@@ -72,6 +73,67 @@ def test_every_brick_gets_one_event_in_order_with_its_figures(
     assert all(event.tags and event.tags["dagster/code_version"] == "1" for event in events)
     assert redis_server.client().xlen("numbers") == 25_003
     assert instance.get_materialized_partitions(dg.AssetKey("numbers")) == {event.partition for event in events}
+
+
+def test_assets_and_checks_behind_a_feed_follow_it_in_the_same_run(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    seen: dict[str, int] = {}
+
+    def look(name: str) -> None:
+        seen[name] = redis_server.client().xlen("numbers")
+
+    # Names before and after the feed's: what is not ordered runs in the order of names.
+    bricks = dg.StaticPartitionsDefinition(_feed().numbering.names())
+
+    @dg.asset(deps=["numbers"], partitions_def=bricks, backfill_policy=dg.BackfillPolicy.single_run())
+    def each() -> None:
+        look("each")
+
+    @dg.asset(deps=["numbers"])
+    def whole() -> None:
+        look("whole")
+
+    @dg.asset_check(asset="numbers")
+    def a_check() -> dg.AssetCheckResult:
+        look("check")
+        return dg.AssetCheckResult(passed=True)
+
+    defs = dg.Definitions.merge(build_defs(_feed()), dg.Definitions(assets=[each, whole], asset_checks=[a_check]))
+    result = run_bricks(defs, "numbers", instance, 0, 5, together=("each", "whole"))
+    assert result.success
+    assert seen == {"each": 25_003, "whole": 25_003, "check": 25_003}
+    assert [event.step_key for event in result.all_events if event.is_step_skipped] == []
+    assert len(instance.get_materialized_partitions(dg.AssetKey("each"))) == 6
+    assert [event.partition for event in _events(instance)] == _feed().numbering.names()
+
+
+def test_the_undocumented_key_of_the_output_keeps_dagster_from_a_second_event_per_brick(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_bricks(build_defs(_feed()), "numbers", instance, 0, 1).success
+    assert len(_events(instance)) == 2
+    # Without it Dagster adds one for each brick of the run, which is why it is there.
+    monkeypatch.setattr("ucs_pipeline.assets._NO_FURTHER_EVENT", {})
+    assert run_bricks(build_defs(_feed()), "numbers", instance, 0, 1).success
+    assert len(_events(instance)) == 2 + 4
+
+
+def test_an_asset_that_names_the_stream_and_would_not_wait_for_the_feed_is_refused(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    @dg.asset(deps=[dg.AssetKey(["redis", "numbers"])])
+    def by_stream() -> None: ...
+
+    @dg.asset(deps=[dg.AssetKey(["redis", "numbers"]), "numbers"])
+    def by_both() -> None: ...
+
+    defs = dg.Definitions.merge(build_defs(_feed()), dg.Definitions(assets=[by_stream, by_both]))
+    result = run_bricks(defs, "numbers", instance, 0, 5, together=("by_stream",))
+    assert "asset 'by_stream' is launched in the same run" in _failure(result)
+    assert "name the feed in its `deps` ('numbers')" in _failure(result)
+    assert redis_server.client().xlen("numbers") == 0
+    assert run_bricks(defs, "numbers", instance, 0, 5, together=("by_both",)).success
 
 
 def test_running_finished_bricks_again_changes_nothing_and_says_so(
@@ -153,6 +215,19 @@ def test_every_run_has_its_feed_and_its_bricks_as_tags(instance: dg.DagsterInsta
     assert run.tags.items() >= {("ucs/feed", "numbers"), ("ucs/bricks", "0.0.0.0...0.0.0.2")}
 
 
+def test_a_run_of_two_feeds_is_found_by_each(instance: dg.DagsterInstance) -> None:
+    defs = build_defs(_feed("bids"), _feed("asks"), _feed("other"))
+    result = run_bricks(defs, "bids", instance, 0, 2, together=("asks",))
+    assert result.success
+    for name in ("bids", "asks"):
+        [run] = instance.get_runs(dg.RunsFilter(tags={f"ucs.feed/{name}": "yes"}))
+        assert run.run_id == result.run_id
+        assert run.tags["ucs/feed"] == "asks, bids"
+        about = next(spec.description for spec in defs.resolve_all_asset_specs() if spec.key == dg.AssetKey(name))
+        assert f"(../runs?q[0]=tag%3Aucs.feed%2F{name}%3Dyes)" in (about or "")
+    assert instance.get_runs(dg.RunsFilter(tags={"ucs.feed/other": "yes"})) == []
+
+
 def test_definitions_load_without_any_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UCS_REDIS_URL", "redis://127.0.0.1:1/0")
     monkeypatch.setenv("UCS_CLICKHOUSE_URL", "http://127.0.0.1:1")
@@ -169,6 +244,20 @@ def test_two_feeds_share_one_table_asset() -> None:
     graph = build_defs(_feed("a"), _feed("b")).resolve_asset_graph()
     tables = [key for key in graph.get_all_asset_keys() if key.path[0] == "clickhouse"]
     assert tables == [dg.AssetKey(["clickhouse", "numbers"])]
+
+
+@pytest.mark.parametrize("names", [("a.b", "a_b"), ("file('a.parquet')", "file('a_parquet')"), ("`a b`", "`a_b`")])
+def test_two_tables_never_share_an_asset(names: tuple[str, str]) -> None:
+    one, other = (_feed(name, table=table) for name, table in zip("ab", names, strict=True))
+    assert table_key(one) != table_key(other)
+    dg.Definitions.validate_loadable(build_defs(one, other))
+
+
+@pytest.mark.parametrize("names", [("a:b", "a_b"), ("a:b", "a.b"), ("a.b", "a_b"), ("{a}", "a")])
+def test_two_streams_never_share_an_asset(names: tuple[str, str]) -> None:
+    one, other = (_feed(name, stream={"name": stream}) for name, stream in zip("ab", names, strict=True))
+    assert stream_key(one) != stream_key(other)
+    dg.Definitions.validate_loadable(build_defs(one, other))
 
 
 def test_group_owners_and_tags_are_on_the_asset_and_freshness_only_where_a_feed_asks_for_it() -> None:
@@ -224,7 +313,7 @@ def test_a_table_leads_to_a_feed_and_a_feed_to_its_stream() -> None:
         "a": {"clickhouse/numbers"},
         "b": {"clickhouse/numbers"},
         "redis/a": {"a"},
-        "redis/to_b": {"b"},
+        "redis/to/b": {"b"},
     }
 
 

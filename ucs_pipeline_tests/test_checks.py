@@ -30,7 +30,7 @@ from ucs_pipeline_tests.redis_server import RedisServer
 from ucs_pipeline_tests.tables import Table, numbers, source_of
 
 NAMES = [check.name for check in CHECKS]
-KEY = dg.AssetKey("numbers")
+KEY, STREAM = dg.AssetKey("numbers"), dg.AssetKey(["redis", "numbers"])
 # Bricks 0, 1, 2 and 4 have rows; 3 and 5 have none.
 IDS: list[int | None] = [*range(25_000), 40_000, 40_001, 40_001]
 
@@ -119,10 +119,46 @@ def test_a_feed_that_has_not_begun_or_is_half_way_passes(instance: dg.DagsterIns
     assert _failed(_check(instance)) == set()
 
 
-def test_runs_that_publish_do_not_run_the_checks(instance: dg.DagsterInstance) -> None:
+def _planned(instance: dg.DagsterInstance, run_id: str) -> int:
+    kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
+    return len(instance.get_records_for_run(run_id, of_type=kind).records)
+
+
+def test_a_run_that_publishes_says_that_the_stream_has_what_is_recorded_and_looks_at_no_table_for_it(
+    instance: dg.DagsterInstance,
+) -> None:
     result = run_bricks(build_defs(_feed()), "numbers", instance, 0, 1)
     assert {event.step_key for event in result.all_events if event.is_step_start} == {"numbers"}
-    assert result.get_asset_check_evaluations() == []
+    [found] = result.get_asset_check_evaluations()
+    assert (found.asset_key, found.check_name, found.passed) == (STREAM, "stream_not_behind", True)
+    assert found.description == (
+        "feed 'numbers': stream 'numbers' reaches to 1-10000, the last entry recorded is 1-10000"
+    )
+    assert _planned(instance, result.run_id) == 0
+
+
+def test_a_run_that_publishes_old_bricks_says_that_the_stream_lost_others(
+    published: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    redis_server.client().delete("numbers")
+    result = run_bricks(build_defs(_feed()), "numbers", published, 0, 1)
+    assert result.success
+    [found] = result.get_asset_check_evaluations()
+    assert not found.passed
+    assert "launch 0.0.0.2...0.0.0.5" in (found.description or "")
+
+
+def test_a_refused_launch_leaves_the_checks_as_they_were(instance: dg.DagsterInstance) -> None:
+    assert run_bricks(build_defs(_feed()), "numbers", instance, 0, 1).success
+    assert _failed(_check(instance)) == set()
+    refused = run_bricks(build_defs(_feed()), "numbers", instance, 4, 5)
+    assert not refused.success
+    assert refused.get_asset_check_evaluations() == []
+    assert _planned(instance, refused.run_id) == 0
+    for name in NAMES:
+        [latest] = instance.event_log_storage.get_asset_check_execution_history(dg.AssetCheckKey(STREAM, name), limit=1)
+        assert latest.status.value == "SUCCEEDED"
+        assert latest.run_id != refused.run_id
 
 
 def test_an_entry_deleted_from_the_stream_is_named(published: dg.DagsterInstance, redis_server: RedisServer) -> None:
@@ -537,7 +573,9 @@ def test_a_feed_brings_its_checks_their_job_and_the_schedule_it_asks_for() -> No
     defs = build_defs(_feed("a"), _feed("b", check_schedule="30 5 * * *"))
     dg.Definitions.validate_loadable(defs)
     keys = defs.resolve_asset_graph().asset_check_keys
-    assert {(key.asset_key.to_user_string(), key.name) for key in keys} == {(f, name) for f in "ab" for name in NAMES}
+    assert {(key.asset_key.to_user_string(), key.name) for key in keys} == {
+        (f"redis/{feed}", name) for feed in "ab" for name in NAMES
+    }
     [schedule] = defs.schedules or ()
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert (schedule.job_name, schedule.cron_schedule) == ("b_checks", "30 5 * * *")

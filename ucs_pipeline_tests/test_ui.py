@@ -56,6 +56,25 @@ def test_a_range_that_would_leave_a_hole_is_refused_in_words(page: Page, redis_s
     assert redis_server.client().xlen("flights") == 0
 
 
+def test_bricks_that_are_ticked_are_published_up_to_the_hole_between_them(
+    page: Page, redis_server: RedisServer
+) -> None:
+    _open(page, "overview")
+    page.get_by_role("button", name="Materialize…").click()
+    page.get_by_text("Select a partition or create one").click()
+    for brick in ("0.0.0.0", "0.0.0.1", "0.0.0.2", "0.0.0.4"):
+        page.get_by_role("menuitem").get_by_text(brick, exact=True).first.click()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Launch backfill").click()
+    _open(page, "partitions")
+    expect(page.get_by_text("Materialized (3)")).to_be_visible(timeout=_RUN_ENDS_MS)
+    expect(page.get_by_text("Failed (1)")).to_be_visible(timeout=_RUN_ENDS_MS)
+    assert redis_server.client().xlen("flights") == 30_000
+    # What the runs proved is shown, and the refused one leaves it as it is.
+    page.goto("/assets/redis/flights?view=checks&checkDetail=stream_not_behind")
+    expect(page.get_by_text("Passed", exact=True).first).to_be_visible()
+
+
 def test_backfills_publish_every_brick_of_each_class_and_a_brick_launched_again_adds_nothing(
     page: Page, redis_server: RedisServer
 ) -> None:
@@ -89,6 +108,8 @@ def _show_what_was_published(page: Page) -> None:
     expect(page.get_by_role("row", name="first_entry_id")).to_have_text("first_entry_id5-1")
     expect(page.get_by_role("row", name="stream_length_after")).to_have_text("stream_length_after60000")
     expect(page.get_by_text("Unsynced")).to_have_count(0)
+    entries = page.get_by_role("columnheader", name="5-1").or_(page.get_by_text("5-1", exact=True).last).first
+    assert entries.locator("xpath=ancestor::table[1]").evaluate("it => it.getBoundingClientRect().right") < 1400
     screenshot(page, "brick")
     _open(page, "overview")
     expect(page.get_by_role("cell", name="33-6776")).to_be_visible()

@@ -33,9 +33,9 @@ def test_a_sensor_publishes_what_is_sealed_and_the_checks_agree(cockpit: Cockpit
         reason = _why_nothing_goes_on(page)
         assert reason == "feed 'flights': brick 0.0.0.33 is open: newest id 336,775, needs 340,000"
 
-        page.goto("/assets/flights?view=checks")
+        page.goto("/assets/redis/flights?view=checks")
         page.get_by_role("button", name="Execute all").click()
-        page.goto("/assets/flights?view=checks&checkDetail=stream_not_behind")
+        page.goto("/assets/redis/flights?view=checks&checkDetail=stream_not_behind")
         expect(page.get_by_text("Passed", exact=True).first).to_be_visible(timeout=_RUN_ENDS_MS)
         expect(page.get_by_text("330,000 recorded of 336,776 in the table: 6,776 behind")).to_be_visible()
         expect(page.get_by_text("Not Evaluated")).to_have_count(0)
