@@ -220,10 +220,11 @@ class Source:
         """What the feed selects, with the types the table has now.
 
         Raises:
-            SourceError: there is no such table or column, or the key is of another class.
+            SourceError: there is no such table or column, the key is of another class, or a value is not of its row
+                alone.
         """
         if self._shape is None:
-            self._shape = selected(self.feed, lambda query: self._rows(query, {}, {}))
+            self._shape = selected(self.feed, lambda query, fixed: self._rows(query, {}, fixed))
         return self._shape
 
     def _transformed(self, batch: pa.RecordBatch, shape: sql.Shape) -> pa.RecordBatch:

@@ -18,6 +18,9 @@ COMPLETE_SETTINGS: Mapping[str, str | int] = {
 }
 """ClickHouse settings that keep every row in a result. A feed cannot change them."""
 
+TREE_SETTINGS: Mapping[str, str | int] = {"allow_experimental_analyzer": 1}
+"""ClickHouse settings for `query_tree`: only the newer analyzer has trees, and a profile may have switched it off."""
+
 _QUOTED_TABLE = re.compile(r"`(?:[^`\\]|\\.|``)+`(?:\.`(?:[^`\\]|\\.|``)+`)?", re.DOTALL)
 
 
@@ -60,6 +63,49 @@ def describe_expressions(table: str, expressions: Sequence[str]) -> str:
     alias = _unused(expressions)
     selection = ", ".join(f"{expression} AS {alias}{i}" for i, expression in enumerate(expressions))
     return f"DESCRIBE TABLE (SELECT {selection} FROM {table_expression(table)})"
+
+
+def select(table: str, expressions: Iterable[str], where: str | None) -> str:
+    """Query for expressions over the rows of the table that a filter takes."""
+    condition = f" WHERE {_enclosed(where)}" if where else ""
+    return f"SELECT {', '.join(expressions)} FROM {table_expression(table)}{condition}"
+
+
+def query_tree(query: str) -> str:
+    """Query for what the engine's analyzer makes of a query, as `ucs_pipeline.explained.calls` takes it: `explain`."""
+    lines = "match(explain, '^(  )?[A-Z]|^ *(FUNCTION|TABLE|QUERY|UNION) ')"
+    return f"SELECT explain FROM (EXPLAIN QUERY TREE {query}\n) WHERE {lines}"
+
+
+def functions(names: Iterable[str]) -> str:
+    """Query for functions of these names, in any case: `name`, `own` (whether the engine's) and one more.
+
+    The third, with a name that ends in `deterministic`, is 0 or 1, and NULL where the engine does not know.
+    """
+    listed = ", ".join(literal(name.lower()) for name in sorted(names))
+    return (
+        "SELECT name, origin = 'System' AS own, COLUMNS('deterministic$') FROM system.functions "
+        f"WHERE lower(name) IN ({listed})"
+    )
+
+
+def view_query(table: str) -> str:
+    """Query for the query of a view, given as `database.table` without quotes: `as_select`; no row if it is none."""
+    database, _, name = table.partition(".")
+    return (
+        f"SELECT as_select FROM system.tables WHERE database = {literal(database)} AND name = {literal(name)} "
+        "AND engine = 'View'"
+    )
+
+
+def unstored(table: str, column: str) -> str:
+    """Query for how many parts of a table, given as `database.table` without quotes, lack a column: `parts`."""
+    database, _, name = table.partition(".")
+    of = f"active AND database = {literal(database)} AND table = {literal(name)}"
+    return (
+        f"SELECT count() AS parts FROM system.parts WHERE {of} AND name NOT IN "
+        f"(SELECT name FROM system.parts_columns WHERE {of} AND column = {literal(column)})"
+    )
 
 
 def scan(shape: Shape, within: Within, *, raw: bool = False) -> str:
