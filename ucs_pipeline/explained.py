@@ -62,14 +62,28 @@ def varies(name: str, deterministic: int | None, *, own: bool) -> bool:
 
 def unmerged(plan: Iterable[str]) -> list[str]:
     """`database.table` of the tables that are read without FINAL, by the lines of EXPLAIN; none if rows are grouped."""
+    lines = [line.strip(" │├└─") for line in plan]
+    # A query that makes one row of several knows of the versions.
+    grouped = any(line.startswith(("Aggregating", "LimitBy")) for line in lines)
+    return [] if grouped else sorted({table for table, final in _reads(lines) if not final})
+
+
+def tables(plan: Iterable[str]) -> list[str]:
+    """`database.table` of the tables that are read, by the lines of EXPLAIN."""
+    return sorted({table for table, _ in _reads(line.strip(" │├└─") for line in plan)})
+
+
+def buffered(plan: Iterable[str]) -> bool:
+    """Whether rows come out of the memory of a Buffer table, by the lines of EXPLAIN."""
+    return any("buffers of Buffer table" in line for line in plan)
+
+
+def _reads(lines: Iterable[str]) -> list[tuple[str, bool]]:
+    """Tables, and whether with FINAL."""
     found: list[tuple[str, bool]] = []
-    for line in plan:
-        text = line.strip(" │├└─")
-        if text.startswith(("Aggregating", "LimitBy")):
-            # A query that makes one row of several knows of the versions.
-            return []
-        if read := _READ.match(text):
+    for line in lines:
+        if read := _READ.match(line):
             found.append((read[1], False))
-        elif found and text.startswith("FINAL"):
+        elif found and line.startswith("FINAL"):
             found[-1] = found[-1][0], True
-    return sorted({table for table, final in found if not final})
+    return found

@@ -1,7 +1,6 @@
 """One feed's table as ordered Arrow batches, wherever the table is."""
 
 import os
-import re
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing
@@ -20,6 +19,7 @@ from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.key_sql import OUTSIDE
 from ucs_pipeline.payload import TEXT_SETTINGS
 from ucs_pipeline.selection import selected
+from ucs_pipeline.versions import behind, merges, read_twice
 
 _SCAN_SETTINGS: Mapping[str, str | int] = {
     **TEXT_SETTINGS,
@@ -38,9 +38,6 @@ _ARROW_SETTINGS: Mapping[str, str | int] = {
     # Strings are bytes: ClickHouse does not promise UTF-8 in them.
     "output_format_arrow_string_as_string": 0,
 }
-_REPLACING = re.compile(
-    r"(Replicated|Shared)?(Replacing|(Versioned)?Collapsing|Summing|Aggregating|Coalescing|Graphite)MergeTree"
-)
 
 
 class Content(NamedTuple):
@@ -207,14 +204,16 @@ class Source:
         Raises:
             SourceUnavailableError: ClickHouse cannot answer now.
         """
-        engine = None if self.feed.final else self.engine()
-        if engine is None or not _REPLACING.fullmatch(engine):
+        engine = self.engine()
+        if engine is not None and engine.endswith("MergeTree"):
+            return None if self.feed.final or not merges(engine) else read_twice(self.feed, f"is a {engine} read")
+        try:
+            return behind(self.feed, self.shape(), lambda query, fixed: self._rows(query, {}, fixed))
+        except SourceUnavailableError:
+            raise
+        except SourceError:
+            # What is wrong with the feed is said by what reads it.
             return None
-        return (
-            f"feed {self.feed.name!r}: table {self.feed.shown.table!r} is a {engine} read without FINAL: its rows may "
-            "be merged or replaced after they were published; set `final: true`, or publish bricks only when they no "
-            "longer change"
-        )
 
     def shape(self) -> sql.Shape:
         """What the feed selects, with the types the table has now.

@@ -188,12 +188,25 @@ def census(shape: Shape) -> str:
 
 
 def engine(table: str) -> str | None:
-    """Query for the engine of a table: `engine`. None if the table is not given by its plain name."""
+    """Query for the engine of a table: `engine` and `engine_full`. None if the table is not given by its plain name."""
     *database, name = table.split(".")
     if "(" in table or "`" in table or len(database) > 1:
         return None
     where = literal(database[0]) if database else "currentDatabase()"
-    return f"SELECT engine FROM system.tables WHERE database = {where} AND name = {literal(name)}"
+    return f"SELECT engine, engine_full FROM system.tables WHERE database = {where} AND name = {literal(name)}"
+
+
+def engines(tables: Iterable[str]) -> str:
+    """Query for the engines of tables, given as `database.table` without quotes: `full` and `engine`."""
+    pairs = (table.partition(".") for table in tables)
+    listed = " OR ".join(f"database = {literal(first)} AND name = {literal(last)}" for first, _, last in pairs)
+    return f"SELECT concat(database, '.', name) AS full, engine FROM system.tables WHERE {listed}"
+
+
+def plan(shape: Shape, *, final: bool) -> str:
+    """Query for how the engine would read the key of every row: `explain`."""
+    read = f"SELECT {shape.key.sql} FROM {table_expression(shape.table)}{' FINAL' if final else ''}"
+    return f"SELECT explain FROM (EXPLAIN actions = 1 {read})"
 
 
 def settings_clause(settings: Mapping[str, str | int | float | bool]) -> str:

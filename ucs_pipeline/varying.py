@@ -56,7 +56,7 @@ def refuse_varying(feed: BrickFeed, rows: Rows, described: Sequence[Row], expres
 def _refuse_unstored(feed: BrickFeed, rows: Rows, column: str, function: str, tables: Iterable[str]) -> None:
     """Refuses a column that was added to a table: where it is not stored, each query calculates it anew."""
     for table in tables:
-        parts = sum(row["parts"] for row in _if_allowed(rows, sql.unstored(table, column)))
+        parts = sum(row["parts"] for row in if_allowed(rows, sql.unstored(table, column)))
         if parts:
             raise SourceError(
                 f"feed {feed.name!r}: column {column!r} is not stored in {parts:,} parts of table {table}, and its "
@@ -67,7 +67,7 @@ def _refuse_unstored(feed: BrickFeed, rows: Rows, column: str, function: str, ta
 
 def _varying(rows: Rows, names: Collection[str]) -> set[str]:
     """Those functions that may give another value for the same row."""
-    found = _if_allowed(rows, sql.functions(names)) if names else []
+    found = if_allowed(rows, sql.functions(names)) if names else []
     varying = set()
     for row in found:
         [deterministic] = (value for name, value in row.items() if name.endswith("deterministic"))
@@ -86,7 +86,7 @@ def _views(
         table = waiting.pop()
         if table not in seen:
             seen.add(table)
-            for row in _if_allowed(rows, sql.view_query(table)):
+            for row in if_allowed(rows, sql.view_query(table)):
                 query = row["as_select"]
                 if alone and not seen - {table}:
                     # The feed's own table: columns that it does not select do not matter.
@@ -97,11 +97,15 @@ def _views(
 
 
 def _calls(rows: Rows, query: str) -> explained.Calls:
-    return explained.calls(row["explain"] for row in _if_allowed(rows, sql.query_tree(query), sql.TREE_SETTINGS))
+    return explained.calls(row["explain"] for row in if_allowed(rows, sql.query_tree(query), sql.TREE_SETTINGS))
 
 
-def _if_allowed(rows: Rows, query: str, settings: Mapping[str, str | int] = MappingProxyType({})) -> list[Row]:
-    """The rows of a query about tables and functions; none if the user may not look."""
+def if_allowed(rows: Rows, query: str, settings: Mapping[str, str | int] = MappingProxyType({})) -> list[Row]:
+    """The rows of a query about tables and functions; none if it is refused, as for a user that may not look.
+
+    Raises:
+        SourceUnavailableError: ClickHouse cannot answer now.
+    """
     try:
         return rows(query, settings)
     except SourceUnavailableError:
