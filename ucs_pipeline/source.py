@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 from ucs_pipeline import sql
 from ucs_pipeline.background import Background
 from ucs_pipeline.batch_rules import check
+from ucs_pipeline.emptiness import empty
 from ucs_pipeline.engine import URL_VARIABLE as URL_VARIABLE
 from ucs_pipeline.engine import EmbeddedEngine as EmbeddedEngine
 from ucs_pipeline.engine import Engine, HttpEngine
@@ -163,6 +164,15 @@ class Source:
             SourceError: the query is refused.
         """
         return bool(self._rows(sql.beyond(self.shape()), {}, sql.COMPLETE_SETTINGS))
+
+    def remark(self, wanted: Sequence[int]) -> str | None:
+        """What to say of partitions without any row, in one sentence; None if the table has none at all.
+
+        Raises:
+            SourceError: the query is refused.
+        """
+        found = self._rows(sql.sample(self.shape()), {}, sql.COMPLETE_SETTINGS)
+        return empty(self.feed, wanted, found[0]["sample"]) if found else None
 
     def census(self) -> Census:
         """Rows and content of every brick of the feed, and the rows outside, by one aggregate query.

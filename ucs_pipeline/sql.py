@@ -165,6 +165,12 @@ def beyond(shape: Shape) -> str:
     return f"SELECT 1 AS there FROM ({inner}) WHERE {test} LIMIT 1"
 
 
+def sample(shape: Shape) -> str:
+    """The key of some row of the feed's, as text: `sample`, NULL if the key is; no row if there is none."""
+    where = f" WHERE {_enclosed(shape.where)}" if shape.where else ""
+    return f"SELECT toString({key_of(*shape.key).sql}) AS sample FROM {_from(shape)}{where} LIMIT 1"
+
+
 def census(shape: Shape) -> str:
     """What the whole table holds, in one pass: the feed's bricks, and rows in none of them.
 
