@@ -702,3 +702,9 @@ def test_portions_with_other_rows_than_were_counted_are_all_read(
     )
     monkeypatch.setattr(source, "count", lambda first, last: dict.fromkeys(range(first, last + 1), counted))
     assert _keys(source) == [number * 5_000 + number // 2 * 10_000 for number in range(40)]
+
+
+def test_a_table_with_many_optional_columns_of_long_names_is_read(place: Place) -> None:
+    columns = ", ".join(f"{'long' * 25}_{n} Nullable(UInt8)" for n in range(520))
+    table = place.table(f"id UInt64, {columns}", "(id) VALUES (1)")
+    assert _entries(place.source(table)) == [{b"id": b"1"}]
