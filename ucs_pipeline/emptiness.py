@@ -46,8 +46,8 @@ def empty(feed: BrickFeed, wanted: Sequence[int], sample: str | None) -> str:
     key = "a NULL key" if sample is None else f"key {printable(sample)}"
     unit = _fitting_unit(feed, sample)
     advice = (
-        f"it would be in the feed's bricks if keys counted {unit}: set `bricks.unit: {unit}`, and give the feed another "
-        "name and another stream, since these bricks are recorded as done without rows"
+        f"it would be in the feed's bricks if keys counted {unit}: set `bricks.unit: {unit}`, and give the feed "
+        "another name and another stream, since these bricks are recorded as done without rows"
         if unit
         else "if rows were expected here, check `key`, `where` and `bricks`"
     )
