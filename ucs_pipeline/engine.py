@@ -21,6 +21,14 @@ URL_VARIABLE = "UCS_CLICKHOUSE_URL"
 Hide = Callable[[str], str]
 """What leaves a feed's secrets out of a text that may repeat its SQL."""
 
+_TEXT_LIMITS: Mapping[str, int] = {
+    # A feed's query grows with the columns of its table. ClickHouse looks at these before it looks into the query.
+    "max_query_size": 1 << 28,
+    "max_ast_elements": 10_000_000,
+    "max_expanded_ast_elements": 10_000_000,
+}
+_LONG_QUERY = 50_000
+
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 _CODE = re.compile(r"Code: (\d+)\. (?:DB::Exception: )?(.*)", re.DOTALL)
 _NAME = re.compile(r"\(([A-Z][A-Z0-9_]+)\)")
@@ -122,7 +130,7 @@ class HttpEngine:
 
         body: _Tail | None = None
         try:
-            body = _Tail(self._connect().raw_stream(query, parameters=dict(parameters), fmt="ArrowStream"))
+            body = _Tail(self._connect().raw_stream(query, dict(parameters), _limits(query), fmt="ArrowStream"))
             with body, pa.ipc.open_stream(pa.PythonFile(body, mode="r")) as reader:
                 for batch in reader:
                     if batch.num_rows:
@@ -141,7 +149,7 @@ class HttpEngine:
         from urllib3.exceptions import HTTPError
 
         try:
-            return list(self._connect().query(query, parameters=dict(parameters)).named_results())
+            return list(self._connect().query(query, dict(parameters), _limits(query)).named_results())
         except (ClickHouseError, HTTPError, OSError) as error:
             raise _refusal(str(error), hide) from None
 
@@ -222,6 +230,7 @@ class EmbeddedEngine:
             connection = self._idle.pop()
         except IndexError:
             connection = self.connect()
+            connection.query("SET " + ", ".join(f"{name} = {value}" for name, value in _TEXT_LIMITS.items()))
         try:
             yield connection
         except (RuntimeError, pa.ArrowException) as error:
@@ -232,6 +241,11 @@ class EmbeddedEngine:
             connection.close()
             raise
         self._idle.append(connection)
+
+
+def _limits(query: str) -> dict[str, int] | None:
+    """Settings for a query that is long; None leaves the limits as they are, which a user may not be free to change."""
+    return dict(_TEXT_LIMITS) if len(query) > _LONG_QUERY else None
 
 
 class _Tail(io.RawIOBase):

@@ -12,6 +12,7 @@ from ucs_pipeline.errors import BrickError
 from ucs_pipeline.keys import has_neighbours
 from ucs_pipeline.numbering import Share
 from ucs_pipeline.sql import FIXED_SETTINGS
+from ucs_pipeline.time_bricks import HOUR, MILLISECONDS
 
 if TYPE_CHECKING:
     from ucs_pipeline.feed import BrickFeed
@@ -21,6 +22,11 @@ MAX_PARTITIONS = 100_000
 
 MAX_ORDINAL = 2**64 - 2
 """The left half of a Redis entry id is an unsigned 64-bit number; the very last one is left as room above."""
+
+_MOST_HOURS = {"brick": 1, "block": 24, "part": 31 * 24, "shard": 366 * 24}
+"""Hours in what a partition of a time feed is, at most."""
+_LAST_YEAR = 253370764800
+"""When the year 9999 begins, which has no end that Python can name."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -59,6 +65,7 @@ def check(feed: "BrickFeed") -> None:
 
 def _check_partitions(feed: "BrickFeed") -> None:
     try:
+        _refuse_endless(feed)
         numbering = feed.numbering
     except BrickError as error:
         raise ValueError(str(error)) from None
@@ -78,11 +85,27 @@ def _check_partitions(feed: "BrickFeed") -> None:
             f"{numbering.unit}s go round: one shard would have none; choose fewer, or a finer `level`"
         )
     if max(sizes) > MAX_PARTITIONS:
-        raise ValueError(
-            f"bricks.first to bricks.last make {partitions:,} {numbering.unit}s, and Dagster carries "
-            f"at most {MAX_PARTITIONS:,} partitions per asset: choose a coarser `level`, more `stream.shards`, or "
-            "split the range over several feeds"
-        )
+        raise _too_many(f"{partitions:,} {numbering.unit}s")
+
+
+def _refuse_endless(feed: "BrickFeed") -> None:
+    """Refuses a list that is too long at a glance: to make that of thousands of years takes up to minutes."""
+    if feed.bricks.kind != "time":
+        return
+    first, last = feed.bricks.ends()
+    # As few as they may be: the longest months and years, and clocks that change.
+    units = (last - first) // (_MOST_HOURS[feed.bricks.level] * HOUR * MILLISECONDS)
+    if units * 0.99 > MAX_PARTITIONS * feed.stream.shards:
+        raise _too_many(f"about {units:,} {feed.bricks.level}s")
+    if last >= _LAST_YEAR * MILLISECONDS:
+        raise ValueError(f"bricks.last ({feed.bricks.last}) is too late: the last hour is 9998-12-31T23")
+
+
+def _too_many(partitions: str) -> ValueError:
+    return ValueError(
+        f"bricks.first to bricks.last make {partitions}, and Dagster carries at most {MAX_PARTITIONS:,} partitions per "
+        "asset: choose a coarser `level`, more `stream.shards`, or split the range over several feeds"
+    )
 
 
 def _check_any_order(feed: "BrickFeed") -> None:

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from ucs_pipeline.background import Background
+from ucs_pipeline.emptiness import Emptiness
 from ucs_pipeline.entries import Entries, UnnumberedEntries, encode
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed import BrickFeed
@@ -56,10 +57,12 @@ def ledger_transfer(
         SourceError: the table cannot be read.
     """
     patience = Patience(feed.stream.timeout_s, log)
+    emptiness = Emptiness(wanted[0], lambda: source.remark(wanted), log)
 
     def moved(span: Span) -> None:
         if span.length is not None:
             patience.progress()
+        emptiness.watch(span)
         watch(span)
 
     done = dict(records(wanted))
@@ -94,7 +97,9 @@ def ledger_transfer(
                         reported.add(report.ordinal)
                         yield report
                 for openings in plan.groups:
-                    for report in _publish(feed, source, stream, publisher, openings, moved, log):
+                    published = _publish(feed, source, stream, publisher, openings, moved, log)
+                    whole = list(openings) == list(wanted)
+                    for report in emptiness.remarked(published) if whole else published:
                         done[report.ordinal] = replace(report, preview={})
                         # Published twice, because Redis lost it in between, is worth a second report.
                         if report.published or report.ordinal not in reported:

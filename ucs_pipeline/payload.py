@@ -116,7 +116,15 @@ def arguments(columns: Sequence[Column], names: Sequence[str], constants: Mappin
     """SQL for how many fields and values a row's payload holds."""
     most = 2 * (len(columns) + len(constants))
     nulls = [f"isNull({name})" for column, name in zip(columns, names, strict=True) if unwrap(column.type)[1]]
-    return f"toUInt32({most} - 2 * ({' + '.join(nulls)}))" if nulls else f"toUInt32({most})"
+    return f"toUInt32({most} - 2 * {_sum(nulls)})" if nulls else f"toUInt32({most})"
+
+
+def _sum(terms: Sequence[str]) -> str:
+    """SQL for a sum, in brackets: halves of halves, since a chain would be as deep as the table is wide."""
+    if len(terms) == 1:
+        return terms[0]
+    half = len(terms) // 2
+    return f"({_sum(terms[:half])} + {_sum(terms[half:])})"
 
 
 def payload(columns: Sequence[Column], names: Sequence[str], constants: Mapping[str, str]) -> str:

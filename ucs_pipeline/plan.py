@@ -43,6 +43,8 @@ class BrickReport:
     """Its first entries, to be shown."""
     adopted: bool = False
     """Whether another program published it before the feed's stream began, so that the stream never had its rows."""
+    remark: str | None = field(default=None, compare=False)
+    """What is odd about the run that reports it, in a sentence."""
     replay: int = 0
     """How many times an any-order feed had published it before."""
 

@@ -64,6 +64,8 @@ def metadata(feed: BrickFeed, report: BrickReport) -> dict[str, Any]:
         written["note"] = "already in the stream"
     else:
         written["note"] = "the brick has no rows"
+        if report.remark:
+            written["warning"] = report.remark
     if report.preview:
         written["first_entries"] = _table(feed, report.preview)
     return written

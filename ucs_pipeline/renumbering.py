@@ -9,6 +9,7 @@ from ucs_pipeline.errors import BrickError, StreamError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.stream import RedisStream
+from ucs_pipeline.time_bricks import TimeBricks, zone_database
 
 _PAGE = 10
 
@@ -29,13 +30,24 @@ def refuse_renumbered(instance: dg.DagsterInstance, feed: BrickFeed, stream: Red
         if written != bounds or not ordinals:
             raise StreamError(
                 f"feed {feed.name!r}, brick {name}: recorded as done with {written}, but the feed's `bricks` make it "
-                f"{bounds or 'no brick at all'} now: what is published cannot be numbered anew; set `bricks` back to "
-                "what it was, or give the feed another name and another stream"
+                f"{bounds or 'no brick at all'} now: what is published cannot be numbered anew; {_way_out(feed)}"
             )
         last = event.metadata.get("last_entry_id")
         if last and newest and not feed.any_order:
             newest = False
             _refuse_shifted(feed, stream, name, ordinals, EntryId.parse(str(last.value)))
+
+
+def _way_out(feed: BrickFeed) -> str:
+    bricks = feed.numbering.bricks
+    if not isinstance(bricks, TimeBricks) or bricks.zone.key == "UTC":
+        return "set `bricks` back to what it was, or give the feed another name and another stream"
+    return (
+        f"set `bricks` back to what it was. If nobody changed it, the time zone database was updated, with other rules "
+        f"for {bricks.zone.key} ({zone_database(bricks.zone.key)}): run the feed with the database that it was "
+        "published with (`pip install tzdata==<its release>`, and PYTHONTZPATH set to an empty text), or go on with a "
+        "new feed, of another name and stream, whose `bricks.first` comes after what is published"
+    )
 
 
 def _refuse_shifted(feed: BrickFeed, stream: RedisStream, name: str, ordinals: Sequence[int], last: EntryId) -> None:

@@ -1,7 +1,6 @@
 """What a feed selects, with the types that its table has now."""
 
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Collection
 
 from ucs_pipeline import sql
 from ucs_pipeline.bricks import NumberBricks
@@ -12,15 +11,16 @@ from ucs_pipeline.payload import Column
 from ucs_pipeline.text_bricks import TextBricks
 from ucs_pipeline.time_bricks import TimeBricks
 from ucs_pipeline.time_sql import TimeKeySql
+from ucs_pipeline.varying import Rows, refuse_varying
 
 
-def selected(feed: BrickFeed, rows: Callable[[str], list[dict[str, Any]]]) -> sql.Shape:
+def selected(feed: BrickFeed, rows: Rows) -> sql.Shape:
     """The key and the fields of a feed. `rows` gives the rows of a query.
 
     Raises:
-        SourceError: there is no such table or column, or the key is of another class.
+        SourceError: there is no such table or column, the key is of another class, or a value is not of its row alone.
     """
-    described = rows(sql.describe_table(feed.table))
+    described = rows(sql.describe_table(feed.table), {})
     # An EPHEMERAL column exists in INSERT only.
     own = [row["name"] for row in described if row["default_type"] != "EPHEMERAL"]
     # Those that SELECT * gives.
@@ -33,10 +33,11 @@ def selected(feed: BrickFeed, rows: Callable[[str], list[dict[str, Any]]]) -> sq
             "constant: list the columns to publish, or rename the constant"
         )
     expressions = [sql.column_expression(text, own) for text in (feed.key, *chosen.values())]
-    types = [row["type"] for row in rows(sql.describe_expressions(feed.table, expressions))]
+    types = [row["type"] for row in rows(sql.describe_expressions(feed.table, expressions), {})]
     keys = _key_sql(feed, own)
     if expected := keys.refusal(types[0]):
         raise SourceError(f"feed {feed.name!r}: key {feed.shown.key!r} has type {types[0]}, expected {expected}")
+    refuse_varying(feed, rows, described, [*expressions, *keys.mentioned()])
     columns = [Column(*three) for three in zip(chosen, expressions[1:], types[1:], strict=True)]
     key = Key(expressions[0], types[0])
     return sql.Shape(feed.table, feed.final, feed.where, key, keys, columns, feed.constants)

@@ -1,9 +1,8 @@
 """One feed's table as ordered Arrow batches, wherever the table is."""
 
 import os
-import re
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import pyarrow as pa
 from ucs_pipeline import sql
 from ucs_pipeline.background import Background
 from ucs_pipeline.batch_rules import Counted, check
+from ucs_pipeline.emptiness import empty
 from ucs_pipeline.engine import URL_VARIABLE as URL_VARIABLE
 from ucs_pipeline.engine import EmbeddedEngine as EmbeddedEngine
 from ucs_pipeline.engine import Engine, HttpEngine
@@ -22,6 +22,7 @@ from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.key_sql import OUTSIDE
 from ucs_pipeline.payload import TEXT_SETTINGS
 from ucs_pipeline.selection import selected
+from ucs_pipeline.versions import behind, merges, read_twice
 
 _SCAN_SETTINGS: Mapping[str, str | int] = {
     **TEXT_SETTINGS,
@@ -40,9 +41,6 @@ _AHEAD_ROWS = 100_000
 # In rows strings are bytes: ClickHouse does not promise UTF-8 in them.
 _AS_BYTES: Mapping[str, str | int] = {"output_format_arrow_string_as_string": 0}
 _AS_TEXT: Mapping[str, str | int] = {"output_format_arrow_string_as_string": 1}
-_REPLACING = re.compile(
-    r"(Replicated|Shared)?(Replacing|(Versioned)?Collapsing|Summing|Aggregating|Coalescing|Graphite)MergeTree"
-)
 
 
 class Content(NamedTuple):
@@ -173,6 +171,15 @@ class Source:
         """
         return bool(self._rows(sql.beyond(self.shape())))
 
+    def remark(self, wanted: Sequence[int]) -> str | None:
+        """What to say of partitions without any row, in one sentence; None if the table has none at all.
+
+        Raises:
+            SourceError: the query is refused.
+        """
+        found = self._rows(sql.sample(self.shape()))
+        return empty(self.feed, wanted, found[0]["sample"]) if found else None
+
     def census(self) -> Census:
         """Rows and content of every brick of the feed, and the rows outside, by one aggregate query.
 
@@ -212,23 +219,26 @@ class Source:
         Raises:
             SourceUnavailableError: ClickHouse cannot answer now.
         """
-        engine = None if self.feed.final else self.engine()
-        if engine is None or not _REPLACING.fullmatch(engine):
+        engine = self.engine()
+        if engine is not None and engine.endswith("MergeTree"):
+            return None if self.feed.final or not merges(engine) else read_twice(self.feed, f"is a {engine} read")
+        try:
+            return behind(self.feed, self.shape(), self._settled_rows)
+        except SourceUnavailableError:
+            raise
+        except SourceError:
+            # What is wrong with the feed is said by what reads it.
             return None
-        return (
-            f"feed {self.feed.name!r}: table {self.feed.shown.table!r} is a {engine} read without FINAL: its rows may "
-            "be merged or replaced after they were published; set `final: true`, or publish bricks only when they no "
-            "longer change"
-        )
 
     def shape(self) -> sql.Shape:
         """What the feed selects, with the types the table has now.
 
         Raises:
-            SourceError: there is no such table or column, or the key is of another class.
+            SourceError: there is no such table or column, the key is of another class, or a value is not of its row
+                alone.
         """
         if self._shape is None:
-            self._shape = selected(self.feed, self._rows)
+            self._shape = selected(self.feed, self._settled_rows)
         return self._shape
 
     def _transformed(self, batch: pa.RecordBatch, shape: sql.Shape) -> pa.RecordBatch:
@@ -244,6 +254,10 @@ class Source:
         self, query: str, parameters: Mapping[str, int] = _NOTHING, usual: Mapping[str, str | int] = _NOTHING
     ) -> list[dict[str, Any]]:
         return self._run(self._asked(query, usual, _AS_TEXT), parameters)
+
+    def _settled_rows(self, query: str, fixed: Mapping[str, str | int]) -> list[dict[str, Any]]:
+        """The rows of a query, with settings that a feed does not change."""
+        return self._run(self._asked(query, _NOTHING, {**_AS_TEXT, **fixed}), {})
 
     def _asked(self, query: str, usual: Mapping[str, str | int], fixed: Mapping[str, str | int]) -> str:
         """A query with the settings that its answer must depend on alone, and a text that no query before it had.

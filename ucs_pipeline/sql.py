@@ -56,6 +56,10 @@ _VALUES = re.compile(
     # Which versions of a row count.
     r"|apply_|do_not_merge_across_)\w*"
 )
+
+TREE_SETTINGS: Mapping[str, str | int] = {"allow_experimental_analyzer": 1}
+"""ClickHouse settings for `query_tree`: only the newer analyzer has trees, and a profile may have switched it off."""
+
 _QUOTED_TABLE = re.compile(r"`(?:[^`\\]|\\.|``)+`(?:\.`(?:[^`\\]|\\.|``)+`)?", re.DOTALL)
 
 
@@ -98,6 +102,49 @@ def describe_expressions(table: str, expressions: Sequence[str]) -> str:
     alias = _unused(expressions)
     selection = ", ".join(f"{expression} AS {alias}{i}" for i, expression in enumerate(expressions))
     return f"DESCRIBE TABLE (SELECT {selection} FROM {table_expression(table)})"
+
+
+def select(table: str, expressions: Iterable[str], where: str | None) -> str:
+    """Query for expressions over the rows of the table that a filter takes."""
+    condition = f" WHERE {_enclosed(where)}" if where else ""
+    return f"SELECT {', '.join(expressions)} FROM {table_expression(table)}{condition}"
+
+
+def query_tree(query: str) -> str:
+    """Query for what the engine's analyzer makes of a query, as `ucs_pipeline.explained.calls` takes it: `explain`."""
+    lines = "match(explain, '^(  )?[A-Z]|^ *(FUNCTION|TABLE|QUERY|UNION) ')"
+    return f"SELECT explain FROM (EXPLAIN QUERY TREE {query}\n) WHERE {lines}"
+
+
+def functions(names: Iterable[str]) -> str:
+    """Query for functions of these names, in any case: `name`, `own` (whether the engine's) and one more.
+
+    The third, with a name that ends in `deterministic`, is 0 or 1, and NULL where the engine does not know.
+    """
+    listed = ", ".join(literal(name.lower()) for name in sorted(names))
+    return (
+        "SELECT name, origin = 'System' AS own, COLUMNS('deterministic$') FROM system.functions "
+        f"WHERE lower(name) IN ({listed})"
+    )
+
+
+def view_query(table: str) -> str:
+    """Query for the query of a view, given as `database.table` without quotes: `as_select`; no row if it is none."""
+    database, _, name = table.partition(".")
+    return (
+        f"SELECT as_select FROM system.tables WHERE database = {literal(database)} AND name = {literal(name)} "
+        "AND engine = 'View'"
+    )
+
+
+def unstored(table: str, column: str) -> str:
+    """Query for how many parts of a table, given as `database.table` without quotes, lack a column: `parts`."""
+    database, _, name = table.partition(".")
+    of = f"active AND database = {literal(database)} AND table = {literal(name)}"
+    return (
+        f"SELECT count() AS parts FROM system.parts WHERE {of} AND name NOT IN "
+        f"(SELECT name FROM system.parts_columns WHERE {of} AND column = {literal(column)})"
+    )
 
 
 def scan(shape: Shape, within: Within, *, raw: bool = False) -> str:
@@ -157,6 +204,12 @@ def beyond(shape: Shape) -> str:
     return f"SELECT 1 AS there FROM ({inner}) WHERE {test} LIMIT 1"
 
 
+def sample(shape: Shape) -> str:
+    """The key of some row of the feed's, as text: `sample`, NULL if the key is; no row if there is none."""
+    where = f" WHERE {_enclosed(shape.where)}" if shape.where else ""
+    return f"SELECT toString({key_of(*shape.key).sql}) AS sample FROM {_from(shape)}{where} LIMIT 1"
+
+
 def census(shape: Shape) -> str:
     """What the whole table holds, in one pass: the feed's bricks, and rows in none of them.
 
@@ -180,12 +233,25 @@ def census(shape: Shape) -> str:
 
 
 def engine(table: str) -> str | None:
-    """Query for the engine of a table: `engine`. None if the table is not given by its plain name."""
+    """Query for the engine of a table: `engine` and `engine_full`. None if the table is not given by its plain name."""
     *database, name = table.split(".")
     if "(" in table or "`" in table or len(database) > 1:
         return None
     where = literal(database[0]) if database else "currentDatabase()"
-    return f"SELECT engine FROM system.tables WHERE database = {where} AND name = {literal(name)}"
+    return f"SELECT engine, engine_full FROM system.tables WHERE database = {where} AND name = {literal(name)}"
+
+
+def engines(tables: Iterable[str]) -> str:
+    """Query for the engines of tables, given as `database.table` without quotes: `full` and `engine`."""
+    pairs = (table.partition(".") for table in tables)
+    listed = " OR ".join(f"database = {literal(first)} AND name = {literal(last)}" for first, _, last in pairs)
+    return f"SELECT concat(database, '.', name) AS full, engine FROM system.tables WHERE {listed}"
+
+
+def plan(shape: Shape, *, final: bool) -> str:
+    """Query for how the engine would read the key of every row: `explain`."""
+    read = f"SELECT {shape.key.sql} FROM {table_expression(shape.table)}{' FINAL' if final else ''}"
+    return f"SELECT explain FROM (EXPLAIN actions = 1 {read})"
 
 
 def known_settings() -> str:

@@ -6,9 +6,12 @@ milliseconds since 1970. Inside here times are whole seconds since 1970.
 """
 
 import re
+import zoneinfo
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from importlib.metadata import version
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -23,7 +26,15 @@ Unit = Literal["s", "ms", "us", "ns"]
 PER_SECOND: Mapping[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """How many of a unit make a second."""
 _NAME = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})\.(\d{2})", re.ASCII)
+_OF_THE_MACHINE = ("localtime", "posixrules", "posix/", "right/")
+"""What lies among the zones on some machines: the machine's own zone, and copies, some of which count leap seconds."""
 _PARTS = (".01", ".01", ".00")
+
+
+def zone_database(zone: str) -> str:
+    """Where the rules of a zone come from on this machine, in words."""
+    found = next((path for path in zoneinfo.TZPATH if (Path(path) / zone).is_file()), None)
+    return f"found in {found}" if found else f"found in the package tzdata {version('tzdata')}"
 
 
 class TimeBricks(BrickClass):
@@ -39,8 +50,12 @@ class TimeBricks(BrickClass):
         """Bricks in a zone of the IANA time zone database.
 
         Raises:
-            BrickError: there is no such zone.
+            BrickError: there is no such zone, or it is another one on each machine.
         """
+        if zone.casefold().startswith(_OF_THE_MACHINE):
+            raise BrickError(
+                f"{zone!r} may be other hours on another machine: expected a name such as UTC or Europe/Berlin"
+            )
         try:
             self.zone = ZoneInfo(zone)
         except (ValueError, OSError, KeyError):

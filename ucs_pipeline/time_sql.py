@@ -3,6 +3,7 @@ time zone database need not be of the same year as Python's. Pure."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 from ucs_pipeline.key_sql import Key, KeySql, Within
 from ucs_pipeline.numbering import Numbering
@@ -11,8 +12,9 @@ from ucs_pipeline.payload import integer_limits, literal
 from ucs_pipeline.time_bricks import DAY, HOUR, MILLISECONDS, PER_SECOND, TimeBricks, Unit
 
 _DATETIME64 = re.compile(r"DateTime64\((\d)")
-_DATES = {"Date": (0, 65535), "Date32": (-25567, 120529)}
-"""Smallest and largest day since 1970."""
+_LAST_DAY = {"Date": 65535, "Date32": 120529}
+"""Largest day since 1970 that every engine writes the same way."""
+_UNBOUNDED = ("Date32", "DateTime64")
 
 
 class TimeKeySql(KeySql):
@@ -27,7 +29,7 @@ class TimeKeySql(KeySql):
     def refusal(self, type_name: str) -> str | None:
         """Why keys of this type cannot be numbered; None if they can."""
         base = Key("", type_name).base
-        if base in _DATES or base.startswith("DateTime") or integer_limits(type_name):
+        if base in _LAST_DAY or base.startswith("DateTime") or integer_limits(type_name):
             return None
         return "a time (Date, Date32, DateTime, DateTime64, or an integer that counts `bricks.unit` since 1970)"
 
@@ -39,26 +41,22 @@ class TimeKeySql(KeySql):
     def within(self, key: Key, first: int, last: int) -> Within | None:
         """The condition that a key is in a range of bricks."""
         low, end = self._limits(key, first, last)
-        smallest, largest = self._range(key)
-        if low > largest or end <= smallest:
-            return None
-        condition = f"{key.sql} >= {self._literal(key, max(low, smallest))}"
-        if end <= largest:
-            condition += f" AND {key.sql} < {self._literal(key, end)}"
-        return Within(condition, {})
+        above, below = self._compared(key, ">=", low), self._compared(key, "<", end)
+        return None if above == "0" else Within(above if below == "1" else f"{above} AND {below}", {})
 
     def outside(self, key: Key) -> Sequence[str]:
         """Conditions that a key is in no brick."""
         low, end = self._limits(key, self._numbering.first, self._numbering.last)
-        smallest, largest = self._range(key)
-        negative = f"{key.sql} < {self._literal(key, 0)}" if smallest < 0 else "0"
-        before = f"{key.sql} < {self._literal(key, low)}" if low <= largest else "1"
-        beyond = f"{key.sql} >= {self._literal(key, end)}" if end <= largest else "0"
-        return (f"isNull({key.sql})", negative, before, beyond)
+        return (
+            f"isNull({key.sql})",
+            self._compared(key, "<", 0),
+            self._compared(key, "<", low),
+            self._compared(key, ">=", end),
+        )
 
     def _begin(self, key: Key) -> str:
         """SQL for the second at which a key's brick begins."""
-        if key.base in _DATES:
+        if key.base in _LAST_DAY:
             day = f"toInt64({key.sql})"
             # A day without an hour in the list is before it or beyond it, and never asked for.
             return _piecewise(day, [(first, f"{day} * {DAY} + {late}") for first, late in self._midnights()])
@@ -75,7 +73,7 @@ class TimeKeySql(KeySql):
 
     def _local_day(self, key: Key) -> str:
         """SQL for the days of the zone's calendar since 1970."""
-        if key.base in _DATES:
+        if key.base in _LAST_DAY:
             return f"toInt64({key.sql})"
         moment, found = self._seconds(key), list(self._midnights())
         pieces = [(first * DAY + late, f"intDiv({moment} - {late}, {DAY})") for first, late in found]
@@ -109,7 +107,7 @@ class TimeKeySql(KeySql):
     def _limits(self, key: Key, first: int, last: int) -> tuple[int, int]:
         """First and end of a range of bricks, in what the key counts."""
         low, end = (first - self._numbering.offset) // MILLISECONDS, self._after(last)
-        if key.base in _DATES:
+        if key.base in _LAST_DAY:
             return self._day(low), self._day(end)
         if key.base.startswith("DateTime"):
             return low, end
@@ -122,17 +120,25 @@ class TimeKeySql(KeySql):
             day += 1
         return day
 
-    def _range(self, key: Key) -> tuple[int, int]:
-        """Smallest and largest value of the key, in what it counts."""
-        if key.base in _DATES:
-            return _DATES[key.base]
+    def _largest(self, key: Key) -> int:
+        """The largest value of the key that a literal can have, in what the key counts."""
+        if key.base in _LAST_DAY:
+            return _LAST_DAY[key.base]
         if match := _DATETIME64.match(key.base):
-            smallest, largest = _DATES["Date32"]
-            return (smallest * DAY, min((largest + 1) * DAY, 2**63 // 10 ** int(match[1])) - 1)
-        return integer_limits(key.type) or (0, 2**32 - 1)
+            return int(min((_LAST_DAY["Date32"] + 1) * DAY, 2**63 // 10 ** int(match[1])) - 1)
+        return (integer_limits(key.type) or (0, 2**32 - 1))[1]
+
+    def _compared(self, key: Key, operator: Literal["<", ">="], value: int) -> str:
+        """SQL that compares a key with a number of what it counts; 0 or 1 if its type has no number that large."""
+        if value <= self._largest(key):
+            return f"{key.sql} {operator} {self._literal(key, value)}"
+        if key.base.startswith(_UNBOUNDED):
+            # Newer engines take later days than older ones, and any take the last part of a second.
+            return f"toInt64({key.sql}) {operator} {value}"
+        return str(int(operator == "<"))
 
     def _literal(self, key: Key, value: int) -> str:
-        if key.base in _DATES:
+        if key.base in _LAST_DAY:
             return f"to{key.base}({value})"
         if match := _DATETIME64.match(key.base):
             return f"toDateTime64({value}, {match[1]}, 'UTC')"

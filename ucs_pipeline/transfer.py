@@ -9,6 +9,7 @@ from functools import partial
 
 from ucs_pipeline.background import Background
 from ucs_pipeline.compare import Comparison
+from ucs_pipeline.emptiness import Emptiness
 from ucs_pipeline.entries import Entries, encode
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed import BrickFeed
@@ -58,10 +59,12 @@ def transfer(
         SourceError: the table cannot be read.
     """
     patience = Patience(feed.stream.timeout_s, log)
+    emptiness = Emptiness(wanted[0], lambda: source.remark(wanted), log)
 
     def moved(span: Span) -> None:
         if span.length is not None:
             patience.progress()
+        emptiness.watch(span)
         watch(span)
 
     done = dict(records(wanted))
@@ -90,7 +93,8 @@ def transfer(
                     log(foreign)
                 return
             refuse_adopted(feed, wanted[len(finished) :], state, done)
-            for report in _publish(feed, source, stream, wanted[len(finished) :], records, moved, log):
+            published = _publish(feed, source, stream, wanted[len(finished) :], records, moved, log)
+            for report in published if finished else emptiness.remarked(published):
                 done[report.ordinal] = replace(report, preview={})
                 # Published twice, because Redis lost it in between, is worth a second report; an empty brick is not.
                 if report.published or report.ordinal not in reported:

@@ -55,7 +55,7 @@ class Transform:
         Raises:
             SourceError: the function fails, or what it returns cannot become one entry per row.
         """
-        frame = _frame({name: batch.column(raw) for name, raw in fields.items()})
+        frame = self._frame(batch, fields, brick)
         try:
             result = self._function(frame.copy(deep=False))
         except Exception as error:
@@ -64,6 +64,25 @@ class Transform:
         payload, arguments = _payload(columns, self._constants)
         rest = {name: batch.column(name) for name in ("key", "ordinal", "hash")}
         return pa.RecordBatch.from_pydict({**rest, "arguments": arguments, "payload": payload})
+
+    def _frame(self, batch: pa.RecordBatch, fields: Mapping[str, str], brick: str) -> "pd.DataFrame":
+        import pandas as pd
+
+        arrays = {name: batch.column(raw) for name, raw in fields.items()}
+        for name, column in arrays.items():
+            if pa.types.is_binary(column.type):
+                try:
+                    arrays[name] = pc.cast(column, pa.string())
+                except pa.ArrowInvalid:
+                    key = batch.column("key")[_first_broken(column)].as_py()
+                    shown = key.decode(errors="replace") if isinstance(key, bytes) else key
+                    raise SourceError(
+                        f"column {name!r} of the row with key {shown} is no UTF-8, at brick {brick}: a transform is "
+                        f"given text. Set `columns` with {name}: hex(...), base64Encode(...) or toValidUTF8(...) of it"
+                    ) from None
+        # Arrow's types keep integers exact and NULL apart from nan.
+        frame: pd.DataFrame = pa.table(arrays).to_pandas(types_mapper=pd.ArrowDtype)
+        return frame
 
     def _columns(self, result: Any, index: "pd.Index[Any]", brick: str) -> dict[str, pa.Array]:
         import pandas as pd
@@ -92,16 +111,17 @@ class Transform:
         return SourceError(f"transform {self._name!r}, at brick {brick}: {what}")
 
 
-def _frame(columns: Mapping[str, pa.Array]) -> "pd.DataFrame":
-    import pandas as pd
-
-    arrays = {
-        name: pc.cast(column, pa.string()) if pa.types.is_binary(column.type) else column
-        for name, column in columns.items()
-    }
-    # Arrow's types keep integers exact and NULL apart from nan.
-    frame: pd.DataFrame = pa.table(arrays).to_pandas(types_mapper=pd.ArrowDtype)
-    return frame
+def _first_broken(column: pa.Array) -> int:
+    """Index of the first value that is no UTF-8, of which there is one."""
+    low, high = 0, len(column)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            pc.cast(column[low:middle], pa.string())
+            low = middle
+        except pa.ArrowInvalid:
+            high = middle
+    return low
 
 
 def _text(column: "pa.Array | pa.ChunkedArray") -> pa.Array:

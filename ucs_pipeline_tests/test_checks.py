@@ -618,6 +618,56 @@ def test_a_table_that_merges_rows_is_warned_of_unless_read_with_final(engine: st
     assert not warned or warning.startswith(f"feed 'feed': table '{table.name}' is a {engine.split('(')[0]} read with")
 
 
+_BEHIND = (
+    "VIEW {0}_view AS SELECT * FROM {0}",
+    "VIEW {0}_over_view AS SELECT * FROM {0}_view",
+    "VIEW {0}_final_view AS SELECT * FROM {0} FINAL",
+    "VIEW {0}_grouped_view AS SELECT id, max(v) AS v FROM {0} GROUP BY id",
+    "MATERIALIZED VIEW {0}_target TO {0} AS SELECT * FROM {0}",
+    "TABLE {0}_merge AS {0} ENGINE = Merge(currentDatabase(), '^{0}$')",
+    "TABLE {0}_buffer AS {0} ENGINE = Buffer(currentDatabase(), {0}, 1, 9, 9, 9, 9, 9999, 9999)",
+)
+
+
+@pytest.mark.parametrize(
+    ("table", "final", "said"),
+    [
+        ("{}_view", False, "reads default.{}, a ReplacingMergeTree, without FINAL"),
+        ("{}_view", True, "write FINAL into the query of the view"),
+        ("{}_over_view", True, "write FINAL into the query of the view"),
+        ("{}_final_view", False, None),
+        ("{}_grouped_view", False, None),
+        ("{}_target", False, "set `final: true`"),
+        ("{}_target", True, None),
+        ("{}_merge", False, "set `final: true`"),
+        ("{}_merge", True, None),
+        ("{}_buffer", False, "set `final: true`"),
+        ("{}_buffer", True, "rows that are still in it come beside the versions of them"),
+        ("merge('default', '^{}$')", False, "set `final: true`"),
+        ("view(SELECT * FROM {})", False, "write FINAL into the query of the view"),
+        ("`{}`", False, "set `final: true`"),
+    ],
+)
+def test_a_table_that_merges_rows_is_warned_of_behind_a_view_or_another_table_too(
+    table: str, final: bool, said: str | None, replacing: Table
+) -> None:
+    feed = replacing.feed(9_999, final=final).model_copy(update={"table": table.format(replacing.name)})
+    warning = source_of(feed).warning()
+    assert (said is None) == (warning is None)
+    assert (said or "").format(replacing.name) in (warning or "")
+
+
+@pytest.fixture(scope="module")
+def replacing() -> Table:
+    """A table with two versions of each row, and some that read from it."""
+    made = Table("id UInt64, v UInt8", "VALUES (1, 1), (2, 1)", order_by="id", engine="ReplacingMergeTree")
+    made.run(f"SYSTEM STOP MERGES {made.name}")
+    made.run(f"INSERT INTO {made.name} VALUES (1, 2), (2, 2)")
+    for query in _BEHIND:
+        made.run(f"CREATE {query.format(made.name)}")
+    return made
+
+
 @pytest.mark.parametrize("table", ["numbers(3)", "`numbers`", "nowhere", "no.where", "a.b.c", "it's"])
 def test_the_engine_of_what_is_no_plain_table_is_unknown(table: str) -> None:
     feed = numbers(1).feed(9_999)

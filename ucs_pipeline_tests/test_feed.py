@@ -13,6 +13,7 @@ from dagster._core.definitions.utils import DISALLOWED_NAMES
 from ucs_pipeline import BrickFeed, build_defs
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed_rules import MAX_ORDINAL, MAX_PARTITIONS
+from ucs_pipeline.time_bricks import TimeBricks
 
 GOOD: dict[str, Any] = {
     "name": "orders",
@@ -370,3 +371,23 @@ def test_an_offset_moves_the_ordinals_and_not_the_names() -> None:
     assert feed.numbering.names()[-1] == "0.0.0.9"
     with pytest.raises(FeedError, match="beyond what an entry id can carry"):
         BrickFeed(**{**GOOD, "stream": {"id_offset": MAX_ORDINAL}})
+
+
+@pytest.mark.parametrize(
+    ("level", "last", "sentence"),
+    [
+        ("brick", "9999-12-31", "make about 70,012,583 bricks, and Dagster carries at most 100,000"),
+        ("block", "9999-12-31", "make about 2,917,190 blocks, and Dagster carries at most 100,000"),
+        ("part", "9999-12-31", "bricks.last (9999-12-31) is too late: the last hour is 9998-12-31T23"),
+        ("shard", "9999-01-01", "bricks.last (9999-01-01) is too late"),
+    ],
+)
+def test_a_list_for_thousands_of_years_is_refused_before_it_is_made(
+    level: str, last: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TimeBricks, "units", lambda *_: pytest.fail("the list was made"))
+    with pytest.raises(FeedError) as refusal:
+        BrickFeed(
+            name="f", table="t", key="k", bricks={"class": "time", "first": "2013-01-01", "last": last, "level": level}
+        )
+    assert sentence in str(refusal.value)

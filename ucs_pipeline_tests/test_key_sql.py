@@ -139,6 +139,33 @@ def test_bounds_beyond_what_a_type_can_hold_are_none(column: str, value: str) ->
     assert source_of(table.feed(0, key="k", bricks=bricks)).census().unassigned["before"] == 1
 
 
+@pytest.mark.parametrize(
+    ("column", "inside", "beyond"),
+    [
+        ("Date32", "2299-12-31", "2300-01-01"),
+        ("DateTime64(3, 'UTC')", "2299-12-31 23:59:59.999", "2300-01-01 00:00:00.000"),
+        ("DateTime64(0, 'UTC')", "2299-12-31 23:59:59", "2300-01-01 05:59:59"),
+    ],
+)
+def test_the_far_ends_of_a_type_are_in_their_own_bricks(column: str, inside: str, beyond: str) -> None:
+    table = _table(f"Nullable({column})", ["NULL", f"'{inside}'", f"'{beyond}'"])
+    bricks = {"class": "time", "first": "2299-12-01", "last": "2299-12-31"}
+    hour = "23" if " " in inside else "00"
+    assert _rows(table, bricks, "2299.12.01.00", "2299.12.31.23") == {f"2299.12.31.{hour}": 1}
+    census = source_of(table.feed(0, key="k", bricks=bricks)).census()
+    assert [content.rows for content in census.bricks.values()] == [1]
+    assert census.unassigned == {"null": 1, "negative": 0, "before": 0, "beyond": 1}
+    day = beyond[:10]
+    name = f"{day.replace('-', '.')}.{beyond[11:13] or '00'}"
+    assert _rows(table, {"class": "time", "first": f"{day}T00", "last": f"{day}T22"}, name, name) == {name: 1}
+
+
+def test_the_last_part_of_the_last_second_is_in_its_brick() -> None:
+    table = _table("DateTime64(9, 'UTC')", ["'2262-04-11 23:47:15.5'", "'2262-04-11 23:47:16.8'"])
+    bricks = {"class": "time", "first": "2262-04-11", "last": "2262-04-11"}
+    assert _rows(table, bricks, "2262.04.11.00", "2262.04.11.23") == {"2262.04.11.23": 2}
+
+
 def test_a_key_that_is_no_time_is_refused() -> None:
     table = _table("String", ["'2013-01-01'"])
     with pytest.raises(SourceError, match=r"key 'k' has type String, expected a time \(Date,"):

@@ -1,5 +1,7 @@
 """A feed that has published and is given other bricks: refused where they number its rows anew, and only there."""
 
+import importlib.resources
+import zoneinfo
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,27 @@ def test_bricks_that_number_rows_anew_are_refused(
         instance.report_runless_asset_event(dg.AssetMaterialization("rows", partition="0.0.0.0"))
     with pytest.raises(StreamError, match="cannot be numbered anew"):
         refuse_renumbered(instance, _feed(after), stream)
+
+
+def test_other_rules_of_the_zone_are_refused_with_what_to_do(
+    instance: dg.DagsterInstance, stream: OrderedStream, tmp_path: Path
+) -> None:
+    _record(instance, _feed(HOURS), 3)
+    (tmp_path / "Europe").mkdir()
+    with importlib.resources.open_binary("tzdata.zoneinfo.Asia", "Kolkata") as other:
+        (tmp_path / "Europe" / "Berlin").write_bytes(other.read())
+    try:
+        zoneinfo.reset_tzpath([str(tmp_path)])
+        zoneinfo.ZoneInfo.clear_cache()
+        with pytest.raises(StreamError, match="If nobody changed it, the time zone database was updated") as refusal:
+            refuse_renumbered(instance, _feed(HOURS), stream)
+    finally:
+        zoneinfo.reset_tzpath()
+        zoneinfo.ZoneInfo.clear_cache()
+    assert f"other rules for Europe/Berlin (found in {tmp_path})" in str(refusal.value)
+    assert "+02:00 <= time" in str(refusal.value)
+    assert "+05:30 <= time" in str(refusal.value)
+    refuse_renumbered(instance, _feed(HOURS), stream)
 
 
 @pytest.mark.parametrize(

@@ -808,3 +808,9 @@ def test_a_table_that_the_embedded_engine_does_not_have_is_refused_with_where_it
         with pytest.raises(SourceError) as refusal:
             embedded.source(table).shape()
         _sentence(refusal, "`ucs demo`", ".ucs/tables/<table>.parquet", URL_VARIABLE)
+
+
+def test_a_table_with_many_optional_columns_of_long_names_is_read(place: Place) -> None:
+    columns = ", ".join(f"{'long' * 25}_{n} Nullable(UInt8)" for n in range(520))
+    table = place.table(f"id UInt64, {columns}", "(id) VALUES (1)")
+    assert _entries(place.source(table)) == [{b"id": b"1"}]

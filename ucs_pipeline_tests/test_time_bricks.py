@@ -142,6 +142,12 @@ def test_times_before_1970_and_what_is_no_time_are_refused() -> None:
         TimeBricks("Europe/Berlinn")
 
 
+@pytest.mark.parametrize("zone", ["localtime", "Localtime", "posixrules", "posix/Europe/Berlin", "right/UTC"])
+def test_a_zone_that_is_another_one_on_each_machine_is_refused(zone: str) -> None:
+    with pytest.raises(BrickError, match=f"'{zone}' may be other hours on another machine: expected a name such as"):
+        TimeBricks(zone)
+
+
 def test_a_zone_whose_clocks_went_back_by_more_than_the_hour_they_showed_is_refused() -> None:
     # Troll station changes by two hours: 01 and 02 are shown, and then 01 and 02 again.
     troll = TimeBricks("Antarctica/Troll")

@@ -83,6 +83,19 @@ def test_a_function_that_breaks_its_word_fails_the_brick_with_a_sentence(
     assert stream.state().length == 0
 
 
+def test_bytes_that_are_no_text_are_refused_by_key_and_column(stream: OrderedStream) -> None:
+    table = Table(
+        "id UInt64, word Nullable(String)", "SELECT number, if(number = 7, unhex('ff00fe'), 'w') FROM numbers(9)"
+    )
+    feed = table.feed(9_999, transform=f"{NAME}:same")
+    with pytest.raises(SourceError, match=r"feed 'feed': column 'word' of the row with key 7 is no UTF-8, at brick 0"):
+        list(transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
+    assert stream.state().length == 0
+    legible = table.feed(9_999, transform=f"{NAME}:same", columns={"word": "hex(word)"})
+    list(transfer(legible, source_of(legible), stream, legible.ordinals, lambda _: {}))
+    assert stream.entries(EntryId(0, 8), EntryId(0, 8)) == [(EntryId(0, 8), {b"word": b"FF00FE"})]
+
+
 def test_a_name_that_is_none_is_refused() -> None:
     with pytest.raises(FeedError, match="transform"):
         _table().feed(0, transform="no function")

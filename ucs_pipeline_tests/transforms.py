@@ -27,6 +27,11 @@ def shouted(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"word": frame["word"].str.upper(), "sum": frame["id"] + frame["part"]})
 
 
+def same(frame: pd.DataFrame) -> pd.DataFrame:
+    """What it was given."""
+    return frame
+
+
 def shorter(frame: pd.DataFrame) -> pd.DataFrame:
     """One row too few."""
     return frame.iloc[1:]

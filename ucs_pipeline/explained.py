@@ -1,0 +1,89 @@
+"""What ClickHouse says of a query without running it: its functions and tables, and how it would be read. Pure."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+_FUNCTION = re.compile(r"FUNCTION id: \d+, function_name: (\w+), function_type: (\w+)")
+_TABLE = re.compile(r"TABLE id: \d+.*, table_name: (.+?)(?:, final: 1)?(?:, sample_size: .*)?$")
+_SECTION = 2
+_READ = re.compile(r"ReadFromMergeTree \((.+)\)")
+
+# The engine calls these not deterministic because they look into something that is kept elsewhere and may change, as
+# the table may; or because they make several rows of one.
+_OF_THE_ROW = re.compile(
+    r"arrayJoin|unnest|dict[A-Z]\w*|joinGet\w*|region[A-Z]\w*|currentDatabase|current_database|DATABASE|SCHEMA"
+    r"|getSetting\w*"
+)
+
+
+class Calls(NamedTuple):
+    """What a query calls and reads."""
+
+    ordinary: frozenset[str]
+    """Functions of one row, in any part of the query."""
+    windows: frozenset[str]
+    """Functions of several rows whose value is selected or filtered by, other than in a query inside the query."""
+    tables: frozenset[str]
+    """`database.table` of what follows FROM."""
+
+
+def calls(tree: Iterable[str]) -> Calls:
+    """What is in the lines of EXPLAIN QUERY TREE."""
+    ordinary, windows, tables = set[str](), set[str](), set[str]()
+    section, inner = "", None
+    for line in tree:
+        text = line.lstrip()
+        depth = len(line) - len(text)
+        if depth == _SECTION:
+            section, inner = text, None
+        if inner is None or depth <= inner:
+            inner = depth if depth and text.startswith(("QUERY id:", "UNION id:")) else None
+        if found := _FUNCTION.match(text):
+            if found[2] == "ordinary":
+                ordinary.add(found[1])
+            elif found[2] == "window" and inner is None and section != "JOIN TREE":
+                windows.add(found[1])
+        elif (table := _TABLE.match(text)) and section in ("JOIN TREE", "QUERIES"):
+            tables.add(table[1])
+    return Calls(frozenset(ordinary), frozenset(windows), frozenset(tables))
+
+
+def varies(name: str, deterministic: int | None, *, own: bool) -> bool:
+    """Whether a function of one row may give another value for the same row.
+
+    Args:
+        name: its name.
+        deterministic: what the engine says: 0 or 1, None where it does not know.
+        own: whether it is the engine's own function, and not one that somebody made.
+    """
+    return not _OF_THE_ROW.fullmatch(name) and (deterministic == 0 or (deterministic is None and own))
+
+
+def unmerged(plan: Iterable[str]) -> list[str]:
+    """`database.table` of the tables that are read without FINAL, by the lines of EXPLAIN; none if rows are grouped."""
+    lines = [line.strip(" │├└─") for line in plan]
+    # A query that makes one row of several knows of the versions.
+    grouped = any(line.startswith(("Aggregating", "LimitBy")) for line in lines)
+    return [] if grouped else sorted({table for table, final in _reads(lines) if not final})
+
+
+def tables(plan: Iterable[str]) -> list[str]:
+    """`database.table` of the tables that are read, by the lines of EXPLAIN."""
+    return sorted({table for table, _ in _reads(line.strip(" │├└─") for line in plan)})
+
+
+def buffered(plan: Iterable[str]) -> bool:
+    """Whether rows come out of the memory of a Buffer table, by the lines of EXPLAIN."""
+    return any("buffers of Buffer table" in line for line in plan)
+
+
+def _reads(lines: Iterable[str]) -> list[tuple[str, bool]]:
+    """Tables, and whether with FINAL."""
+    found: list[tuple[str, bool]] = []
+    for line in lines:
+        if read := _READ.match(line):
+            found.append((read[1], False))
+        elif found and line.startswith("FINAL"):
+            found[-1] = found[-1][0], True
+    return found

@@ -1,0 +1,124 @@
+"""Values that are not of their row alone, and so have no place in a stream.
+
+A row is read whenever its brick is published, compared or counted, each time beside other rows. The value of a window
+function, of the clock or of chance would be another one in the next run.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from ucs_pipeline import explained, sql
+from ucs_pipeline.errors import SourceError, SourceUnavailableError
+from ucs_pipeline.feed import BrickFeed
+
+Row = dict[str, Any]
+Rows = Callable[[str, Mapping[str, str | int]], list[Row]]
+"""Gives the rows of a query, with some ClickHouse settings that no feed changes."""
+
+_CALLED = re.compile(r"\b(\w+)\(")
+_STORED = ("DEFAULT", "MATERIALIZED")
+
+
+def refuse_varying(feed: BrickFeed, rows: Rows, described: Sequence[Row], expressions: Sequence[str]) -> None:
+    """Keeps values out of a stream that are not of their row alone, as far as the engine tells.
+
+    Raises:
+        SourceError: a function gives such a value.
+    """
+    mentioned = " ".join([feed.key, feed.where or "", *expressions])
+    used = [row for row in described if row["name"] in mentioned]
+    own = _calls(rows, sql.select(feed.table, expressions, feed.where))
+    for name in sorted(own.windows):
+        raise SourceError(
+            f"feed {feed.name!r}: {_mentions(feed, used, name)} uses {name} as a window function, whose value "
+            "depends on the rows that are read together. Each run reads its own bricks, so the value would differ from "
+            "run to run. Calculate it over the whole table in a view, and name the view as `table`; or store it"
+        )
+    # A view's own window functions see all of its rows, whatever is selected from it.
+    ordinary = own.ordinary.union(*(found.ordinary for found in _views(feed, rows, own.tables, expressions)))
+    stored = {
+        row["name"]: set(_CALLED.findall(row["default_expression"])) for row in used if row["default_type"] in _STORED
+    }
+    varying = _varying(rows, ordinary.union(*stored.values()))
+    for name in sorted(varying & ordinary):
+        raise SourceError(
+            f"feed {feed.name!r}: {_mentions(feed, used, name)} uses {name}, whose value may differ each time "
+            "a row is read. What is in the stream could then not be compared with the table. Store the value in the "
+            "table (a DEFAULT or MATERIALIZED column), and publish that; or leave the function out"
+        )
+    for column, names in stored.items():
+        for name in sorted(varying & names):
+            _refuse_unstored(feed, rows, column, name, own.tables)
+
+
+def _refuse_unstored(feed: BrickFeed, rows: Rows, column: str, function: str, tables: Iterable[str]) -> None:
+    """Refuses a column that was added to a table: where it is not stored, each query calculates it anew."""
+    for table in tables:
+        parts = sum(row["parts"] for row in if_allowed(rows, sql.unstored(table, column)))
+        if parts:
+            raise SourceError(
+                f"feed {feed.name!r}: column {column!r} is not stored in {parts:,} parts of table {table}, and its "
+                f"default uses {function}, whose value may differ each time a row is read. Store it with ALTER TABLE "
+                "... MATERIALIZE COLUMN, or leave the column out of `columns`"
+            )
+
+
+def _varying(rows: Rows, names: Collection[str]) -> set[str]:
+    """Those functions that may give another value for the same row."""
+    found = if_allowed(rows, sql.functions(names)) if names else []
+    varying = set()
+    for row in found:
+        [deterministic] = (value for name, value in row.items() if name.endswith("deterministic"))
+        if explained.varies(row["name"], deterministic, own=bool(row["own"])):
+            varying.add(row["name"].lower())
+    return {name for name in names if name.lower() in varying}
+
+
+def _views(
+    feed: BrickFeed, rows: Rows, tables: Collection[str], expressions: Sequence[str]
+) -> Iterator[explained.Calls]:
+    """What the views among a feed's tables call and read, and those that they read from."""
+    waiting, seen = list(tables), set[str]()
+    alone = len(waiting) == 1
+    while waiting:
+        table = waiting.pop()
+        if table not in seen:
+            seen.add(table)
+            for row in if_allowed(rows, sql.view_query(table)):
+                query = row["as_select"]
+                if alone and not seen - {table}:
+                    # The feed's own table: columns that it does not select do not matter.
+                    query = sql.select(f"({query})", expressions, feed.where)
+                found = _calls(rows, query)
+                waiting += found.tables
+                yield found
+
+
+def _calls(rows: Rows, query: str) -> explained.Calls:
+    return explained.calls(row["explain"] for row in if_allowed(rows, sql.query_tree(query), sql.TREE_SETTINGS))
+
+
+def if_allowed(rows: Rows, query: str, settings: Mapping[str, str | int] = MappingProxyType({})) -> list[Row]:
+    """The rows of a query about tables and functions; none if it is refused, as for a user that may not look.
+
+    Raises:
+        SourceUnavailableError: ClickHouse cannot answer now.
+    """
+    try:
+        return rows(query, settings)
+    except SourceUnavailableError:
+        raise
+    except SourceError:
+        return []
+
+
+def _mentions(feed: BrickFeed, used: Sequence[Row], function: str) -> str:
+    """What of a feed has a function in it."""
+    texts = {"its `key`": feed.key, "its `where`": feed.where, "its `bricks.column`": feed.bricks.column}
+    texts |= {f"field {field!r}": text for field, text in (feed.columns or {}).items()}
+    aliases = (row for row in used if row["default_type"] == "ALIAS")
+    texts |= {f"ALIAS column {row['name']!r}": row["default_expression"] for row in aliases}
+    word = re.compile(rf"\b{re.escape(function)}\b", re.IGNORECASE)
+    return next((place for place, text in texts.items() if text and word.search(text)), "its SQL")

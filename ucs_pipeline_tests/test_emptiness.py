@@ -1,0 +1,56 @@
+"""A run that finds no row in a table that has some says so, and what is likely to be wrong."""
+
+import pytest
+
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.ledger_transfer import ledger_transfer
+from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.record import metadata
+from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.transfer import transfer
+from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.tables import Table, source_of
+
+HOURS = {"class": "time", "first": "2013-01-01", "last": "2013-01-01T03"}
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    """One row, of 01:00 on the first of January 2013, in milliseconds."""
+    return Table("id UInt64, t UInt64", "VALUES (1, 1357002000000)", order_by="id")
+
+
+def _published(feed: BrickFeed, redis: RedisServer) -> tuple[list[BrickReport], list[str]]:
+    said: list[str] = []
+    move = ledger_transfer if feed.any_order else transfer
+    stream = OrderedStream(feed.stream_name, redis.client())
+    return list(move(feed, source_of(feed), stream, feed.ordinals, lambda _: {}, said.append)), said
+
+
+@pytest.mark.parametrize("order", ["strict", "any"])
+def test_a_key_in_another_unit_is_named_in_the_log_and_beside_the_bricks(
+    order: str, table: Table, redis_server: RedisServer
+) -> None:
+    feed = table.feed(0, key="t", bricks=HOURS, stream={"order": order})
+    reports, said = _published(feed, redis_server)
+    assert [report.rows for report in reports] == [0, 0, 0, 0]
+    [sentence] = said
+    assert sentence == (
+        f"feed 'feed': no row is in 2013.01.01.00...2013.01.01.03, but table '{table.name}' has rows, such as one with "
+        "key 1357002000000; it would be in the feed's bricks if keys counted ms: set `bricks.unit: ms`, and give the "
+        "feed another name and another stream, since these bricks are recorded as done without rows"
+    )
+    assert {metadata(feed, report)["warning"] for report in reports} == {sentence}
+    right = table.feed(0, key="t", bricks={**HOURS, "unit": "ms"}, stream={"order": order, "name": "right"})
+    reports, said = _published(right, redis_server)
+    assert [report.rows for report in reports] == [0, 1, 0, 0]
+    assert not said
+    assert "warning" not in metadata(right, reports[0])
+
+
+def test_a_range_beside_the_rows_is_named_and_an_empty_table_is_not(table: Table, redis_server: RedisServer) -> None:
+    reports, said = _published(table.feed(9_999, key="id + 20000"), redis_server)
+    assert [report.rows for report in reports] == [0]
+    assert "such as one with key 20001; if rows were expected here, check `key`, `where` and `bricks`" in said[0]
+    empty = table.feed(9_999, where="id > 1")
+    assert _published(empty, redis_server)[1] == []
