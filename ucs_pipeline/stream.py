@@ -1,6 +1,6 @@
 """A stream: its top, its entries read back, and the transactions that are appended to it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -10,6 +10,7 @@ import redis
 from ucs_pipeline.entries import Entries
 from ucs_pipeline.errors import FeedError, StreamError
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.keys import MARKS
 from ucs_pipeline.position import START, EntryId, State, floor
 from ucs_pipeline.redis_link import classify, translate
 from ucs_pipeline.wire import Wire, command
@@ -19,7 +20,7 @@ TRANSACTION_ROWS = 1024
 
 _MAX_SEQUENCE = 2**64 - 1
 _TRANSACTION_BYTES = 1 << 19
-_PAGE = 1_000
+_PAGE, _FIRST_PAGE, _PAGE_BYTES = 200, 25, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,22 @@ class Transaction:
     def ids(self) -> tuple[EntryId, EntryId]:
         """Ids of the first and the last row."""
         return self.entries.id(self.start), self.entries.id(self.stop - 1)
+
+
+def parse_state(info: Mapping[str, Any] | None) -> State:
+    """From what XINFO STREAM answers; None: there is no stream."""
+    if info is None:
+        return State(False, START, 0)
+    entry = info["first-entry"]
+    deleted = info.get("max-deleted-entry-id")
+    return State(
+        True,
+        EntryId.parse(info["last-generated-id"]),
+        info["length"],
+        EntryId.parse(entry[0]) if entry else None,
+        info.get("entries-added"),
+        EntryId.parse(deleted) if deleted else None,
+    )
 
 
 def cut(entries: Entries, start: int, stop: int, most: int = TRANSACTION_ROWS) -> Iterator[Transaction]:
@@ -73,18 +90,9 @@ class RedisStream:
             info: dict[str, Any] = self.client.xinfo_stream(self.name)
         except redis.RedisError as error:
             if "no such key" in str(error):
-                return State(False, START, 0)
+                return parse_state(None)
             raise self.named(translate(error)) from error
-        entry = info["first-entry"]
-        deleted = info.get("max-deleted-entry-id")
-        return State(
-            True,
-            EntryId.parse(info["last-generated-id"]),
-            info["length"],
-            EntryId.parse(entry[0]) if entry else None,
-            info.get("entries-added"),
-            EntryId.parse(deleted) if deleted else None,
-        )
+        return parse_state(info)
 
     def entries(
         self, first: EntryId, last: EntryId, most: int | None = None
@@ -105,14 +113,17 @@ class RedisStream:
             raise self.named(translate(error)) from error
 
     def walk(self, first: EntryId, last: EntryId) -> Iterator[tuple[EntryId, dict[bytes, bytes]]]:
-        """The same, a few at a time."""
+        """The same, a few at a time: as many as take little memory, since those of others may be of any size."""
+        most = _FIRST_PAGE
         while first <= last:
-            page = self._read(first, last, _PAGE)
+            page, size = self._read(first, last, most), 1
             for entry_id, fields in page:
+                size += sum(len(name) + len(value) for name, value in fields.items())
                 yield EntryId.parse(entry_id), fields
-            if len(page) < _PAGE:
+            if len(page) < most:
                 return
             first = EntryId.parse(page[-1][0]).next()
+            most = max(1, min(_PAGE, 2 * most, most * _PAGE_BYTES // size))
 
     def _read(self, first: EntryId, last: EntryId, count: int | None, *, reverse: bool = False) -> list[Any]:
         command = self.client.xrevrange if reverse else self.client.xrange
@@ -144,6 +155,16 @@ class RedisStream:
     def named(self, error: StreamError) -> StreamError:
         """The same error, with the stream's name in front."""
         return type(error)(f"stream {self.name!r}: {error}")
+
+
+def reading_groups(stream: RedisStream) -> list[dict[str, Any]]:
+    """The consumer groups of a stream, without those that are marks of ledgers: nobody reads with them.
+
+    Raises:
+        redis.RedisError: Redis refuses or cannot be reached.
+    """
+    groups: list[dict[str, Any]] = stream.client.xinfo_groups(stream.name)
+    return [group for group in groups if not group["name"].startswith(MARKS.encode())]
 
 
 class OrderedStream(RedisStream):
