@@ -70,8 +70,8 @@ class Pair(NamedTuple):
             return self.added > (state.added if state.added is not None else int(state.top > EntryId(0, 0)))
         if not state.exists or state.top == EntryId(0, 0) or not self.rows:
             return True
-        # All entries are later than the feed's last ones, and they are more than can have been added since.
-        later = self.top is not None and state.first is not None and state.first > self.top
+        # No entry is as old as the feed's last ones, and there are more than can have been added since.
+        later = self.top is not None and (state.first is None or state.first > self.top)
         return later and state.added is not None and state.length > state.added - self.added
 
     def _doubt(self) -> StreamError:
