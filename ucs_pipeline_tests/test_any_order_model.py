@@ -169,6 +169,7 @@ def machine(server: RedisServer, entries: Entries) -> type[RuleBasedStateMachine
             self.trimmed |= self.stream.state().length > keep
             client.xtrim("feed", maxlen=keep, approximate=False)
 
+        @precondition(lambda self: not self.unmarked)
         @rule()
         def redis_saves(self) -> None:
             self.saved.append(([client.dump(key) for key in KEYS], self.trimmed))
