@@ -137,8 +137,8 @@ def read(feed: str, brick: str | None, rows: int, as_csv: bool) -> None:
     if as_csv:
         write_csv(frame, sys.stdout.buffer)
     else:
-        stream = stream_with(chosen, start_in(chosen, brick)).stream_name
-        print_brick(frame, brick, stream, rows, numbered=not chosen.any_order)
+        start = start_in(chosen, brick)
+        print_brick(frame, brick, stream_with(chosen, start).stream_name, rows, None if chosen.any_order else start)
 
 
 @ucs.command()

@@ -30,6 +30,15 @@ def ledger_key(stream: str, feed: str) -> str:
     return beside(stream, f"ledger:{feed}")
 
 
+MARKS = "ucs:ledger:"
+"""What the names of consumer groups begin with that nobody reads with: see `mark_name`."""
+
+
+def mark_name(feed: str) -> str:
+    """Name of the consumer group by which the ledger of an any-order feed knows its stream: see `ledger_mark`."""
+    return MARKS + feed
+
+
 def _has_tag(stream: str) -> bool:
     start = stream.find("{")
     return start >= 0 and stream.find("}", start) > start + 1

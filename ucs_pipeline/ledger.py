@@ -1,25 +1,23 @@
 """What an any-order feed has put into its stream: a Redis hash beside it, one field per partition.
 
-A field reads `<rows> <content> <open or done> <replay> <request> <first id> <last id>`. It is written by the scripts of
-`ledger_gate`, in the transactions that add the rows, and only read here. Everything up to the ids is known before a
+A field reads `<rows> <content> <open or done> <replay> <requests> <first id> <last id>`. It is written by the scripts
+of `ledger_gate`, in the transactions that add the rows, and only read here. Everything up to the ids is known before a
 transaction is sent, so that one comparison tells whether the ledger says what a publisher believes: the *head*.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Self, cast
-
-import redis
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Self
 
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.keys import ledger_key
-from ucs_pipeline.position import EntryId
-from ucs_pipeline.redis_link import translate
+from ucs_pipeline.ledger_mark import read_pair
+from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.stream import RedisStream
 from ucs_pipeline.wording import hash_text
 
-NOBODY = "-"
-"""In the place of who asked for a replay: nobody did."""
+_NOBODY = "-"
+"""In the place of who asked for replays: nobody did."""
 
 _PAGE = 1000
 _STATES = {"open": False, "done": True}
@@ -36,8 +34,9 @@ class Account(NamedTuple):
     """Whether these are all."""
     replay: int = 0
     """How many times it was published before."""
-    request: str = NOBODY
-    """Whoever asked for the latest replay."""
+    requests: tuple[str, ...] = ()
+    """Whoever asked for it to be published once more, and was served: all of them, or a request that is made again
+    after another one would be done twice. The last one is the one that the rows are for, if anybody asked for them."""
     first: EntryId | None = None
     last: EntryId | None = None
 
@@ -48,17 +47,19 @@ class Account(NamedTuple):
         Raises:
             ValueError: it is none.
         """
-        rows, content, state, replay, request, first, last = text.decode().split(" ")
+        rows, content, state, replay, requests, first, last = text.decode().split(" ")
         if state not in _STATES:
             raise ValueError(state)
         ids = EntryId.parse(first), EntryId.parse(last)
-        return cls(int(rows), int(content, 16), _STATES[state], int(replay), request, *ids)
+        asked = () if requests == _NOBODY else tuple(requests.split(","))
+        return cls(int(rows), int(content, 16), _STATES[state], int(replay), asked, *ids)
 
     @property
     def head(self) -> bytes:
         """What the field begins with."""
         state = "done" if self.done else "open"
-        return f"{self.rows} {hash_text(self.content_hash)} {state} {self.replay} {self.request} ".encode()
+        requests = ",".join(self.requests) or _NOBODY
+        return f"{self.rows} {hash_text(self.content_hash)} {state} {self.replay} {requests} ".encode()
 
     def plus(self, rows: int, content_hash: int, *, done: bool) -> Self:
         """With more rows; the ids are known afterwards."""
@@ -67,7 +68,7 @@ class Account(NamedTuple):
 
     def again(self, request: str) -> Self:
         """The beginning of a replay."""
-        return type(self)(replay=self.replay + 1, request=request)
+        return type(self)(replay=self.replay + 1, requests=(*self.requests, request))
 
 
 class Opening(NamedTuple):
@@ -96,7 +97,7 @@ class Ledger:
         found: dict[int, Account] = {}
         for position in range(0, len(starts), _PAGE):
             page = starts[position : position + _PAGE]
-            for start, text in zip(page, self._texts(map(self._feed.numbering.name, page)), strict=True):
+            for start, text in zip(page, self._texts([*map(self._feed.numbering.name, page)]), strict=True):
                 if text is not None:
                     found[start] = self._account(start, text)
         return found
@@ -116,37 +117,28 @@ class Ledger:
             StreamError: others write to the stream as well, or Redis does not count what was added, refuses or cannot
                 be reached.
         """
-        client, name = self._stream.client, self._stream.name
-        try:
-            # At one moment: the feed may be publishing.
-            with client.pipeline(transaction=True) as pipe:
-                pipe.hget(self.key, "rows")
-                pipe.xinfo_stream(name)
-                rows, info = pipe.execute(raise_on_error=False)
-        except redis.RedisError as error:
-            raise self._stream.named(translate(error)) from error
-        for answer in (rows, info):
-            if isinstance(answer, redis.RedisError) and "no such key" not in str(answer):
-                raise self._stream.named(translate(answer)) from answer
-        own, added = int(rows or 0), None if isinstance(info, redis.RedisError) else info.get("entries-added")
-        if added == own or isinstance(info, redis.RedisError):
+        [rows], state = self._read(["rows"])
+        own = int(rows or 0)
+        if not state.exists or state.added == own:
             return
         found = (
             "whether others write to it is not known, since Redis counts what was added from version 7 on"
-            if added is None
-            else f"entries that were ever added to it: {added:,}, of this feed by its ledger: {own:,}"
+            if state.added is None
+            else f"entries that were ever added to it: {state.added:,}, of this feed by its ledger: {own:,}"
         )
         raise StreamError(
-            f"feed {self._feed.name!r} is any-order, and the entries of stream {name!r} do not say whose they are: "
-            f"{found}; read it brick by brick (`ucs read {self._feed.name} BRICK`), or read the stream with a consumer "
-            "group"
+            f"feed {self._feed.name!r} is any-order, and the entries of stream {self._stream.name!r} do not say whose "
+            f"they are: {found}; read it brick by brick (`ucs read {self._feed.name} BRICK`), or read the stream with "
+            "a consumer group"
         )
 
-    def _texts(self, names: Iterable[str]) -> list[bytes | None]:
-        try:
-            return cast("list[bytes | None]", self._stream.client.hmget(self.key, list(names)))
-        except redis.RedisError as error:
-            raise self._stream.named(translate(error)) from error
+    def _texts(self, names: Sequence[str]) -> list[bytes | None]:
+        return self._read(names)[0]
+
+    def _read(self, names: Sequence[str]) -> tuple[list[bytes | None], State]:
+        """Fields of the ledger, and the stream at the same moment; nothing of a ledger whose stream is gone."""
+        pair = read_pair(self._stream, self._feed.name, names)
+        return [None] * len(names) if pair.lost() else pair.fields, pair.state
 
     def _account(self, start: int, text: bytes) -> Account:
         try:

@@ -9,20 +9,28 @@ added. No row is in the stream without the ledger knowing, and none is in the le
 Redis refuses a whole transaction, or nothing of it, when it is out of memory, short of replicas or cannot save. The
 second script does not lean on that: it counts, and where fewer rows came than were sent, it takes them out again.
 
-A stream that was deleted, or deleted and made again, while the ledger stayed is known by its count of entries ever
-added. Redis before version 7 has no such count; there, a stream that never had an entry is known.
+How the gate knows that the stream is the one the ledger is about: see `ledger_mark`. Each transaction moves the mark.
 """
+
+import secrets
 
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.gate import MULTI
+from ucs_pipeline.keys import aside_key, ledger_key, mark_name
 from ucs_pipeline.wire import command
 
 OPEN, MOVED, GONE, FULL, REFUSED = 1, b"moved", b"gone", b"full", b"refused"
 """What the scripts of a transaction find: see `LedgerGate`."""
 
+DOUBT = b"doubt"
+"""What `LedgerGate.begin` finds where stream and ledger may not belong together."""
+
+_BEYOND = b"18446744073709551615-"
+"""No entry has such an id: a group there is behind with nothing, and holds nothing back."""
+
 _EXEC = command(b"EXEC")
 
-# Keys of all: the stream, the ledger, the name the stream is moved aside to.
+# Keys of all: the stream, the ledger, the name the stream is moved aside to. Last argument of all: the mark's name.
 _LOOK = b"""
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
 local length, top, added = 0, '', -1
@@ -31,28 +39,40 @@ for i = 1, #info, 2 do
   if info[i] == 'last-generated-id' then top = info[i + 1] end
   if info[i] == 'entries-added' then added = info[i + 1] end
 end
-if top ~= '' and added < 0 then added = top == '0-0' and 0 or 1 end
+local counted = added >= 0
+if top ~= '' and not counted then added = top == '0-0' and 0 or 1 end
 """
-# A group that comes and goes is the only way to create a stream without an entry.
-_MAKE = b"""
-local function make(key)
-  redis.call('XGROUP', 'CREATE', key, 'ucs', '0', 'MKSTREAM')
-  redis.call('XGROUP', 'DESTROY', key, 'ucs')
+_FIND = b"""
+local mark = false
+for _, group in ipairs(info.err and {} or redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  for i = 1, group[2] == ARGV[#ARGV] and #group or 0, 2 do
+    if group[i] == 'last-delivered-id' then mark = group[i + 1] end
+  end
 end
 local absent = info.err and string.find(info.err, 'no such key')
 """
-# Arguments: the numbering.
+# Arguments: the numbering, a new mark. What is decided here is explained in `ledger_mark`.
 _BEGIN = (
     _LOOK
-    + _MAKE
+    + _FIND
     + b"""
 if info.err and not absent then return info end
-local lost = 0
-if tonumber(redis.call('HGET', KEYS[2], 'added') or -1) > added then
-  lost = redis.call('HLEN', KEYS[2])
+local known = redis.call('HMGET', KEYS[2], 'mark', 'added', 'rows', 'top')
+local noted, before, rows, reached = known[1], tonumber(known[2] or -1), tonumber(known[3] or 0), known[4]
+local lost, gone = 0, not mark and before > added
+if noted and not mark then
+  gone = absent or top == '0-0' or rows == 0
+    or counted and length > added - before and #redis.call('XRANGE', KEYS[1], '-', reached, 'COUNT', 1) == 0
+end
+if gone then
+  lost, noted = redis.call('HLEN', KEYS[2]), false
   redis.call('DEL', KEYS[2])
 end
-if absent then make(KEYS[1]) end
+if noted ~= mark then return 'doubt' end
+if not mark then
+  redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[3], ARGV[2], 'MKSTREAM')
+  redis.call('HSET', KEYS[2], 'mark', ARGV[2], 'top', top == '' and '0-0' or top)
+end
 redis.call('HSETNX', KEYS[2], 'numbering', ARGV[1])
 return {redis.call('HGET', KEYS[2], 'numbering'), lost}
 """
@@ -60,11 +80,11 @@ return {redis.call('HGET', KEYS[2], 'numbering'), lost}
 # Arguments: the brick, the head that is expected, the number of rows, the most entries the stream may hold.
 _ENTER = (
     _LOOK
-    + _MAKE
+    + _FIND
     + b"""
-local now, known = redis.pcall('HGET', KEYS[2], ARGV[1]), redis.pcall('HGET', KEYS[2], 'added')
+local now, noted = redis.pcall('HGET', KEYS[2], ARGV[1]), redis.pcall('HGET', KEYS[2], 'mark')
 local found
-if top == '' or type(now) == 'table' or tonumber(known or -1) > added then
+if not mark or noted ~= mark then
   found = 'gone'
 elseif (ARGV[2] == '' and now) or string.sub(now or '', 1, #ARGV[2]) ~= ARGV[2] then
   found = 'moved'
@@ -74,13 +94,19 @@ elseif redis.call('EXISTS', KEYS[3]) == 0 then
   redis.call('HSET', KEYS[2], 'under way', length .. ' ' .. top)
   return 1
 end
-if absent then make(KEYS[3]) else redis.call('RENAME', KEYS[1], KEYS[3]) end
+if absent then
+  -- A group that comes and goes is the only way to create a stream without an entry.
+  redis.call('XGROUP', 'CREATE', KEYS[3], 'ucs', '0', 'MKSTREAM')
+  redis.call('XGROUP', 'DESTROY', KEYS[3], 'ucs')
+else
+  redis.call('RENAME', KEYS[1], KEYS[3])
+end
 redis.call('SET', KEYS[1], '')
 return found or 'moved'
 """
 )
 # Arguments: the brick (none: to see that all is allowed that may be needed), its new head, the number of rows, whether
-# they are its first ones.
+# they are its first ones, a new mark.
 _LEAVE = (
     b"""
 if redis.call('EXISTS', KEYS[3]) == 1 then
@@ -101,7 +127,8 @@ if more ~= tonumber(ARGV[3]) then
   end
   return 'refused'
 end
-redis.call('HSET', KEYS[2], 'added', added)
+redis.call('XGROUP', 'SETID', KEYS[1], ARGV[6], ARGV[5])
+redis.call('HSET', KEYS[2], 'added', added, 'top', top, 'mark', ARGV[5])
 redis.call('HINCRBY', KEYS[2], 'rows', more)
 if ARGV[1] == '' then
   redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
@@ -132,18 +159,20 @@ class LedgerGate:
     them answers `REFUSED` if Redis did not take all of them.
     """
 
-    def __init__(self, stream: str, ledger: str, aside: str, most: int) -> None:
+    def __init__(self, stream: str, feed: str, most: int) -> None:
         """`most`: entries that the stream may hold."""
-        self.aside = aside.encode()
+        ledger, self.aside = ledger_key(stream, feed), aside_key(stream).encode()
+        self._mark = mark_name(feed).encode()
         self._keys = stream.encode(), ledger.encode(), self.aside
         self._most = b"%d" % most
 
     def begin(self, numbering: str) -> bytes:
         """Makes sure that stream and ledger are there and belong together.
 
-        The answer is the ledger's numbering, and how many fields it had if its stream was lost and it is new.
+        The answer is the ledger's numbering, and how many fields it had if its stream was lost and it is new; or
+        `DOUBT`.
         """
-        return self._script(_BEGIN, numbering.encode())
+        return self._script(_BEGIN, numbering.encode(), _new_mark())
 
     def enter(self, brick: bytes, expected: bytes, rows: int) -> bytes:
         """What comes before rows of a brick of which the ledger should say `expected`; nothing, if it is empty."""
@@ -151,14 +180,18 @@ class LedgerGate:
 
     def leave(self, brick: bytes, head: bytes, rows: int, *, begins: bool) -> bytes:
         """What comes after them, and writes the new head."""
-        return self._script(_LEAVE, brick, head, b"%d" % rows, b"1" if begins else b"0") + _EXEC
+        return self._script(_LEAVE, brick, head, b"%d" % rows, b"1" if begins else b"0", _new_mark()) + _EXEC
 
     def ask(self, brick: bytes, number: int) -> bytes:
         """Asks for the stream's length and what the ledger says of a brick; the number is answered as well."""
         return self._script(_ASK, brick, b"%d" % number)
 
     def _script(self, text: bytes, *arguments: bytes) -> bytes:
-        return command(b"EVAL", text, b"3", *self._keys, *arguments)
+        return command(b"EVAL", text, b"3", *self._keys, *arguments, self._mark)
+
+
+def _new_mark() -> bytes:
+    return _BEYOND + b"%d" % secrets.randbits(64)
 
 
 def refuse_numbering(feed: str, ledger: str, found: bytes, expected: str) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.ledger import NOBODY, Account, Opening
+from ucs_pipeline.ledger import Account, Opening
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.wording import bricks_are
 
@@ -17,29 +18,38 @@ class LedgerPlan:
     """Those that are recorded as done, and that the ledger knows."""
     groups: list[dict[int, Opening]] = field(default_factory=list)
     """The others by start, consecutive ones together: in each group those that have rows in the stream come first."""
+    more: bool = False
+    """Whether some of them are to be published once more when that is done."""
     lost: str | None = None
     """What to say when the ledger has less than is recorded."""
 
 
-class Replays:
-    """Which partitions somebody asked to be published again, and which of them have been.
+class Replay:
+    """A request to publish partitions once more. It is done once for each of them, whatever comes in between.
 
-    A replay begins only where the one before it is done: one that is broken off is finished, whoever began it.
+    So two requests at one moment make two copies, one after the other: a replay begins only where the one before it is
+    done, and one that was broken off is finished first, for whom it was begun. Rows of a first publication that was
+    broken off were begun for nobody: the request finishes them as its own.
     """
 
     def __init__(self, request: str) -> None:
-        """`request`: whoever asks. What the ledger says was done for the same request is not done again."""
-        self.request = request
-        self._due: dict[int, int] = {}
+        """`request`: whoever asks."""
+        # Tags of runs are free text, and the ledger has a space and a comma between two of them.
+        self._request = quote(request, safe="")
 
-    def opening(self, start: int, account: Account | None) -> Opening | None:
-        """Where publishing a partition once more begins; None if it is not to be, or has to be finished first."""
+    def opening(self, account: Account | None) -> Opening | None:
+        """Where publishing a partition for this request begins; None if that is done, or another's comes first."""
         if account is None:
-            self._due[start] = 0
-            return Opening(b"", Account(request=self.request))
-        satisfied = not account.done or account.request == self.request
-        due = self._due.setdefault(start, account.replay if satisfied else account.replay + 1)
-        return Opening(account.head, account.again(self.request)) if account.done and account.replay < due else None
+            return Opening(b"", Account(requests=(self._request,)))
+        if self._request in account.requests:
+            return None
+        if account.done:
+            return Opening(account.head, account.again(self._request))
+        return None if account.requests else Opening(account.head, account._replace(requests=(self._request,)))
+
+    def waits(self, account: Account | None) -> bool:
+        """Whether another's replay of a partition has to be finished before this one begins."""
+        return account is not None and not account.done and self._request not in account.requests
 
 
 def ledger_plan(
@@ -47,7 +57,7 @@ def ledger_plan(
     wanted: Sequence[int],
     accounts: Mapping[int, Account],
     records: Mapping[int, BrickReport],
-    replays: Replays | None = None,
+    replay: Replay | None = None,
 ) -> LedgerPlan:
     """Plans a pass over the partitions `wanted`.
 
@@ -56,21 +66,22 @@ def ledger_plan(
         wanted: starts of the partitions, consecutive.
         accounts: what the ledger says.
         records: what is recorded as done.
-        replays: what is to be published again, if anything.
+        replay: who asks for them to be published again, if anybody.
     """
     plan = LedgerPlan()
     lost: list[int] = []
     last: int | None = None
     for start in wanted:
         account, record = accounts.get(start), records.get(start)
-        opening = replays.opening(start, account) if replays else None
+        opening = replay.opening(account) if replay else None
         if opening is None and record and is_known(record, account):
             plan.known.append(record)
             continue
         if record and is_lost(record, account):
             lost.append(start)
         if opening is None:
-            opening = Opening(account.head, account) if account else Opening(b"", Account(request=NOBODY))
+            opening = Opening(account.head, account) if account else Opening(b"", Account())
+            plan.more |= replay is not None and replay.waits(account)
         if last is None or feed.numbering.next(last) != start or _has_to_be_first(opening, plan.groups[-1]):
             plan.groups.append({})
         plan.groups[-1][start] = opening

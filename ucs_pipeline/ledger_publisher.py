@@ -13,9 +13,9 @@ import hiredis
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.keys import aside_key, fence_key, ledger_key
-from ucs_pipeline.ledger import Account, Opening, numbering_text
-from ucs_pipeline.ledger_gate import FULL, GONE, MOVED, OPEN, LedgerGate, refuse_numbering
+from ucs_pipeline.keys import fence_key, ledger_key
+from ucs_pipeline.ledger import Account, Ledger, Opening, numbering_text
+from ucs_pipeline.ledger_gate import DOUBT, FULL, GONE, MOVED, OPEN, LedgerGate, refuse_numbering
 from ucs_pipeline.redis_link import classify
 from ucs_pipeline.sender import AROUND_ROWS, Sender
 from ucs_pipeline.stream import TRANSACTION_ROWS, RedisStream, Transaction
@@ -66,7 +66,7 @@ class LedgerPublisher(Sender[Part, _Sent]):
         # Publishing waits at `max_len`, by the length that was last seen. Others write meanwhile: were the gate closed
         # from there on, their last entry would keep out whatever had just been found to fit.
         most = feed.stream.max_len + min(TRANSACTION_ROWS, feed.stream.max_len // 10)
-        self._gate = LedgerGate(stream.name, self._ledger, aside_key(stream.name), most)
+        self._gate = LedgerGate(stream.name, feed.name, most)
         self._numbers = count(1)
         self._current: int | None = None
         self._expected, self._account = b"", Account()
@@ -111,7 +111,12 @@ class LedgerPublisher(Sender[Part, _Sent]):
                 "entries may stay beside this feed's and nothing ordered writes there any more, delete that key"
             )
         numbering = numbering_text(self._feed)
-        found, lost = self._demand(gate.begin(numbering))
+        begun = self._demand(gate.begin(numbering))
+        if begun == DOUBT:
+            # Says what is the matter, unless it has been put right since.
+            Ledger(self._feed, self._stream).rows()
+            raise StreamUnavailableError(f"stream {self._stream.name!r} was changed while it was looked at")
+        found, lost = begun
         refuse_numbering(self._feed.name, self._ledger, found, numbering)
         # Two empty transactions, through an open gate and a closed one, show now, before any row, that this user may do
         # all a transaction does.
@@ -171,8 +176,9 @@ class LedgerPublisher(Sender[Part, _Sent]):
             raise MovedError(start)
         if verdict == GONE:
             raise StreamError(
-                f"stream {self._stream.name!r} was deleted while it was being written, or its ledger "
-                f"{self._ledger!r} was: stop other runs of this feed, delete both, and publish it again"
+                f"stream {self._stream.name!r} or its ledger {self._ledger!r} was deleted, restored, renamed or copied "
+                "over while rows were being added, and nothing was added from there on: stop other runs of this feed "
+                "and launch it again, which looks at both and says what to do"
             )
         if verdict == FULL:
             raise StreamUnavailableError(

@@ -3,16 +3,13 @@
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 
-from ucs_pipeline.entries import UnnumberedEntries, encode
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.ledger import Account, Ledger
-from ucs_pipeline.ledger_search import Search
+from ucs_pipeline.ledger_search import Search, rows_of, trimmed_rows
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import RedisStream
-
-_ROWS = 1_000
 
 
 def ledger_entries(feed: BrickFeed, stream: RedisStream, start: int) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:
@@ -47,10 +44,10 @@ def ledger_entries(feed: BrickFeed, stream: RedisStream, start: int) -> Iterator
 def _own(
     feed: BrickFeed, stream: RedisStream, start: int, account: Account
 ) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:
-    search = Search(stream, account, stream.state())
-    with closing(open_source(feed).scan(start, feed.numbering.end(start))) as scan:
-        for entries in encode(stream.name.encode(), scan, UnnumberedEntries):
-            for first in range(0, entries.count, _ROWS):
-                for row in entries.fields(first, min(first + _ROWS, entries.count)).values():
-                    if not search.trimmed(row) and (entry_id := search.find(row)):
-                        yield entry_id, row
+    source, state = open_source(feed), stream.state()
+    search = Search(stream, account, state, trimmed_rows(feed, source, stream, start, account, state))
+    with closing(rows_of(feed, source, start)) as pages:
+        for rows in pages:
+            for row in rows:
+                if not search.trimmed() and (entry_id := search.find(row)):
+                    yield entry_id, row

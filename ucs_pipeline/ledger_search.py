@@ -1,15 +1,84 @@
 """Finds rows of an any-order feed in its stream, where the entries of others may be between them."""
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Generator, Mapping
+from contextlib import closing
+from itertools import islice
 
+import numpy as np
+import numpy.typing as npt
+
+from ucs_pipeline.entries import UnnumberedEntries, encode
+from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.ledger import Account
 from ucs_pipeline.position import EntryId, State
+from ucs_pipeline.source import Source
 from ucs_pipeline.stream import RedisStream
 
 _MOST_MISSES = 100
 _LAST = EntryId(2**64 - 1, 2**64 - 1)
+_ROWS = 1_000
+"""Rows that are Python objects at the same time."""
+_WINDOW = 1_000_000
+"""Entries whose hashes are kept at the same time: 8 MB."""
 
 Fields = Mapping[bytes, bytes]
+
+
+def rows_of(feed: BrickFeed, source: Source, start: int) -> Generator[list[Fields], None, None]:
+    """The rows of a partition as fields of entries, some at a time.
+
+    Raises:
+        SourceError: the table cannot be read.
+    """
+    with closing(source.scan(start, feed.numbering.end(start))) as scan:
+        for entries in encode(feed.stream_name.encode(), scan, UnnumberedEntries):
+            for first in range(0, entries.count, _ROWS):
+                yield list(entries.fields(first, min(first + _ROWS, entries.count)).values())
+
+
+def trimmed_rows(
+    feed: BrickFeed, source: Source, stream: RedisStream, start: int, account: Account, state: State
+) -> int:
+    """How many rows of a partition are gone because the stream was trimmed: those before the first one that is left.
+
+    That is the earliest row of the table that one of the entries left is equal to. There may be any number of entries
+    of others between them: what is kept of them is a hash each, and no more of those than `_WINDOW`; the table is read
+    again for the next ones. Almost always the first ones tell.
+
+    Args:
+        feed: the feed.
+        source: its table.
+        stream: its stream.
+        start: the partition.
+        account: what the ledger says of it.
+        state: the stream; the rows before its first entry are gone.
+
+    Raises:
+        SourceError: the table cannot be read.
+        StreamError: the stream cannot be read.
+    """
+    if account.first is None or account.last is None or (state.first and state.first <= account.first):
+        return 0
+    left = stream.walk(state.first, account.last) if state.first else iter(())
+    while hashes := array("q", (_hash(fields) for _, fields in islice(left, _WINDOW))):
+        window, place = np.sort(np.frombuffer(hashes, np.int64)), 0
+        with closing(rows_of(feed, source, start)) as pages:
+            for rows in pages:
+                found = _among(window, np.fromiter(map(_hash, rows), np.int64, len(rows)))
+                if found.any() and place + found.argmax() < account.rows:
+                    return place + int(found.argmax())
+                place += len(rows)
+    return account.rows
+
+
+def _hash(fields: Fields) -> int:
+    return hash(frozenset(fields.items()))
+
+
+def _among(window: npt.NDArray[np.int64], hashes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = window[np.searchsorted(window[:-1], hashes)] == hashes
+    return found
 
 
 class Search:
@@ -19,15 +88,14 @@ class Search:
     them nothing more is.
     """
 
-    def __init__(self, stream: RedisStream, account: Account, state: State) -> None:
-        """`state`: the stream; the rows before its first entry are gone."""
+    def __init__(self, stream: RedisStream, account: Account, state: State, trimmed: int) -> None:
+        """`state`: the stream; the rows before its first entry are gone, which are the first `trimmed` ones."""
         self._stream = stream
         first, self._last = account.first or _LAST, account.last or EntryId(0, 0)
         self._at = first if state.first is None else max(first, state.first)
         self._misses = 0
         self._entries = stream.walk(self._at, self._last)
-        self._cut = first < self._at or state.first is None
-        self._left: set[frozenset[tuple[bytes, bytes]]] | None = None
+        self._trimmed = trimmed
 
     @property
     def reached(self) -> EntryId:
@@ -40,17 +108,13 @@ class Search:
             return None
         for entry_id, fields in self._entries:
             if fields == row:
-                self._at, self._cut = entry_id.next(), False
+                self._at = entry_id.next()
                 return entry_id
         self._misses += 1
         self._entries = self._stream.walk(self._at, self._last)
         return None
 
-    def trimmed(self, row: Fields) -> bool:
-        """Whether the next row is gone because the stream was trimmed: none of the partition before it is there."""
-        if not self._cut:
-            return False
-        if self._left is None:
-            self._left = {frozenset(fields.items()) for _, fields in self._stream.walk(self._at, self._last)}
-        self._cut = frozenset(row.items()) not in self._left
-        return self._cut
+    def trimmed(self) -> bool:
+        """Whether the next row, which is not asked about again then, is gone because the stream was trimmed."""
+        self._trimmed -= 1
+        return self._trimmed >= 0

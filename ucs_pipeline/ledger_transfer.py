@@ -12,7 +12,7 @@ from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamU
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.flow import Flow
 from ucs_pipeline.ledger import Account, Ledger, Opening
-from ucs_pipeline.ledger_plan import Replays, ledger_plan
+from ucs_pipeline.ledger_plan import Replay, ledger_plan
 from ucs_pipeline.ledger_publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.numbering import Numbering
 from ucs_pipeline.patience import Patience
@@ -70,7 +70,7 @@ def ledger_transfer(
     stream.refuse_eviction()
     for warning in filter(None, (feed.warning, source.warning())):
         log(warning)
-    ledger, replays = Ledger(feed, stream), None if request is None else Replays(request)
+    ledger, replay = Ledger(feed, stream), None if request is None else Replay(request)
     accounts: Mapping[int, Account] = {}
     reported: set[int] = set()
     busy: int | None = None
@@ -89,7 +89,7 @@ def ledger_transfer(
                         "ledger begins anew"
                     )
                 accounts = ledger.accounts(wanted)
-                plan = ledger_plan(feed, wanted, accounts, done, replays)
+                plan = ledger_plan(feed, wanted, accounts, done, replay)
                 if plan.lost:
                     log(plan.lost)
                 for report in plan.known:
@@ -106,7 +106,8 @@ def ledger_transfer(
                             reported.add(report.ordinal)
                             yield report
                         patience.progress()
-            return
+            if not plan.more:
+                return
         except MovedError as error:
             busy = error.start
             name = feed.numbering.name(busy)

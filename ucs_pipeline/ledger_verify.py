@@ -9,7 +9,7 @@ from contextlib import closing
 from ucs_pipeline.entries import Entries, UnnumberedEntries, encode
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.ledger import Account
-from ucs_pipeline.ledger_search import Search
+from ucs_pipeline.ledger_search import Search, trimmed_rows
 from ucs_pipeline.position import State
 from ucs_pipeline.resumption import Rows, partitions
 from ucs_pipeline.source import Source
@@ -47,6 +47,12 @@ def ledger_verify(
     verdict = Verdict(begin, begin, shared=True)
     starts = [start for start in accounts if held(accounts[start], begin)] if held_only else feed.numbering.starts
     for span in _spans(feed, starts):
+        # Before the scan: the engine in the process answers one query at a time.
+        trimmed = {
+            start: trimmed_rows(feed, source, stream, start, accounts[start], begin)
+            for start in span
+            if start in accounts
+        }
         search: tuple[int, Search] | None = None
         seen = 0
         with closing(source.scan(span[0], feed.numbering.end(span[-1]))) as scan:
@@ -54,7 +60,8 @@ def ledger_verify(
                 for rows in partitions(entries, feed.numbering):
                     account = accounts.get(rows.partition, Account())
                     if search is None or search[0] != rows.partition:
-                        search, seen = (rows.partition, Search(stream, account, begin)), 0
+                        gone = trimmed.get(rows.partition, 0)
+                        search, seen = (rows.partition, Search(stream, account, begin, gone)), 0
                     there = min(rows.number, account.rows - seen)
                     _compare(stream, entries, rows._replace(stop=rows.start + there), search[1], verdict)
                     verdict.rows += rows.number
@@ -85,7 +92,7 @@ def _spans(feed: BrickFeed, starts: Sequence[int]) -> Iterator[Sequence[int]]:
 def _compare(stream: RedisStream, entries: Entries, rows: Rows, search: Search, verdict: Verdict) -> None:
     for start in range(rows.start, rows.stop, _ROWS):
         for place, row in entries.fields(start, min(start + _ROWS, rows.stop)).items():
-            if search.trimmed(row):
+            if search.trimmed():
                 verdict.trimmed += 1
             elif search.find(row):
                 verdict.equal += 1

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.merge import read_entries
-from ucs_pipeline.position import START
+from ucs_pipeline.position import START, EntryId
 from ucs_pipeline.read import table_of
 from ucs_pipeline.report import console, full_width, print_table
 from ucs_pipeline.shards import streams_of
@@ -25,15 +25,24 @@ _NULL = "\\N"
 """How ClickHouse writes NULL into CSV too: an empty field is an empty string."""
 
 
-def print_brick(frame: "pd.DataFrame", brick: str, stream: str, most: int, *, numbered: bool = True) -> None:
-    """Prints the first rows of a brick, `most` of them, and how many there are.
+def print_brick(frame: "pd.DataFrame", brick: str, stream: str, most: int, start: int | None = None) -> None:
+    """Prints the first rows of a partition, `most` of them, and what is gone of it.
 
-    `numbered`: whether entry ids are the rows' places, so that they say how many are gone.
+    `start`: ordinal of its first brick, if entry ids are the rows' places; None if they do not say what is gone.
     """
     shown = _print(f"brick {brick} in stream {stream}", frame.head(most))
-    missing = int(frame.index[0].split("-")[1]) - 1 if numbered and len(frame) else 0
-    trimmed = f"; the {missing:,} before them were trimmed" if missing else ""
-    console.print(f"{shown:,} of {len(frame):,} rows{trimmed}")
+    gone = "" if start is None or frame.empty else _gone(start, EntryId.parse(frame.index[0]))
+    console.print(f"{shown:,} of {len(frame):,} rows{gone}")
+
+
+def _gone(start: int, first: EntryId) -> str:
+    """What is said of the rows before the first one that is there."""
+    if first.ordinal == start:
+        return f"; the {first.row - 1:,} before them were trimmed" if first.row > 1 else ""
+    # A coarser partition: how many rows its bricks before this one had, no id tells.
+    if first.row > 1:
+        return f"; all before entry {first} were trimmed"
+    return f"; those before entry {first} were trimmed, if its bricks before that one had any"
 
 
 def print_entries(feed: BrickFeed, most: int) -> None:

@@ -10,7 +10,7 @@ import redis
 from ucs_pipeline.errors import StreamFullError
 from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.redis_link import translate
-from ucs_pipeline.stream import RedisStream, Transaction
+from ucs_pipeline.stream import RedisStream, Transaction, reading_groups
 from ucs_pipeline.stream_settings import Stream
 
 T = TypeVar("T", bound=Transaction)
@@ -198,7 +198,7 @@ def _first_unacknowledged(stream: RedisStream) -> EntryId | None:
     Worked out from the groups' own lists: Redis' `lag` is wrong or missing after trims and deletes.
     """
     needed: list[EntryId] = []
-    for group in stream.client.xinfo_groups(stream.name):
+    for group in reading_groups(stream):
         lowest = stream.client.xpending(stream.name, group["name"])["min"]
         delivered = EntryId.parse(group["last-delivered-id"])
         # It comes first where the group was set back to read again (XGROUP SETID).

@@ -4,7 +4,7 @@ A hash in the stream's own cluster slot, `{flights.0}:shard`, with the fields `s
 `top`: every brick of the shard up to the ordinal `done` is complete, as long as the stream's top is not below `top`.
 From the top alone a reader knows that of the bricks below the top's, but not of that one, and not of bricks without
 rows after it. To lose `done` and `top`, or to find old ones, makes a reader wait and nothing else; `shards` and `level`
-keep two dealings out of one stream.
+keep two dealings out of one stream. A publisher that finds a note ahead of its stream forgets what it says is complete.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.keys import beside, fence_key
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.position import EntryId, State, floor
+from ucs_pipeline.position import START, EntryId, State, floor
 from ucs_pipeline.shards import streams_of
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ def write_note(stream: "OrderedStream", note: Note) -> None:
         StreamError: Redis refuses or cannot be reached.
     """
     fields = dict(zip(("shard", "shards", "level"), note.dealing, strict=True))
-    if note.top:
-        fields |= {"done": str(note.done), "top": str(note.top)}
+    fields |= {"done": str(note.done), "top": str(note.top or START)}
     stream.call("HSET", note_key(stream.name), *(part for pair in fields.items() for part in pair))
 
 
@@ -121,9 +120,6 @@ class Notes:
         self._note = note
         self._top = state.top
         self._newest = _NOWHERE
-        if note.top is None or note.top > state.top:
-            # What was complete is lost, or was never said.
-            self._note = Note(note.dealing)
 
     @classmethod
     def begin(cls, feed: BrickFeed, stream: "OrderedStream") -> "Self | None":
@@ -138,6 +134,11 @@ class Notes:
             return None
         if found is None or found.dealing != Note.of(feed).dealing:
             found = Note.of(feed)
+            write_note(stream, found)
+        elif found.top and found.top > state.top:
+            # The stream was lost, or an older copy of it came back. Its top will be there once more, and then the note
+            # must not say that what it said is complete: the table may have changed.
+            found = Note(found.dealing)
             write_note(stream, found)
         return cls(feed, stream, found, state)
 

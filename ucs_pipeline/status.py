@@ -18,7 +18,7 @@ from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.record import rows_by_brick
 from ucs_pipeline.redis_link import connect_each, translate
 from ucs_pipeline.report import print_table
-from ucs_pipeline.stream import RedisStream
+from ucs_pipeline.stream import RedisStream, reading_groups
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,7 @@ def _stream(stream: RedisStream) -> StreamStatus | str:
         state = stream.state()
         if not state.exists:
             return StreamStatus(0, None)
-        found: list[dict[str, Any]] = stream.client.xinfo_groups(stream.name)
-        return StreamStatus(state.length, str(state.top), [_group(group, state) for group in found])
+        return StreamStatus(state.length, str(state.top), [_group(group, state) for group in reading_groups(stream)])
     except StreamError as error:
         return str(error)
     except redis.RedisError as error:

@@ -10,6 +10,7 @@ import redis
 from ucs_pipeline.entries import Entries
 from ucs_pipeline.errors import FeedError, StreamError, StreamUnavailableError
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.keys import MARKS
 from ucs_pipeline.position import START, EntryId, State, floor
 from ucs_pipeline.redis_link import classify, not_allowed, translate
 from ucs_pipeline.wire import Wire, command
@@ -47,6 +48,22 @@ class Transaction:
     def ids(self) -> tuple[EntryId, EntryId]:
         """Ids of the first and the last row."""
         return self.entries.id(self.start), self.entries.id(self.stop - 1)
+
+
+def parse_state(info: Mapping[str, Any] | None) -> State:
+    """From what XINFO STREAM answers; None: there is no stream."""
+    if info is None:
+        return State(False, START, 0)
+    entry = info["first-entry"]
+    deleted = info.get("max-deleted-entry-id")
+    return State(
+        True,
+        EntryId.parse(info["last-generated-id"]),
+        info["length"],
+        EntryId.parse(entry[0]) if entry else None,
+        info.get("entries-added"),
+        EntryId.parse(deleted) if deleted else None,
+    )
 
 
 def cut(entries: Entries, start: int, stop: int, most: int = TRANSACTION_ROWS) -> Iterator[Transaction]:
@@ -87,18 +104,9 @@ class RedisStream:
             info: dict[str, Any] = self.client.xinfo_stream(self.name)
         except redis.RedisError as error:
             if "no such key" in str(error):
-                return State(False, START, 0)
+                return parse_state(None)
             raise self.named(translate(error)) from error
-        entry = info["first-entry"]
-        deleted = info.get("max-deleted-entry-id")
-        return State(
-            True,
-            EntryId.parse(info["last-generated-id"]),
-            info["length"],
-            EntryId.parse(entry[0]) if entry else None,
-            info.get("entries-added"),
-            EntryId.parse(deleted) if deleted else None,
-        )
+        return parse_state(info)
 
     def entries(
         self, first: EntryId, last: EntryId, most: int | None = None
@@ -170,6 +178,16 @@ class RedisStream:
     def named(self, error: StreamError) -> StreamError:
         """The same error, with the stream's name in front."""
         return type(error)(f"stream {self.name!r}: {error}")
+
+
+def reading_groups(stream: RedisStream) -> list[dict[str, Any]]:
+    """The consumer groups of a stream, without those that are marks of ledgers: nobody reads with them.
+
+    Raises:
+        redis.RedisError: Redis refuses or cannot be reached.
+    """
+    groups: list[dict[str, Any]] = stream.client.xinfo_groups(stream.name)
+    return [group for group in groups if not group["name"].startswith(MARKS.encode())]
 
 
 class OrderedStream(RedisStream):

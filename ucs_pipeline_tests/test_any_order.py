@@ -21,12 +21,16 @@ from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.keys import beside, has_neighbours
 from ucs_pipeline.ledger import Account, Ledger, Opening
 from ucs_pipeline.ledger_publisher import LedgerPublisher, MovedError, Part
+from ucs_pipeline.ledger_search import trimmed_rows
 from ucs_pipeline.ledger_transfer import ledger_transfer
+from ucs_pipeline.ledger_verify import ledger_verify
 from ucs_pipeline.merge import Reader, read_entries
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.print_brick import print_entries, write_entries
-from ucs_pipeline.stream import RedisStream
+from ucs_pipeline.read import read_brick
+from ucs_pipeline.room import trim_acknowledged
+from ucs_pipeline.stream import RedisStream, reading_groups
 from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.redis_server import RedisServer, redis_executable
 from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
@@ -137,7 +141,7 @@ def test_sparse_and_empty_bricks_cost_one_report_each(stream: RedisStream) -> No
     assert sum(report.published for report in reports) == 40
     assert (reports[35].rows, reports[35].first_entry) == (0, None)
     assert [fields for _, fields in _all(stream)] == [fields for _, fields in expected(40, step=7_500)]
-    assert stream.client.hlen(LEDGER) == 30 + 3
+    assert stream.client.hlen(LEDGER) == 30 + 5
 
 
 def test_a_coarser_partition_is_one_line_of_the_ledger(stream: RedisStream) -> None:
@@ -262,6 +266,197 @@ def test_a_stream_that_was_deleted_beside_its_ledger_is_begun_anew(
         assert list(_accounts(stream)) == [2]
 
 
+def _others(client: Any, entries: int) -> None:
+    pipe = client.pipeline(transaction=False)
+    for number in range(entries):
+        pipe.xadd("feed", {"who": "somebody else", "n": number})
+    pipe.execute()
+
+
+@pytest.mark.parametrize(("more", "kept"), [(-1, 0), (-1, 100), (0, 100), (1, 100)])
+def test_a_stream_that_others_fill_again_as_far_as_it_ever_was_is_another_one(
+    stream: RedisStream, more: int, kept: int
+) -> None:
+    table, said = numbers(ROWS), list[str]()
+    records = _publish(table, stream)
+    stream.client.delete("feed")
+    _others(stream.client, ROWS + more)
+    stream.client.xtrim("feed", maxlen=kept, approximate=False)
+    assert _accounts(stream) == {}
+    assert not Ledger(_feed(table), stream).rows()
+    reports = _publish(table, stream, records=records, log=said.append)
+    assert [report.published for report in reports] == [10_000, 10_000, 5_000]
+    assert [line for line in said if "the ledger begins anew" in line]
+    assert {brick: rows for brick, rows in _by_brick(stream).items() if brick >= 0} == {
+        brick: _rows(brick) for brick in range(3)
+    }
+
+
+def test_a_redis_that_does_not_count_refuses_a_stream_that_others_fill_again(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, executable=redis_executable(oldest=True)) as server:
+        stream, table = RedisStream("feed", server.client()), numbers(ROWS)
+        _publish(table, stream, [2])
+        if stream.state().added is not None:
+            pytest.skip("no Redis before version 7 is installed")
+        stream.client.delete("feed")
+        _others(stream.client, 10)
+        with pytest.raises(StreamError, match=r"do not belong together.*if the stream is another one, `DEL"):
+            _publish(table, stream, [2])
+        assert list(_by_brick(stream)) == [-1]
+
+
+def test_a_stream_that_others_fill_again_while_it_is_written_gets_no_more_rows(stream: RedisStream) -> None:
+    table = numbers(ROWS)
+    entries = _entries(table, 2)
+    with LedgerPublisher(_feed(table), stream) as publisher:
+        publisher.open({2: Opening(b"", Account())})
+        going = publisher.publish(Part(entries, start, start + 10, 2) for start in range(0, 5_000, 10))
+        next(going)
+        stream.client.delete("feed")
+        _others(stream.client, 5_000)
+        with pytest.raises(StreamError, match="was deleted, restored, renamed or copied over while rows"):
+            list(going)
+    assert list(_by_brick(stream)) == [-1]
+
+
+APART: Mapping[str, tuple[Callable[[Any, Any, Any], Any], str]] = {
+    "an older copy of the stream": (
+        lambda client, old, _: client.restore("feed", 0, old, replace=True),
+        "of another moment",
+    ),
+    "an older copy of the ledger": (
+        lambda client, _, old: client.restore(LEDGER, 0, old, replace=True),
+        "of another moment",
+    ),
+    "another stream renamed over it": (
+        lambda client, old, _: (client.restore("other", 0, old), client.rename("other", "feed")),
+        "of another moment",
+    ),
+    "the ledger deleted": (lambda client, *_: client.delete(LEDGER), "and the ledger does not know it"),
+    "the mark destroyed": (
+        lambda client, *_: (client.xtrim("feed", maxlen=0), client.xgroup_destroy("feed", "ucs:ledger:feed")),
+        "the stream was replaced, or somebody destroyed the group",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", APART)
+def test_a_stream_and_a_ledger_of_two_moments_are_refused_by_whoever_looks(
+    stream: RedisStream, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)
+    table = numbers(ROWS)
+    records = _publish(table, stream, [0])
+    old = stream.client.dump("feed"), stream.client.dump(LEDGER)
+    records += _publish(table, stream, [2])
+    happens, sentence = APART[kind]
+    happens(stream.client, *old)
+    before = _all(stream)
+    whole = rf"feed 'feed': stream 'feed' and ledger '{{feed}}:ledger:feed' do not belong together: .*{sentence}"
+    looks: list[Callable[[], object]] = [
+        lambda: _publish(table, stream, records=records),
+        lambda: _publish(table, stream),
+        lambda: _accounts(stream),
+        lambda: read_brick(_feed(table), "0.0.0.2"),
+        lambda: list(read_entries(_feed(table))),
+    ]
+    for look in looks:
+        with pytest.raises(StreamError, match=whole):
+            look()
+    assert _all(stream) == before
+
+
+def test_what_a_refusal_says_to_do_is_enough(stream: RedisStream) -> None:
+    table = numbers(ROWS)
+    records = _publish(table, stream, [2])
+    stream.client.xgroup_destroy("feed", "ucs:ledger:feed")
+    with pytest.raises(StreamError) as refusal:
+        _publish(table, stream, [2], records=records)
+    put_back, begin_anew = re.findall(r"`([A-Z].*?)`", str(refusal.value))
+    client: Any = stream.client
+    client.execute_command(put_back)
+    assert [report.published for report in _publish(table, stream, [2])] == [0]
+    stream.client.xgroup_destroy("feed", "ucs:ledger:feed")
+    client.execute_command(begin_anew)
+    assert [report.published for report in _publish(table, stream, [2])] == [5_000]
+    stream.client.delete(LEDGER)
+    with pytest.raises(StreamError) as refusal:
+        _publish(table, stream, [2])
+    for command in re.findall(r"`([A-Z].*?)`", str(refusal.value)):
+        client.execute_command(command)
+    assert [report.published for report in _publish(table, stream, [2])] == [5_000]
+
+
+def test_a_feed_that_was_published_before_there_was_a_mark_goes_on(stream: RedisStream) -> None:
+    table = numbers(ROWS)
+    _publish(table, stream, [0])
+    stream.client.xgroup_destroy("feed", "ucs:ledger:feed")
+    stream.client.hdel(LEDGER, "mark", "top")
+    assert _accounts(stream)[0].done
+    assert [report.published for report in _publish(table, stream)] == [0, 10_000, 5_000]
+    assert _by_brick(stream) == {brick: _rows(brick) for brick in range(3)}
+    stream.client.xgroup_destroy("feed", "ucs:ledger:feed")
+    stream.client.hdel(LEDGER, "mark", "top")
+    stream.client.delete("feed")
+    _others(stream.client, 10)
+    assert [report.published for report in _publish(table, stream)] == [10_000, 10_000, 5_000]
+
+
+@pytest.mark.parametrize("window", [10, 1_000_000])
+def test_a_trimmed_brick_is_found_among_any_number_of_entries_of_others(
+    stream: RedisStream, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)
+    monkeypatch.setattr("ucs_pipeline.ledger_search._WINDOW", window)
+    table = numbers(50)
+    feed, entries = _feed(table), next(encode(b"feed", source_of(_feed(table)).scan(0, 0), UnnumberedEntries))
+    with LedgerPublisher(feed, stream) as publisher:
+        publisher.open({0: Opening(b"", Account())})
+        for start, stop in ((0, 20), (20, 50)):
+            list(publisher.publish(iter([Part(entries, start, stop, 0, 50)])))
+            _others(stream.client, 37)
+    source = source_of(feed)
+    for kept, left in ((50 + 74, 50), (30 + 74 + 5, 35), (30 + 50, 30), (30 + 37, 30), (10 + 37, 10), (20, 0)):
+        stream.client.xtrim("feed", maxlen=kept, approximate=False)
+        verdict = ledger_verify(feed, source, stream, _accounts(stream))
+        assert (verdict.equal, verdict.trimmed, verdict.missing) == (left, 50 - left, 0)
+    account, state = _accounts(stream)[0], stream.state()
+    assert trimmed_rows(feed, source, stream, 0, account, state) == 50
+
+
+def test_entries_are_walked_in_pages_that_take_little_memory(
+    stream: RedisStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size in [10] * 10 + [1_000_000] * 40:
+        stream.client.xadd("feed", {"value": "x" * size})
+    pages = list[int]()
+    read = stream._read
+
+    def counted(*args: Any, **more: Any) -> list[Any]:
+        page = read(*args, **more)
+        pages.append(sum(len(fields[b"value"]) for _, fields in page))
+        return page
+
+    monkeypatch.setattr(stream, "_read", counted)
+    assert len(list(stream.walk(EntryId(0, 0), EntryId(2**63, 0)))) == 50
+    assert max(pages[2:]) <= 4 << 20
+
+
+def test_the_mark_is_no_consumer_group_of_anybody(stream: RedisStream) -> None:
+    table = numbers(ROWS)
+    _publish(table, stream, [2])
+    [mark] = stream.client.xinfo_groups("feed")
+    assert (mark["name"], mark["pending"], mark["consumers"]) == (b"ucs:ledger:feed", 0, 0)
+    assert not mark.get("lag")
+    assert reading_groups(stream) == []
+    assert trim_acknowledged(stream) == 0
+    stream.client.xgroup_create("feed", "workers", 0)
+    stream.client.xreadgroup("workers", "one", {"feed": ">"}, count=10, noack=True)
+    assert trim_acknowledged(stream) == 10
+    stream.client.xtrim("feed", maxlen=0, approximate=False)
+    assert [report.published for report in _publish(table, stream, [2])] == [0]
+
+
 def test_a_stream_deleted_while_it_is_written_is_not_begun_again_half_way(stream: RedisStream) -> None:
     table = numbers(ROWS)
     entries = _entries(table, 2)
@@ -270,7 +465,7 @@ def test_a_stream_deleted_while_it_is_written_is_not_begun_again_half_way(stream
         going = publisher.publish(Part(entries, start, start + 10, 2) for start in range(0, 5_000, 10))
         next(going)
         stream.client.delete("feed")
-        with pytest.raises(StreamError, match="was deleted while it was being written"):
+        with pytest.raises(StreamError, match="was deleted, restored, renamed or copied over while rows"):
             list(going)
     assert _all(stream) == []
 
@@ -306,7 +501,7 @@ def test_a_frozen_publisher_adds_nothing_when_it_wakes_up(stream: RedisStream) -
     records = _publish(table, stream)
     frozen.wake()
     assert _by_brick(stream) == {brick: _rows(brick) for brick in range(3)}
-    frozen = _Frozen(table, stream, Opening(_accounts(stream)[2].head, Account(replay=1, request="a")), 100)
+    frozen = _Frozen(table, stream, Opening(_accounts(stream)[2].head, Account(replay=1, requests=("a",))), 100)
     _publish(table, stream, [2], records=records, request="b")
     frozen.wake()
     assert _by_brick(stream)[2] == _rows(2) * 2
@@ -380,7 +575,7 @@ def test_bricks_in_parallel_beside_another_producer(stream: RedisStream, redis_s
     assert found == {brick: _rows(brick) for brick in range(3)}
 
 
-def test_two_replays_asked_for_at_once_make_one_or_two_whole_ones(
+def test_two_replays_asked_for_at_once_make_two_whole_ones(
     stream: RedisStream, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ucs_pipeline.ledger_transfer._STALL_SECONDS", 0.2)
@@ -392,9 +587,45 @@ def test_two_replays_asked_for_at_once_make_one_or_two_whole_ones(
 
     _together([lambda: replay("a"), lambda: replay("b")])
     [account] = _accounts(stream).values()
-    assert account.done
-    assert account.replay in (1, 2)
-    assert _by_brick(stream) == {2: _rows(2) * (1 + account.replay)}
+    assert (account.done, account.replay, sorted(account.requests)) == (True, 2, ["a", "b"])
+    assert _by_brick(stream) == {2: _rows(2) * 3}
+
+
+def test_a_replay_that_is_launched_again_after_another_one_is_done_once(stream: RedisStream) -> None:
+    table = numbers(ROWS)
+    _publish(table, stream)
+    # Broken off after the first brick, another replay of all, and the first one once more.
+    _publish(table, stream, [0], request="a")
+    _publish(table, stream, request="b")
+    for _ in range(2):
+        _publish(table, stream, request="a")
+        assert _by_brick(stream) == {brick: _rows(brick) * 3 for brick in range(3)}
+    _publish(table, stream, request="b")
+    _publish(table, stream, request="of a tag, as people write them")
+    assert _by_brick(stream) == {brick: _rows(brick) * 4 for brick in range(3)}
+
+
+def test_a_replay_that_meets_half_of_another_one_finishes_that_and_is_done_itself(stream: RedisStream) -> None:
+    table = numbers(ROWS)
+    records = _publish(table, stream, [2])
+    with LedgerPublisher(_feed(table), stream) as publisher:
+        account = _accounts(stream)[2]
+        publisher.open({2: Opening(account.head, account.again("a"))})
+        list(publisher.publish(iter([Part(_entries(table, 2), 0, 100, 2)])))
+    reports = _publish(table, stream, [2], records=records, request="b")
+    assert [(report.replay, report.published) for report in reports] == [(1, 4_900), (2, 5_000)]
+    for request in ("a", "b"):
+        _publish(table, stream, [2], request=request)
+    assert _by_brick(stream) == {2: _rows(2) * 3}
+
+
+def test_a_replay_takes_over_what_was_half_published_for_nobody(stream: RedisStream) -> None:
+    table = numbers(ROWS)
+    _half(table, stream, 4_000)
+    for _ in range(2):
+        _publish(table, stream, [0], request="a")
+        assert _by_brick(stream) == {0: _rows(0)}
+    assert _accounts(stream)[0].requests == ("a",)
 
 
 def test_one_refused_row_takes_its_whole_transaction_with_it(stream: RedisStream, redis_server: RedisServer) -> None:
@@ -578,7 +809,9 @@ PUBLISH = """
 import sys
 import redis
 from ucs_pipeline.ledger_transfer import ledger_transfer
-from ucs_pipeline.stream import RedisStream
+from ucs_pipeline.read import read_brick
+from ucs_pipeline.room import trim_acknowledged
+from ucs_pipeline.stream import RedisStream, reading_groups
 from ucs_pipeline_tests.tables import numbers, source_of
 rows = int(sys.argv[2])
 feed = numbers(rows).feed(rows - 1, stream={"order": "any", "max_len": 15_000})

@@ -9,6 +9,8 @@ import redis
 from ucs_pipeline import read_brick
 from ucs_pipeline.errors import BrickError, StreamError, UcsError
 from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.print_brick import print_brick
+from ucs_pipeline.read import table_of
 from ucs_pipeline_tests.home import make_home, run_ucs
 from ucs_pipeline_tests.redis_server import RedisServer
 
@@ -124,6 +126,23 @@ def test_the_command_shows_the_first_rows(flights: Path, redis_server: RedisServ
     code, output = run_ucs("read", "flights", "0.0.0.7", home=flights, UCS_REDIS_URL=redis_server.url)
     assert ["7-5", "70005", "NULL"] in [line.split() for line in output.splitlines()]
     assert "4 of 4 rows" in output
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ("0-1", "2 of 2 rows"),
+        ("0-3", "2 of 2 rows; the 2 before them were trimmed"),
+        ("5-1", "2 of 2 rows; those before entry 5-1 were trimmed, if its bricks before that one had any"),
+        ("5-3", "2 of 2 rows; all before entry 5-3 were trimmed"),
+    ],
+)
+def test_what_is_gone_of_a_block_is_said_by_the_id_of_its_first_entry(
+    capsys: pytest.CaptureFixture[str], first: str, said: str
+) -> None:
+    frame = table_of([(first, {b"id": b"1"}), ("6-1", {b"id": b"2"})])
+    print_brick(frame, "0.0.0", "flights", 5, 0)
+    assert capsys.readouterr().out.splitlines()[-1].strip() == said
 
 
 def test_the_command_writes_csv(flights: Path, redis_server: RedisServer) -> None:

@@ -23,9 +23,10 @@ from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.findings import findings
 from ucs_pipeline.merge import read_entries
 from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.position import State
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.redis_link import connect_redis
-from ucs_pipeline.shard_note import noted
+from ucs_pipeline.shard_note import noted, read_note
 from ucs_pipeline.shards import streams_of
 from ucs_pipeline.source import open_source
 from ucs_pipeline.status import feed_statuses
@@ -226,6 +227,19 @@ def _move(part: BrickFeed) -> list[BrickReport]:
     return list(
         noted(part, stream, transfer(part, open_source(part), stream, part.numbering.starts, lambda _: {}), None)
     )
+
+
+@pytest.mark.usefixtures("home", "redis_server")
+def test_a_note_ahead_of_its_stream_is_forgotten_before_the_stream_grows_again() -> None:
+    part = streams_of(_feed())[0]
+    reports = _move(part)
+    stream = open_stream(part, connect_redis(part.stream_name))
+    top = stream.state().top
+    stream.client.delete(part.stream_name)
+    assert list(noted(part, stream, iter(()), None)) == []
+    note = read_note(stream)
+    assert note
+    assert note.reach(State(True, top, 0)) < reports[-1].ordinal
 
 
 def test_checks_look_at_their_own_shard_and_rows_in_no_brick_are_said_once(

@@ -1,0 +1,142 @@
+"""Whether a stream and the ledger of an any-order feed belong together: the mark.
+
+Each of the two keys can be deleted, renamed, copied over or restored from an old copy without the other. What the
+ledger says is then about another stream, and a stream tells nothing about itself that others cannot make it tell again:
+they add entries (its count and its last ID), and they trim (its first entry, and every entry the feed ever wrote).
+
+So the feed keeps something of its own in the stream, and the same in the ledger: a consumer group that nobody reads
+with, `ucs:ledger:<feed>`, whose position is a new random number with every transaction. It goes away with the stream,
+stays when the stream is trimmed to nothing, is copied and restored with it, and needs no right that a publisher lacks.
+It stands beyond all entries, so that it is never behind, has nothing pending and holds back nobody's trimming. With
+its move in each transaction, an old copy of either key shows like another stream: they are of one moment, or differ.
+
+What was weighed against it: the ID of an entry that the feed has added, looked up each time. It costs as little, and is
+silent once that entry is trimmed, which is the very case in which a count deceives: the stream was deleted, and others
+have filled it since.
+
+A ledger from before the mark is told from its stream by the count of entries ever added, once, and both get the mark.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import redis
+
+from ucs_pipeline.errors import StreamError
+from ucs_pipeline.keys import ledger_key, mark_name
+from ucs_pipeline.position import EntryId, State
+from ucs_pipeline.redis_link import translate
+from ucs_pipeline.stream import RedisStream, parse_state
+
+_OWN = ("mark", "added", "rows", "top")
+
+
+class Pair(NamedTuple):
+    """Stream and ledger at one moment."""
+
+    stream: str
+    feed: str
+    state: State
+    mark: bytes | None
+    """Where the mark is in the stream."""
+    noted: bytes | None
+    """Where it is by the ledger."""
+    added: int
+    """Entries that the stream ever had when the feed last added to it, by the ledger."""
+    rows: int
+    """Rows the feed ever added, by the ledger."""
+    top: EntryId | None
+    """The stream's last ID then."""
+    fields: list[bytes | None]
+    """What was asked for of the ledger."""
+
+    def lost(self) -> bool:
+        """Whether the stream that the ledger is about is certainly gone: the ledger means nothing then.
+
+        As `ledger_gate` decides it when publishing begins.
+
+        Raises:
+            StreamError: they may or may not belong together.
+        """
+        if self.mark is None and self._gone():
+            return True
+        if self.mark != self.noted:
+            raise self._doubt()
+        return False
+
+    def _gone(self) -> bool:
+        state = self.state
+        if self.noted is None:
+            return self.added > (state.added if state.added is not None else int(state.top > EntryId(0, 0)))
+        if not state.exists or state.top == EntryId(0, 0) or not self.rows:
+            return True
+        # No entry is as old as the feed's last ones, and there are more than can have been added since.
+        later = self.top is not None and (state.first is None or state.first > self.top)
+        return later and state.added is not None and state.length > state.added - self.added
+
+    def _doubt(self) -> StreamError:
+        ledger, group = ledger_key(self.stream, self.feed), mark_name(self.feed)
+        if self.mark is None:
+            assert self.noted
+            found = (
+                f"the stream has no consumer group {group!r}, by which the ledger knows it: the stream was replaced, "
+                "or somebody destroyed the group"
+            )
+            ways_out = (
+                f"if the feed's rows are in the stream, or were trimmed from it, `XGROUP CREATE {self.stream} {group} "
+                f"{self.noted.decode()}`; if the stream is another one, `DEL {ledger}`, by which all bricks are "
+                "published again"
+            )
+        else:
+            found = (
+                f"the stream has consumer group {group!r} of another moment"
+                if self.noted
+                else f"the stream has consumer group {group!r}, and the ledger does not know it"
+            ) + ": one of the two was deleted, restored, renamed or copied over without the other"
+            ways_out = (
+                "restore both from one moment; or, to publish all bricks once more, "
+                f"`XGROUP DESTROY {self.stream} {group}` and `DEL {ledger}`"
+            )
+        return StreamError(
+            f"feed {self.feed!r}: stream {self.stream!r} and ledger {ledger!r} do not belong together: {found}. "
+            f"Nothing was added. Stop other runs of the feed, and then: {ways_out}"
+        )
+
+
+def read_pair(stream: RedisStream, feed: str, fields: Sequence[str]) -> Pair:
+    """Reads stream and ledger, with some fields of the ledger.
+
+    Raises:
+        StreamError: Redis refuses or cannot be reached.
+    """
+    mark = mark_name(feed).encode()
+    with stream.client.pipeline(transaction=True) as pipe:
+        pipe.hmget(ledger_key(stream.name, feed), [*_OWN, *fields])
+        pipe.xinfo_stream(stream.name)
+        pipe.xinfo_groups(stream.name)
+        try:
+            texts, info, groups = pipe.execute(raise_on_error=False)
+        except redis.RedisError as error:
+            raise stream.named(translate(error)) from error
+    for answer in (texts, info, groups):
+        if isinstance(answer, redis.RedisError) and "no such key" not in str(answer):
+            raise stream.named(translate(answer)) from answer
+    there = not isinstance(info, redis.RedisError)
+    noted, added, rows, top, *found = map(_bytes, texts)
+    marks = [group["last-delivered-id"] for group in groups if _bytes(group["name"]) == mark] if there else []
+    return Pair(
+        stream.name,
+        feed,
+        parse_state(info if there else None),
+        _bytes(marks[0]) if marks else None,
+        noted,
+        int(added or -1),
+        int(rows or 0),
+        EntryId.parse(top) if top else None,
+        found,
+    )
+
+
+def _bytes(value: bytes | str | None) -> bytes | None:
+    # A caller's own client may decode replies itself.
+    return value.encode() if isinstance(value, str) else value
