@@ -17,10 +17,11 @@ from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 from ucs_pipeline.assets import brick_event
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.feeds import start_in
+from ucs_pipeline.feeds import last_whole_in
+from ucs_pipeline.handled import row_after, rows_after
 from ucs_pipeline.plan import BrickReport, least_offset
 from ucs_pipeline.position import START, EntryId, State, floor
-from ucs_pipeline.record import recorded
+from ucs_pipeline.record import ADOPTED
 from ucs_pipeline.redis_link import translate
 from ucs_pipeline.shard_note import Note, refuse_other_dealing, write_note
 from ucs_pipeline.source import Content, Source
@@ -28,6 +29,8 @@ from ucs_pipeline.stream import OrderedStream
 
 _BATCH = 500
 _LAST_ROW = 2**64 - 1
+_CONTINUES_AFTER = "continues_after"
+"""Metadata of the last adopted brick: the top that its stream began with."""
 
 
 class Adoption(NamedTuple):
@@ -40,7 +43,7 @@ class Adoption(NamedTuple):
     before: int
     """Bricks that were recorded before."""
     top: EntryId
-    """Top of the stream: the end of the last adopted brick."""
+    """Top of the stream: the end of the last adopted brick, or the last row of the next one that was handled too."""
 
 
 def adopt(
@@ -50,23 +53,29 @@ def adopt(
     stream: OrderedStream,
     instance: dg.DagsterInstance,
     progress: Callable[[int], None] = lambda _: None,
+    rows: int | None = None,
 ) -> Adoption:
     """Records the feed's bricks up to `last_brick` as done without publishing them, and begins its stream after them.
 
     The stream is created (or, where the feed has an `id_offset`, taken over) last, when everything is recorded: broken
     off before that, and called again, it goes on. Called again after the stream was lost, it creates the stream again.
 
+    Where the stream has the entries of the other program, they are held against the rows of the table: what that
+    program left of a half brick is published from the exact row on, and any other difference is refused.
+
     Args:
         feed: the feed.
-        last_brick: name of the last brick that was handled elsewhere.
+        last_brick: name of the last brick that was handled elsewhere as a whole; or its number, of number bricks.
         source: the feed's table; what it holds now is recorded, so that checks notice rows that come later.
         stream: the feed's stream, which must not have had an entry of the feed yet.
         instance: where the bricks are recorded.
         progress: takes the number of bricks recorded so far, those recorded before included, from time to time.
+        rows: rows of the brick after the last one, in the feed's order, that were handled too. Left out, the entries
+            of the other program say so, as far as they are in the stream.
 
     Raises:
-        UcsError: the feed has no such brick, or is an any-order feed.
-        StreamError: the stream is in use, or Redis refuses or cannot be reached.
+        UcsError: the feed has no such brick or row, or is an any-order feed.
+        StreamError: the stream is in use or its entries are not the rows, or Redis refuses or cannot be reached.
         SourceError: the table cannot be read.
     """
     if feed.any_order:
@@ -74,35 +83,64 @@ def adopt(
             f"feed {feed.name!r}: stream.order is any, and bricks are adopted by feeds with `order: strict`, whose "
             "stream begins after them: to leave out what another program has handled, set `bricks.first`"
         )
-    bricks, last = feed.numbering, start_in(feed, last_brick)
-    top = EntryId(bricks.end(last), _LAST_ROW)
-    _refuse_used(feed, stream, top)
-    refuse_other_dealing(feed, stream, State(False, START, 0))
+    bricks, last = feed.numbering, last_whole_in(feed, last_brick)
     starts = bricks.between(bricks.first, last)
-    missing = _not_recorded(feed, starts, top, instance)
-    rows, before = 0, len(starts) - len(missing)
-    progress(before)
+    end = EntryId(bricks.end(last), _LAST_ROW)
+    began = _began_with(feed, last, instance)
+    top = began if rows is None else row_after(feed, last, rows, source) if rows else end
+    _refuse_used(feed, stream, last, top)
+    refuse_other_dealing(feed, stream, State(False, START, 0))
+    missing = _not_recorded(feed, starts, instance)
+    # What the stream began with is found there when it is lost: a brick that was published once says nothing of it.
+    if last not in missing and (began is None or began != top):
+        missing.append(last)
     census = source.census().bricks if missing else {}
+    if top is None:
+        handled = rows_after(feed, last, source, stream, census)
+        top = row_after(feed, last, handled, source) if handled else end
+    if top != end and bricks.depth and not stream.state().exists:
+        # The bricks before that row would count as missing: nothing says that such a stream ever had them.
+        raise UcsError(
+            f"feed {feed.name!r}: a new stream cannot begin in the middle of a {bricks.unit}: set `bricks.level: "
+            "brick`, or let the feed go on on the previous writer's stream with `stream.id_offset`"
+        )
+    found, recorded_before = 0, len(starts) - len(missing)
+    progress(recorded_before)
     for start in range(0, len(missing), _BATCH):
         batch = missing[start : start + _BATCH]
-        reports = [_report(start, census.get(start, Content(0, 0)), top if start == last else None) for start in batch]
-        instance.event_log_storage.store_event_batch([_entry(brick_event(feed, report)) for report in reports])
-        rows += sum(report.rows for report in reports)
-        progress(before + start + len(batch))
+        reports = [_report(start, census.get(start, Content(0, 0)), end if start == last else None) for start in batch]
+        events = [_event(feed, report, top) for report in reports]
+        instance.event_log_storage.store_event_batch([_entry(event) for event in events])
+        found += sum(report.rows for report in reports)
+        progress(recorded_before + start + len(batch))
     if feed.share:
-        write_note(stream, Note.of(feed)._replace(done=top.ordinal, top=top))
-    _begin(feed, stream, top)
-    return Adoption(len(missing), rows, before, top)
+        write_note(stream, Note.of(feed)._replace(done=end.ordinal, top=end))
+    _begin(feed, stream, last, top)
+    return Adoption(len(missing), found, recorded_before, top)
 
 
-def _not_recorded(feed: BrickFeed, starts: Sequence[int], top: EntryId, instance: dg.DagsterInstance) -> list[int]:
+def _not_recorded(feed: BrickFeed, starts: Sequence[int], instance: dg.DagsterInstance) -> list[int]:
     done = instance.get_materialized_partitions(dg.AssetKey(feed.name))
-    missing = [start for start in starts if feed.numbering.name(start) not in done]
-    last = starts[-1]
-    # Publishing goes on after a top that is recorded as a brick's end: a brick that was published once has another.
-    if last not in missing and recorded(instance, feed, [last])[last].last_entry != top:
-        missing.append(last)
-    return missing
+    return [start for start in starts if feed.numbering.name(start) not in done]
+
+
+def _began_with(feed: BrickFeed, last: int, instance: dg.DagsterInstance) -> EntryId | None:
+    """The top that the stream began with, as recorded; None if `last` is not recorded as the last adopted brick."""
+    which = dg.AssetRecordsFilter(dg.AssetKey(feed.name), asset_partitions=[feed.numbering.name(last)])
+    records = instance.fetch_materializations(which, limit=1).records
+    event = records[0].asset_materialization if records else None
+    if event is None or "note" not in event.metadata or event.metadata["note"].value != ADOPTED:
+        return None
+    written = event.metadata.get(_CONTINUES_AFTER) or event.metadata.get("last_entry_id")
+    return EntryId.parse(str(written.value)) if written else None
+
+
+def _event(feed: BrickFeed, report: BrickReport, top: EntryId) -> dg.AssetMaterialization:
+    event = brick_event(feed, report)
+    if report.last_entry in (None, top):
+        return event
+    # The row in the middle of the next brick is known here and nowhere else, should the stream be lost.
+    return event.with_metadata({**event.metadata, _CONTINUES_AFTER: str(top)})
 
 
 def _report(start: int, content: Content, end: EntryId | None) -> BrickReport:
@@ -126,26 +164,26 @@ def _entry(event: dg.AssetMaterialization) -> dg.EventLogEntry:
     )
 
 
-def _refuse_used(feed: BrickFeed, stream: OrderedStream, top: EntryId) -> None:
+def _refuse_used(feed: BrickFeed, stream: OrderedStream, last: int, top: EntryId | None) -> None:
     state = stream.state()
     if (state.top <= floor(feed) or state.top == top) and state.first is None:
         return
     raise StreamError(
         f"feed {feed.name!r}: stream {stream.name!r} is in use: its top is {state.top} and it holds "
         f"{state.length:,} entries, expected none that it ever had; choose another stream name (`stream.name`), "
-        f"which then begins after brick {feed.numbering.name(top.ordinal)}; or, to go on on this one after the program "
+        f"which then begins after brick {feed.numbering.name(last)}; or, to go on on this one after the program "
         f"that wrote it, set `stream.id_offset` to {least_offset(feed, state.top)} or more"
     )
 
 
-def _begin(feed: BrickFeed, stream: OrderedStream, top: EntryId) -> None:
+def _begin(feed: BrickFeed, stream: OrderedStream, last: int, top: EntryId) -> None:
     token = "ucs-adopt"  # noqa: S105 - names a writer, and opens nothing
     client: Any = stream.client
     try:
         with client.pipeline() as pipe:
             # A publisher may begin the stream at this very moment: then nothing is executed.
             pipe.watch(stream.name)
-            _refuse_used(feed, stream, top)
+            _refuse_used(feed, stream, last, top)
             pipe.multi()
             # A group that comes and goes is the only way to create a stream without an entry.
             pipe.xgroup_create(stream.name, token, "0", mkstream=True)

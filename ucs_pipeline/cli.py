@@ -144,15 +144,22 @@ def read(feed: str, brick: str | None, rows: int, as_csv: bool) -> None:
 @ucs.command()
 @click.argument("feed")
 @click.argument("last_brick")
-def adopt(feed: str, last_brick: str) -> None:
+@click.option(
+    "--rows",
+    type=click.IntRange(min=0),
+    help="Rows of the brick after LAST_BRICK, by key, that were handled too. Left out, they are found by the entries.",
+)
+def adopt(feed: str, last_brick: str, rows: int | None) -> None:
     """Take over from another program: record the bricks of FEED up to LAST_BRICK as done without publishing them.
 
-    The stream of FEED, which must be new, begins after them. Broken off, or after the stream was lost, run it again.
+    LAST_BRICK is a name (0.0.0.299) or, of number bricks, the plain number (299). The stream of FEED begins after them:
+    a new one or, with `stream.id_offset`, that of the other program, whose entries are compared with the table. Broken
+    off, or after the stream was lost, run it again.
     """
     import dagster as dg
 
     from ucs_pipeline.adopt import adopt as adopt_bricks
-    from ucs_pipeline.feeds import feed_named, start_in, use_project_home
+    from ucs_pipeline.feeds import feed_named, last_whole_in, use_project_home
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.report import bar, console
     from ucs_pipeline.shards import streams_of
@@ -161,15 +168,20 @@ def adopt(feed: str, last_brick: str) -> None:
 
     use_project_home()
     whole = feed_named(feed)
-    start = start_in(whole, last_brick)
+    start = last_whole_in(whole, last_brick)
     bricks = len(whole.numbering.between(whole.numbering.first, start))
     # A shard that none of the bricks is dealt to has nothing to adopt.
     parts = [(part, adopted[-1]) for part in streams_of(whole) if (adopted := part.numbering.between(0, start))]
+    if rows and len(parts) > 1:
+        raise UcsError(
+            f"feed {whole.name!r} has {len(parts)} shards, and `--rows` is about one: adopt each by its own name, such "
+            f"as {parts[0][0].name}"
+        )
     if sys.stdin.isatty():
         names = " and ".join(repr(part.stream_name) for part, _ in parts)
         click.confirm(
             f"Record {bricks:,} bricks of feed {whole.name!r} as done, without publishing them, and begin stream "
-            f"{names} after {last_brick}?",
+            f"{names} after {whole.numbering.name(start)}?",
             abort=True,
         )
     for chosen, last in parts:
@@ -182,10 +194,15 @@ def adopt(feed: str, last_brick: str) -> None:
                 open_stream(chosen, connect_redis(chosen.stream_name)),
                 instance,
                 recorded,
+                rows,
             )
+        half = chosen.numbering.next(last)
+        where = f"after {found.top}"
+        if half is not None and found.top.ordinal >= half:
+            where += f", row {found.top.row:,} of brick {chosen.numbering.brick_name(found.top.ordinal)}"
         console.print(
             f"recorded {found.bricks:,} bricks with {found.rows:,} rows ({found.before:,} were recorded before); "
-            f"stream {chosen.stream_name!r} goes on after {found.top}",
+            f"stream {chosen.stream_name!r} goes on {where}",
             markup=False,
         )
 

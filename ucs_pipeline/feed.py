@@ -6,16 +6,26 @@ settings object; both reach the same builder in `ucs_pipeline.build`.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import dagster as dg
-from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from ucs_pipeline import masking
 from ucs_pipeline.brick_settings import Bricks
 from ucs_pipeline.errors import FeedError
-from ucs_pipeline.feed_mistakes import TEMPLATE, mistake, sentence, shown
+from ucs_pipeline.feed_mistakes import called, mistake, sentence, shown, texts
 from ucs_pipeline.feed_rules import check
+from ucs_pipeline.feed_text import TEMPLATE, refuse_misread
 from ucs_pipeline.numbering import Numbering, Share
 from ucs_pipeline.scaffold import FeedScaffolder
 from ucs_pipeline.settings import Described
@@ -108,6 +118,9 @@ class BrickFeed(dg.Component, Described):
     )
     description: str | None = Field(default=None, description="What the feed is for, shown on the asset page.")
 
+    _from_environment: frozenset[str] = PrivateAttr(default=frozenset())
+    """What templates have read from the environment, each of which may be a secret."""
+
     @property
     def stream_name(self) -> str:
         """Key of the stream in Redis."""
@@ -152,16 +165,17 @@ class BrickFeed(dg.Component, Described):
     @cached_property
     def _masked(self) -> "tuple[BrickFeed, Callable[[str], str]]":
         secrets: set[str] = set()
+        may_be = self.whole._from_environment
 
         def visible(found: masking.Shown) -> str:
             secrets.update(found.secrets)
             return found.text
 
         def expression(sql: str | None) -> str | None:
-            return None if sql is None else visible(masking.shown_expression(sql))
+            return None if sql is None else visible(masking.shown_expression(sql, may_be))
 
         changed = {
-            "table": visible(masking.shown_table(self.table)),
+            "table": visible(masking.shown_table(self.table, may_be)),
             "key": expression(self.key),
             "bricks": self.bricks.model_copy(update={"column": expression(self.bricks.column)}),
             "columns": None
@@ -169,7 +183,7 @@ class BrickFeed(dg.Component, Described):
             else {field: expression(sql) for field, sql in self.columns.items()},
             "where": expression(self.where),
             "settings": {
-                name: visible(masking.shown_address(value)) if isinstance(value, str) else value
+                name: visible(masking.shown_address(value, may_be)) if isinstance(value, str) else value
                 for name, value in self.settings.items()
             },
         }
@@ -193,7 +207,7 @@ class BrickFeed(dg.Component, Described):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise FeedError(sentence(settings.get("name"), error, BrickFeed)) from None
+            raise FeedError(sentence(settings, error, BrickFeed)) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> "BrickFeed":
@@ -218,13 +232,38 @@ class BrickFeed(dg.Component, Described):
             feed: Self = super().resolve_from_yaml(yaml, scope=scope)
         except ValidationError as error:
             raise FeedError(error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")) from None
+        try:
+            refuse_misread(yaml)
+        except FeedError as error:
+            raise FeedError(f"{called(feed.name)}: {error}") from None
         return feed
 
     @classmethod
     def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
-        """The feed a YAML file describes, its `{{ templates }}` filled in."""
-        # All settings are plain data; taken as a whole, they fail with one sentence instead of one traceback per level.
-        return cls(**_filled_in(context, model.model_dump(exclude_unset=True)))
+        """The feed a YAML file describes, its `{{ templates }}` filled in.
+
+        Raises:
+            FeedError: it describes none.
+        """
+        settings: dict[str, Any] = model.model_dump(exclude_unset=True)
+        secrets: set[str] = set()
+        try:
+            _refuse_misread(context)
+            if any(TEMPLATE in text for text in texts(settings)):
+                # Jinja is not imported for feeds without.
+                from ucs_pipeline.templates import filled_in
+
+                settings = filled_in(settings, context.scope, secrets)
+        except FeedError as error:
+            raise FeedError(f"{called(settings.get('name'))}: {error}") from None
+        try:
+            # All settings are plain data; taken as a whole, they fail with one sentence and not with a traceback per
+            # level.
+            feed = cls(**settings)
+        except FeedError as error:
+            raise FeedError(masking.hider(secrets - {settings.get("name")})(str(error))) from None
+        feed._from_environment = frozenset(secrets)
+        return feed
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster's signature
         """Definitions of this feed, for Dagster's component loader."""
@@ -233,13 +272,13 @@ class BrickFeed(dg.Component, Described):
         return build_feed(self)
 
 
-def _filled_in(context: dg.ResolutionContext, value: Any) -> Any:
-    # Dagster takes every text for a template of a Python value, by which the constant "5" would become a number.
-    if isinstance(value, dict):
-        return {name: _filled_in(context, part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_filled_in(context, part) for part in value]
-    return context.resolve_value(value) if isinstance(value, str) and TEMPLATE in value else value
+def _refuse_misread(context: dg.ResolutionContext) -> None:
+    if context.source_position_tree:
+        position = context.source_position_tree.position
+        file = Path(position.filename)
+        # Of a text that is in no file, `resolve_from_yaml` takes care.
+        if file.is_file():
+            refuse_misread(file.read_text(encoding="utf-8"), position.start.line)
 
 
 def _checked(value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseModel:
@@ -254,4 +293,4 @@ def _checked(value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseM
             BrickFeed(**value)
         except FeedError as wrong:
             raise mistake(name, str(wrong)) from None
-        raise mistake(name, sentence(name, error, BrickFeed)) from None
+        raise mistake(name, sentence(value, error, BrickFeed)) from None

@@ -8,7 +8,7 @@ import dagster as dg
 from dagster.components.core.decl import build_filesystem_component_decl_from_context
 from dagster.components.core.defs_module import ComponentPath, find_defs_or_component_yaml
 
-from ucs_pipeline.build import clashes, feeds_of
+from ucs_pipeline.build import assemble, clashes, feeds_of
 from ucs_pipeline.errors import SourceError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.file_mistakes import DEFS, Mistake, mistake_in, shown_path
@@ -49,6 +49,23 @@ def look() -> Look:
     return Look(feeds, mistakes)
 
 
+def load() -> dg.Definitions:
+    """The definitions of all files under `defs`.
+
+    Raises:
+        UcsError: a file is wrong.
+    """
+    try:
+        return assemble(dg.load_from_defs_folder(path_within_project=DEFS.parent))
+    except Exception as error:
+        mistakes = why(error)
+        if not mistakes:
+            raise
+    # Raised out here, it has no cause: Dagster's own errors repeat lines of the files, and with them secrets.
+    more = f" (and {len(mistakes) - 1} more: `ucs check` says all)" if len(mistakes) > 1 else ""
+    raise UcsError(f"{mistakes[0]}{more}")
+
+
 def check() -> tuple[list[str], list[Mistake]]:
     """Names of the feeds that load, and everything that is wrong.
 
@@ -62,9 +79,7 @@ def check() -> tuple[list[str], list[Mistake]]:
     mistakes += [mistake for file, feed in wholes if (mistake := _wrong_transform(file, feed))]
     if not mistakes:
         try:
-            from ucs_pipeline.definitions import defs
-
-            dg.Definitions.validate_loadable(defs)
+            dg.Definitions.validate_loadable(load())
         except UcsError:
             raise
         except Exception as error:

@@ -1,5 +1,6 @@
 """What is wrong with a feed's settings, in one sentence; what they hold is shown only where it cannot be a secret."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -8,9 +9,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails
 
 from ucs_pipeline.errors import FeedError
-
-TEMPLATE = "{{"
-"""What a Dagster template, which stands for a value, begins with."""
+from ucs_pipeline.feed_text import TEMPLATE, named
+from ucs_pipeline.masking import hider
 
 _SHAPES = {
     "": "`type: ucs_pipeline.BrickFeed` and `attributes`",
@@ -38,13 +38,40 @@ _EXPECTED = {
 }
 """The project's words for what pydantic expects."""
 
+_HARMLESS = re.compile(r"[\w .,*+{}-]{0,40}|[\d:TZ+-]+|[\w+-]+/[\w+-]+")
+"""A word or two, a number, a time, a time zone: too little to be SQL, an address or a key of more than a word."""
+
 _SHAPED = {"dict_type", "list_type", "model_type", "model_attributes_type", "string_pattern_mismatch"}
 
 
-def sentence(name: object, error: ValidationError, model: type[BaseModel]) -> str:
-    """All that pydantic found wrong with the feed of that name, whose settings are those of `model`."""
-    feed = "a feed without a name" if name is None else f"feed {name!r}"
-    return f"{feed}: {words(error.errors(include_url=False), model)}"
+def sentence(settings: Mapping[str, Any], error: ValidationError, model: type[BaseModel]) -> str:
+    """All that pydantic found wrong with the settings of a feed, which are those of `model`, without its secrets."""
+    said = words(error.errors(include_url=False), model)
+    # A rule may repeat a setting that another one would not: what may be SQL or a secret is nowhere.
+    others = {name: value for name, value in settings.items() if name != "name"}
+    own = " ".join(_SHAPES.values())
+    unfit = {text for text in texts(others) if not _HARMLESS.fullmatch(text) and text not in own}
+    return f"{called(settings.get('name'))}: {hider(unfit | {repr(text)[1:-1] for text in unfit})(said)}"
+
+
+def called(name: object) -> str:
+    """How a sentence about a feed begins."""
+    if isinstance(name, str):
+        return f"feed {name!r}"
+    return "a feed without a name" if name is None else "a feed whose name is no text"
+
+
+def texts(value: object) -> Iterator[str]:
+    """Every text in some settings, names included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from texts(name)
+            yield from texts(part)
+    elif isinstance(value, Sequence):
+        for part in value:
+            yield from texts(part)
 
 
 def words(problems: Iterable[ErrorDetails], model: type[BaseModel]) -> str:
@@ -60,11 +87,7 @@ def words(problems: Iterable[ErrorDetails], model: type[BaseModel]) -> str:
 
 
 def _said(problem: ErrorDetails, model: type[BaseModel]) -> str:
-    where, what, kind = (
-        ".".join(map(str, problem["loc"])),
-        problem["msg"].removeprefix("Value error, "),
-        problem["type"],
-    )
+    where, what, kind = named(problem["loc"]), problem["msg"].removeprefix("Value error, "), problem["type"]
     if kind == "missing":
         return f"{where} is missing"
     if kind == "extra_forbidden":
@@ -76,10 +99,15 @@ def _said(problem: ErrorDetails, model: type[BaseModel]) -> str:
         if problem["loc"][-1:] == ("[key]",):
             where, what = str(problem["loc"][0]), f"{what} as a name"
         elif problem["loc"][:1] == ("settings",):
-            where = ".".join(map(str, problem["loc"][:2]))
+            where = named(problem["loc"][:2])
+        if kind in _SHAPED and isinstance(problem["input"], str):
+            # What has another shape has another meaning: `columns: decrypt(...)`.
+            return f"{where}: {what} (found a text)".removeprefix(": ")
+        if kind == "string_type" and isinstance(problem["input"], bool | int | float):
+            return f"{where}: {what} (found {shown(problem['input'])}): quote it"
     elif isinstance(problem["input"], Mapping | BaseModel):
-        named = not where or what.startswith(f"{where}.")
-        return what if named else f"{where}: {what}"
+        complete = not where or what.startswith(f"{where}.")
+        return what if complete else f"{where}: {what}"
     return f"{where}: {what} (found {shown(problem['input'])})".removeprefix(": ")
 
 
@@ -125,5 +153,12 @@ def mistake(name: object, said: str) -> ValidationError:
 
 def shown(value: object) -> str:
     """A setting as a sentence may show it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        # In a file it may be a word.
+        return "true, as YAML reads on and yes" if value else "false, as YAML reads off and no"
     # The SQL of a feed that is no text, such as a list of it, may hold secrets as well.
-    return repr(value) if value is None or isinstance(value, str | int | float | bool) else f"a {type(value).__name__}"
+    if isinstance(value, str):
+        return repr(value) if _HARMLESS.fullmatch(value) else "a text"
+    return repr(value) if isinstance(value, int | float) else f"a {type(value).__name__}"

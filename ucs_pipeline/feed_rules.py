@@ -9,6 +9,7 @@ from dagster._utils.schedules import is_valid_cron_string
 
 from ucs_pipeline.dealing import Dealt
 from ucs_pipeline.errors import BrickError
+from ucs_pipeline.feed_text import named
 from ucs_pipeline.keys import has_neighbours
 from ucs_pipeline.numbering import Share
 from ucs_pipeline.sql import FIXED_SETTINGS
@@ -55,7 +56,7 @@ def check(feed: "BrickFeed") -> None:
     _check_what_dagster_shows(feed)
     for setting in feed.settings:
         if not _SETTING.fullmatch(setting):
-            raise ValueError(f"settings: {setting!r} is not the name of a ClickHouse setting")
+            raise ValueError(f"settings: {named([setting])} is not the name of a ClickHouse setting")
         if setting in FIXED_SETTINGS:
             raise ValueError(
                 f"settings: {setting} is fixed, since it could cut a result short or change its columns: use `where`, "

@@ -15,18 +15,8 @@ def all_feeds() -> list[BrickFeed]:
         UcsError: a file under `ucs_pipeline/defs` is wrong.
     """
     from ucs_pipeline.build import feeds_of
+    from ucs_pipeline.definitions import defs
 
-    try:
-        from ucs_pipeline.definitions import defs
-    except Exception as error:
-        # What Dagster's loader raises shows a tree of all files, and the sentence somewhere in its causes.
-        from ucs_pipeline.feed_files import why
-
-        mistakes = why(error)
-        if not mistakes:
-            raise
-        more = f" (and {len(mistakes) - 1} more: `ucs check` says all)" if len(mistakes) > 1 else ""
-        raise UcsError(f"{mistakes[0]}{more}") from error
     return feeds_of(defs)
 
 
@@ -50,12 +40,36 @@ def start_in(feed: BrickFeed, brick: str) -> int:
         BrickError: the name is no brick name.
         UcsError: the feed has no such brick.
     """
+    return _listed(feed, feed.numbering.start_named(brick), brick)
+
+
+def last_whole_in(feed: BrickFeed, brick: str) -> int:
+    """Start of the partition that ends with a brick, by its name or, of number bricks, by its number such as `299`.
+
+    Raises:
+        BrickError: it is no brick.
+        UcsError: the feed has no such brick, or no partition that ends with it.
+    """
     bricks = feed.numbering
-    start = bricks.start_named(brick)
-    if start not in bricks:
+    if feed.bricks.kind != "number" or not (brick.isascii() and brick.isdecimal()):
+        return start_in(feed, brick)
+    ordinal = int(brick) + bricks.offset
+    start = bricks.start(_listed(feed, ordinal, bricks.brick_name(ordinal)))
+    if bricks.end(start) != ordinal:
+        raise UcsError(
+            f"feed {feed.name!r}: brick {bricks.brick_name(ordinal)} is inside {bricks.unit} {bricks.name(start)}, and "
+            f"{bricks.unit}s are adopted as a whole: name the {bricks.unit} before it, and with `--rows` the rows of "
+            f"{bricks.name(start)} that were handled too"
+        )
+    return start
+
+
+def _listed(feed: BrickFeed, ordinal: int, brick: str) -> int:
+    bricks = feed.numbering
+    if ordinal not in bricks:
         first, last = bricks.name(bricks.first), bricks.name(bricks.last)
         raise UcsError(f"feed {feed.name!r} has no brick {brick}: its bricks are {first} to {last}")
-    return start
+    return ordinal
 
 
 def use_project_home() -> None:

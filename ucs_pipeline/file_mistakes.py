@@ -15,10 +15,15 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from ucs_pipeline.errors import UcsError
+from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.feed_mistakes import words
+from ucs_pipeline.masking import HIDDEN
 
 DEFS = Path(__file__).parent / "defs"
 """Where the feeds of the project are."""
+
+_REPEATED = re.compile(r"(anchor|alias|tag|handle) (['\"]).*\2")
+"""Where a sentence of the YAML parser repeats the file, which may be a password that nobody quoted."""
 
 
 class Mistake(NamedTuple):
@@ -63,11 +68,15 @@ def _sentence(error: BaseException) -> str | None:
     if isinstance(error, UcsError):
         return str(error)
     if isinstance(error, yaml.MarkedYAMLError):
-        return f"this is no YAML: {error.problem}; look at the indentation and the quotes here and in the line above"
+        problem = _REPEATED.sub(rf"\1 '{HIDDEN}'", str(error.problem))
+        return f"this is no YAML: {problem}; look at the indentation and the quotes here and in the line above"
     if isinstance(error, ValidationError):
         problems = error.errors(include_url=False)
         own = [str(wrong) for problem in problems if isinstance(wrong := problem.get("ctx", {}).get("error"), UcsError)]
-        return "; ".join(own) or words(map(_without_position, problems), ComponentFileModel)
+        said = [_without_position(problem) for problem in problems]
+        outside = any(problem["loc"][0] in BrickFeed.model_fields for problem in said if problem["loc"])
+        way_out = ": indent the feed's settings below `attributes`" if outside else ""
+        return "; ".join(own) or words(said, ComponentFileModel) + way_out
     if isinstance(error, ResolutionException):
         # Shows a part of the file with a mark below, and the sentence after it.
         found = re.search(r"\^ (.+)", str(error))

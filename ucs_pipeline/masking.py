@@ -60,6 +60,7 @@ _VALUES = re.compile(r"(?:^[^:=&;]*:|=)([^&;]*)")
 _CLAUSES = {*("select", "where", "prewhere", "group", "order", "having", "limit", "union", "on", "using", "settings")}
 _TABLE_FOLLOWS = {"from", "join"}
 _LONGEST_ECHO = 400
+_SHORT = 3
 
 
 class Shown(NamedTuple):
@@ -69,19 +70,22 @@ class Shown(NamedTuple):
     secrets: frozenset[str]
 
 
-def shown_table(table: str) -> Shown:
-    """A feed's `table` as it may be shown. A plain table, and a function that reads files, come as they are."""
-    return _shown(table, table=True)
+def shown_table(table: str, may_be: Collection[str] = ()) -> Shown:
+    """A feed's `table` as it may be shown. A plain table, and a function that reads files, come as they are.
+
+    `may_be`: texts that are secrets wherever they are in quotes or comments; outside of them they are names.
+    """
+    return _shown(table, may_be, table=True)
 
 
-def shown_expression(sql: str) -> Shown:
+def shown_expression(sql: str, may_be: Collection[str] = ()) -> Shown:
     """An SQL expression as it may be shown."""
-    return _shown(sql, table=False)
+    return _shown(sql, may_be, table=False)
 
 
-def shown_address(value: str) -> Shown:
+def shown_address(value: str, may_be: Collection[str] = ()) -> Shown:
     """A text that may be an address, without a login in it."""
-    reader = _Reader()
+    reader = _Reader(may_be)
     return Shown(reader.without_login(value), frozenset(reader.secrets))
 
 
@@ -93,7 +97,7 @@ def hider(secrets: Collection[str]) -> Callable[[str], str]:
     def hide(text: str) -> str:
         for secret in longest:
             # A very short one is in every other word; as a literal it can be told from them.
-            text = text.replace(secret, HIDDEN) if len(secret) > 3 else text.replace(f"'{secret}'", f"'{HIDDEN}'")
+            text = text.replace(secret, HIDDEN) if len(secret) > _SHORT else text.replace(f"'{secret}'", f"'{HIDDEN}'")
         for secret in longest:
             text = _without_beginning(text, secret)
         return text
@@ -101,8 +105,8 @@ def hider(secrets: Collection[str]) -> Callable[[str], str]:
     return hide
 
 
-def _shown(sql: str, *, table: bool) -> Shown:
-    reader = _Reader()
+def _shown(sql: str, may_be: Collection[str], *, table: bool) -> Shown:
+    reader = _Reader(may_be)
     text = reader.read(tree(sql), table=table)
     return Shown(text, frozenset(reader.secrets))
 
@@ -110,8 +114,9 @@ def _shown(sql: str, *, table: bool) -> Shown:
 class _Reader:
     """Writes SQL down again, and collects what it leaves out."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_be: Collection[str]) -> None:
         self.secrets: set[str] = set()
+        self._may_be = sorted(filter(None, may_be), key=len, reverse=True)
 
     def read(self, parts: Parts, *, table: bool = False) -> str:
         """The text of some parts. `table`: a table comes first, so that a function nobody knows may reach out."""
@@ -125,7 +130,7 @@ class _Reader:
                 written += part.opening + inner + part.closing
                 before, expected = "", False
             elif part.kind == "blank":
-                written += part.text
+                written += self.without_login(part.text)
             elif part.kind == "name":
                 written += part.text
                 word = part.text.lower()
@@ -138,7 +143,11 @@ class _Reader:
         return written
 
     def without_login(self, text: str) -> str:
-        """The text without the user and password of an address in it."""
+        """The text without the user and password of an address in it, and without what may be a secret."""
+        for secret in self._may_be:
+            # A very short one is in every other text.
+            if secret in text and (len(secret) > _SHORT or text.strip("'") == secret):
+                text = text.replace(secret, self._hide(secret))
         return _LOGIN.sub(lambda found: self._hide(found[0]), text)
 
     def _arguments(self, function: str, parts: Parts, reaching: bool) -> str:
@@ -190,7 +199,7 @@ class _Reader:
             shown = self._hide(content)
         else:
             login, at, rest = content.rpartition("@")
-            shown = (self._hide(login) if at else "") + at + rest
+            shown = (self._hide(login) if at else "") + at + self.without_login(rest)
         return token.text.replace(content, shown) if content else token.text
 
     def _hide(self, secret: str) -> str:

@@ -50,7 +50,8 @@ class State(NamedTuple):
 
     def may_have_had(self, entry_id: EntryId) -> bool:
         """Whether an entry up to the top that is not there now may have been there: it was trimmed or deleted."""
-        if self.added is not None and self.added == self.length:
+        # Beside entries of another program an adopted part was never there, and nothing counts it.
+        if self.added is not None and self.added == self.length and not self.others:
             return False
         return entry_id <= self.trimmed or (self.deleted is not None and entry_id <= self.deleted)
 

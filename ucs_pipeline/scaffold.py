@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
+import yaml  # type: ignore[import-untyped]
 from pydantic import BaseModel
 
 _WIDTH = 110
@@ -44,5 +45,6 @@ def _settings(model: type[BaseModel], given: Mapping[str, Any], indent: str) -> 
 
 def _flow(value: object) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {part}" for name, part in value.items()) + "}"
-    return str(value)
+        return "{" + ", ".join(f"{name}: {_flow(part)}" for name, part in value.items()) + "}"
+    # A name such as `no` or `2013` is a text in quotes only.
+    return str(value) if yaml.safe_load(str(value)) == value else json.dumps(value)

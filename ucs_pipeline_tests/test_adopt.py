@@ -19,7 +19,8 @@ from ucs_pipeline.facts import collect
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.findings import findings
 from ucs_pipeline.source import Census, Source, open_source
-from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.stream import OrderedStream, open_stream
+from ucs_pipeline.stream_settings import Stream
 from ucs_pipeline_tests.home import make_home, run_bricks, run_ucs, write_table
 from ucs_pipeline_tests.redis_server import RedisServer
 
@@ -279,6 +280,145 @@ def test_a_stream_that_is_begun_meanwhile_is_left_alone(
     with pytest.raises(StreamError, match="its top is 0-"):
         _adopt(2, redis_server, instance, progress=lambda _: client.xadd("numbers", {"n": 0}, "0-*"))
     assert _stream(redis_server).state().top.ordinal == 0
+
+
+OFFSET = 10**13
+BEFORE = BrickFeed(
+    name="numbers", table="numbers", key="n", bricks={"class": "number", "last": 59_999}, stream={"id_offset": OFFSET}
+)
+"""The feed on the stream that a script wrote to before."""
+
+
+def _script(redis_server: RedisServer, ids: list[int], word: str = "w{}") -> None:
+    """What a script has written that pushed rows as they are, with the ids that Redis gives."""
+    with redis_server.client().pipeline(transaction=False) as pipe:
+        for n in ids:
+            pipe.xadd("numbers", {"n": n, "word": word.format(n)})
+        pipe.execute()
+
+
+def _take_over(
+    last: str, redis_server: RedisServer, instance: dg.DagsterInstance, feed: BrickFeed = BEFORE, **more: Any
+) -> adopt_module.Adoption:
+    return adopt(feed, last, open_source(feed), open_stream(feed, redis_server.client()), instance, **more)
+
+
+def _words(redis_server: RedisServer) -> list[bytes]:
+    return [fields[b"n"] for _, fields in redis_server.client().xrange("numbers")]
+
+
+def test_half_a_brick_that_a_killed_script_left_is_gone_on_with_at_the_exact_row(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    # Of brick 1, 5,000 rows.
+    _script(redis_server, IDS[:15_000])
+    found = _take_over("0.0.0.0", redis_server, instance)
+    assert found == (1, 10_000, 0, (OFFSET + 1, 5_000))
+    assert _take_over("0.0.0.0", redis_server, instance) == (0, 0, 1, found.top)
+    defs = build_defs(BEFORE)
+    for first, last in ((1, 1), (2, 5)):
+        assert run_bricks(defs, "numbers", instance, first, last).success
+    # Every row once, in order.
+    assert _words(redis_server) == [str(n).encode() for n in IDS]
+    assert redis_server.client().xrange("numbers", OFFSET, count=1)[0][0] == b"%d-5001" % (OFFSET + 1)
+    assert _events(instance)["0.0.0.1"]["published"] == 5_000
+    facts = collect(BEFORE, open_source(BEFORE), open_stream(BEFORE, redis_server.client()), instance, held_only=False)
+    assert facts.verdict.agrees
+    assert (facts.verdict.trimmed, facts.verdict.equal) == (15_000, 10_003)
+    assert [finding.sentence for finding in findings(facts) if not finding.passed] == []
+
+
+def test_the_row_in_the_middle_of_a_brick_is_known_when_the_stream_was_lost(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    _script(redis_server, IDS[:15_000])
+    top = _take_over("0.0.0.0", redis_server, instance).top
+    redis_server.client().flushall()
+    assert not run_bricks(build_defs(BEFORE), "numbers", instance, 0, 1).success
+    assert not run_bricks(build_defs(BEFORE), "numbers", instance, 1, 1).success
+    assert _take_over("0.0.0.0", redis_server, instance) == (0, 0, 1, top)
+    assert run_bricks(build_defs(BEFORE), "numbers", instance, 1, 5).success
+    assert _words(redis_server) == [str(n).encode() for n in IDS[15_000:]]
+
+
+def test_entries_that_are_the_adopted_rows_leave_nothing_to_say(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    _script(redis_server, IDS[:20_000])
+    # Consumers have trimmed: what the stream ever had counts.
+    if redis_server.client().xinfo_stream("numbers").get("entries-added"):
+        redis_server.client().xtrim("numbers", maxlen=7, approximate=False)
+    assert _take_over("0.0.0.1", redis_server, instance).top == (OFFSET + 1, END)
+
+
+@pytest.mark.parametrize(
+    ("entries", "word", "last", "found", "do"),
+    [
+        (25_000, "w{}", "0.0.0.0", "had 25,000 entries .* up to 0.0.0.0 have 10,000 rows", "there, adopt 0.0.0.2."),
+        (24_999, "w{}", "0.0.0.0", "end with row 4,999 of brick 0.0.0.2", "`ucs adopt numbers 0.0.0.1 --rows 4999`"),
+        (15_000, "w{}", "0.0.0.2", "had 15,000 entries", "`ucs adopt numbers 0.0.0.0 --rows 5000`"),
+        (5_000, "w{}", "0.0.0.2", "end in brick 0.0.0.0, the first one", "`--rows 0`"),
+        (15_000, "W{}", "0.0.0.0", "are not the first 5,000 rows of brick 0.0.0.1", "adopt with `--rows 5000`"),
+        (25_004, "w{}", "0.0.0.0", "bricks of the feed together have 25,003 rows", "`--rows 0`"),
+    ],
+    ids=["more bricks", "more and a half", "fewer", "less than one", "in another form", "all"],
+)
+def test_entries_that_are_not_the_adopted_rows_are_refused_with_where_they_end(
+    instance: dg.DagsterInstance, redis_server: RedisServer, entries: int, word: str, last: str, found: str, do: str
+) -> None:
+    _script(redis_server, [*IDS, 50_000][:entries], word)
+    with pytest.raises(StreamError, match=found.replace(".", "[.]").replace("[.]*", ".*")) as refused:
+        _take_over(last, redis_server, instance)
+    assert do in str(refused.value)
+    assert _events(instance) == {}
+    assert redis_server.client().xlen("numbers") == entries
+
+
+def test_a_person_may_say_how_many_rows_of_the_next_brick_were_handled(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    _script(redis_server, IDS[:15_000], "W{}")
+    assert _take_over("0.0.0.0", redis_server, instance, rows=5_000).top == (OFFSET + 1, 5_000)
+    redis_server.client().delete("numbers")
+    assert _take_over("0.0.0.0", redis_server, instance, rows=0) == (1, 10_000, 0, (OFFSET, END))
+    # A new stream, beside which nothing can be compared.
+    redis_server.client().delete("numbers")
+    assert _take_over("0.0.0.0", redis_server, instance, FEED, rows=7).top == (1, 7)
+    assert run_bricks(build_defs(FEED), "numbers", instance, 1, 1).success
+    assert (_ids(redis_server)[0], len(_ids(redis_server))) == ("1-8", 9_993)
+    with pytest.raises(UcsError, match=r"0\.0\.0\.2 has 5,000 rows in the table, expected more than `--rows 5000`"):
+        _take_over("0.0.0.1", redis_server, instance, FEED, rows=5_000)
+    with pytest.raises(UcsError, match=r"0\.0\.0\.5 is its last brick"):
+        _take_over("0.0.0.5", redis_server, instance, FEED, rows=1)
+
+
+def test_half_a_block_is_gone_on_with_in_the_middle_of_one_of_its_bricks(
+    home: Path, instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    bricks = {"class": "number", "last": 5_999, "level": "block", "width": 1}
+    feed = BrickFeed(name="numbers", table="numbers", key="n", bricks=bricks, stream={"id_offset": OFFSET})
+    ids = sorted([*range(3_000), *range(1_500, 1_510)])
+    _write(home, ids)
+    # Two rows a brick there, and the second one of the last brick is missing.
+    _script(redis_server, ids[: 1_506 + 5])
+    assert ids[1_506 + 5] == ids[1_506 + 4]
+    assert _take_over("0.0.0", redis_server, instance, feed).top == (OFFSET + ids[1_506 + 4], 1)
+    assert run_bricks(build_defs(feed), "numbers", instance, "0.0.1", "0.0.2").success
+    assert _words(redis_server) == [str(n).encode() for n in ids]
+    with pytest.raises(UcsError, match=r"brick 0\.0\.1\.7 is inside block 0\.0\.1.* name the block before it"):
+        _take_over("1007", redis_server, instance, feed)
+
+
+def test_the_plain_number_that_a_script_kept_names_the_brick(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    assert _take_over("2", redis_server, instance).top == (OFFSET + 2, END)
+    assert _take_over("3", redis_server, instance, FEED.model_copy(update={"stream": Stream(name="other")})).top == (
+        3,
+        END,
+    )
+    with pytest.raises(UcsError, match=r"has no brick 0\.0\.0\.6: its bricks are"):
+        _take_over("6", redis_server, instance)
 
 
 def test_a_brick_off_the_list_is_refused(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:

@@ -268,8 +268,9 @@ def test_adopting_on_the_old_stream_leaves_its_entries_and_goes_on_after_the_ado
 ) -> None:
     feed, client = _numbers(), redis_server.client()
     stream = open_stream(feed, client)
+    # The old program wrote something else than the rows.
     for _ in range(2):
-        found = adopt(feed, "0.0.0.1", open_source(feed), stream, instance)
+        found = adopt(feed, "0.0.0.1", open_source(feed), stream, instance, rows=0)
         assert found.top == EntryId(OFFSET + 1, 2**64 - 1)
     assert client.xlen("numbers") == OLD
     _verdict_of_adopted(feed, instance, redis_server, 20_000)

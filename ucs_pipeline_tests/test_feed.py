@@ -92,13 +92,13 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     "seconds that are none": ({"stream": {"pace": "fast"}}, ["stream.pace: expected a number (found 'fast')"]),
     "neither true nor false": ({"final": "maybe"}, ["final: expected true or false (found 'maybe')"]),
     "a name that is no text": ({"stream": {"name": 5}}, ["stream.name: expected text (found 5)"]),
-    "a stream that is a name": ({"stream": "events"}, ["stream: expected settings, such as {name: events} (found 'ev"]),
+    "a stream that is a name": ({"stream": "events"}, ["stream: expected settings, such as {name: events} (found a"]),
     "bricks that are a list": ({"bricks": [0, 5]}, ["bricks: expected settings, such as {class: number, last: 3367"]),
     "a list of columns": (
         {"columns": ["concat('secret', id)"]},
         ["columns: expected field: column pairs, such as {id: id} (found a list)"],
     ),
-    "a column with a number for a field": ({"columns": {5: "a"}}, ["columns: expected text as a name (found 5)"]),
+    "a column with a number for a field": ({"columns": {5: "a"}}, ["columns: expected text as a name (found 5): quo"]),
     "an owner by itself": ({"owners": "team:data"}, ["owners: expected a list, such as [team:data] (found"]),
     "a ClickHouse setting that is a list": (
         {"settings": {"max_threads": [1]}},
@@ -106,7 +106,7 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "a transform that names no function": (
         {"transform": "orders.py"},
-        ["transform: expected package.module:function (found 'orders.py')"],
+        ["transform: expected package.module:function (found a text)"],
     ),
     "a name with a space": ({"name": "my feed"}, ["name must be letters, digits and underscores", "'my feed'"]),
     "a name that starts with a digit": ({"name": "1feed"}, ["name must be letters"]),
@@ -154,8 +154,36 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no field at all": ({"columns": {}}, ["columns is empty", "at least one field"]),
     "a column that is no text": ({"columns": {"a": ["b"]}}, ["columns.a: expected text (found a list)"]),
-    "a constant that is no text": ({"constants": {"a": 5}}, ["constants.a: expected text (found 5)"]),
-    "a setting with a hostile name": ({"settings": {"max_threads = 1, x": 1}}, ["is not the name of a"]),
+    "a constant that is no text": ({"constants": {"a": 5}}, ["constants.a: expected text (found 5): quote it"]),
+    "an answer that YAML reads as false": (
+        {"columns": {"a": False}},
+        ["columns.a: expected text (found false, as YAML reads off and no): quote it"],
+    ),
+    "columns that are SQL": (
+        {"columns": "decrypt('aes-256-gcm', c, 'secret')"},
+        ["columns: expected field: column pairs, such as {id: id} (found a text)"],
+    ),
+    "settings that are SQL": (
+        {"settings": "SETTINGS format_schema = 'secret'"},
+        ["settings: expected setting: value pairs, such as {max_threads: 2} (found a text)"],
+    ),
+    "a stream that is an address": ({"stream": "redis://:secret@host"}, ["stream: expected sett", "(found a text)"]),
+    "SQL for an id": (
+        {"bricks": {"class": "number", "last": "(SELECT max(id) FROM url('http://u:secret@h'))"}},
+        ["bricks.last: expected an id, an integer greater than or equal to 0 (found a text)"],
+    ),
+    "SQL for an hour": (
+        {"bricks": {"class": "time", "first": "toDate('secret')", "last": "2013-01-01"}},
+        ["bricks.first: expected an hour such as 2013-01-01T00", "[HIDDEN]"],
+    ),
+    "SQL for a zone": (
+        {"bricks": {"class": "time", "first": "2013-01-01", "last": "2013-01-02", "zone": "('secret')"}},
+        ["bricks.zone: ", "[HIDDEN]", " is no time zone"],
+    ),
+    "SQL for a number": ({"stream": {"max_len": "f('secret')"}}, ["expected a whole number (found a text)"]),
+    "SQL for a setting": ({"decrypt('secret')": "x"}, ["[HIDDEN] is not a setting"]),
+    "SQL for a schedule": ({"schedule": "sql('secret')"}, ["schedule ", "[HIDDEN]", "is not a cron schedule"]),
+    "a setting with a hostile name": ({"settings": {"x = 'secret'": 1}}, ["settings: [HIDDEN] is not the name of a"]),
     "a setting that drops rows": ({"settings": {"limit": 10}}, ["limit", "cut a result short", "`where`"]),
     "a setting that ends queries early": ({"settings": {"read_overflow_mode": "break"}}, ["read_overflow_mode"]),
 }  # fmt: skip
@@ -256,6 +284,88 @@ def test_templates_stand_for_any_setting() -> None:
     assert feed.stream_name == "here_s"
     with pytest.raises(FeedError, match=r"bricks\.last.*-1"):
         BrickFeed.resolve_from_yaml(text, scope={"last": -1, "where": "here"})
+
+
+def test_a_variable_of_the_environment_that_is_not_set_is_an_error_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REGION", raising=False)
+    for where in (
+        "region = '{{ env.REGION }}'",
+        "{{ env.REGION }}",
+        "{{ env('REGION') }}",
+        "a{{ env['REGION'] | upper }}",
+    ):
+        with pytest.raises(FeedError) as error:
+            BrickFeed.resolve_from_yaml(_yaml({**GOOD, "where": where}))
+        _sentence(
+            error, ["feed 'orders': where: a template cannot be filled in: environment variable REGION is not set"]
+        )
+        assert error.value.__suppress_context__
+    for region in ("env('REGION', 'eu')", "env.REGION or 'eu'", "env.REGION | default('eu')"):
+        text = _yaml({**GOOD, "where": f"region = '{{{{ {region} }}}}'"})
+        assert BrickFeed.resolve_from_yaml(text).where == "region = 'eu'"
+    with pytest.raises(FeedError, match="where: a template cannot be filled in: a part of the text is None"):
+        BrickFeed.resolve_from_yaml(_yaml({**GOOD, "where": "region = {{ it }}"}), scope={"it": None})
+    with pytest.raises(FeedError, match="columns: a template stands for a value, and not for a name"):
+        BrickFeed.resolve_from_yaml(_yaml({**GOOD, "columns": {"{{ it }}": "id"}}), scope={"it": "a"})
+
+
+def test_what_a_template_makes_of_a_text_is_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERSION", "5")
+    text = _yaml({**GOOD, "constants": {"version": "{{ env.VERSION }}"}, "columns": {"v": "'{{ env.VERSION }}'"}})
+    feed = BrickFeed.resolve_from_yaml(text)
+    assert (feed.constants, feed.columns) == ({"version": "5"}, {"v": "'5'"})
+    assert (
+        BrickFeed.resolve_from_yaml(_yaml({**GOOD, "max_bricks_per_run": "{{ env.VERSION }}"})).max_bricks_per_run == 5
+    )
+
+
+def test_what_comes_from_the_environment_is_shown_nowhere_but_as_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEY", "hunter2hunter2")
+    monkeypatch.setenv("DATABASE", "shop")
+    settings = {**GOOD, "table": "{{ env.DATABASE }}.orders", "where": "f(x) = '{{ env.KEY }}' -- {{ env.KEY }}"}
+    feed = BrickFeed.resolve_from_yaml(_yaml({**settings, "settings": {"format_schema": "{{ env.KEY }}"}}))
+    assert feed.where == "f(x) = 'hunter2hunter2' -- hunter2hunter2"
+    assert (feed.shown.table, feed.shown.where) == ("shop.orders", "f(x) = '[HIDDEN]' -- [HIDDEN]")
+    assert feed.shown.settings == {"format_schema": "[HIDDEN]"}
+    assert feed.hide("near 'hunter2hunter2'") == "near '[HIDDEN]'"
+    for wrong in ({"bricks": {"class": "number", "last": "{{ env.KEY }}"}}, {"stream": {"order": "{{ env.KEY }}"}}):
+        with pytest.raises(FeedError, match=r"^feed 'orders': .*\(found '\[HIDDEN\]'\)$") as error:
+            BrickFeed.resolve_from_yaml(_yaml({**GOOD, **wrong}))
+        assert "hunter" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("where: a\nfinal: true\nwhere: b", "where is written twice, in lines 6 and 8: keep one of them"),
+        ("columns: {id: id, id: x}", "columns.id is written twice, in lines 6 and 6"),
+        (
+            "max_bricks_per_run: 0100",
+            "max_bricks_per_run (line 6): YAML reads the number in base 8, for its leading zero",
+        ),
+        (
+            "max_bricks_per_run: 0x10",
+            "max_bricks_per_run (line 6): YAML reads the number in base 16: write it in base 10",
+        ),
+        (
+            "sensor_interval_s: 1:30",
+            "sensor_interval_s (line 6): YAML reads the number in base 60, as minutes and seconds",
+        ),
+        ("stream: {timeout_s: .inf}", "stream.timeout_s (line 6): expected a number"),
+        (
+            "settings: {compatibility: 24.10}",
+            "settings.compatibility (line 6): YAML reads a number, and not all its digits",
+        ),
+    ],
+)
+def test_a_file_that_says_something_else_than_it_means_is_refused(more: str, said: str) -> None:
+    bricks = "bricks: {class: number, last: 99_999}"
+    text = f"# A feed.\nname: orders\ntable: t\nkey: id\n{bricks}\n"
+    assert BrickFeed.resolve_from_yaml(text).bricks.last == 99_999
+    with pytest.raises(FeedError) as error:
+        BrickFeed.resolve_from_yaml(text + more)
+    # The comment is no part of the document, whose lines are those of the file.
+    _sentence(error, ["feed 'orders': " + said])
 
 
 def test_a_constant_of_digits_stays_a_text() -> None:

@@ -54,7 +54,49 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "template/defs.yaml": (
         "{feed}  where: '{{{{ nope }}}}'",
         "",
-        "a template cannot be filled in: 'nope' is undefined",
+        "feed 'template': where: a template cannot be filled in: 'nope' is undefined",
+    ),
+    "unset/defs.yaml": (
+        "{feed}  where: \"region = '{{{{ env.UCS_NO_SUCH_VARIABLE }}}}'\"",
+        "",
+        "feed 'unset': where: a template cannot be filled in: environment variable UCS_NO_SUCH_VARIABLE is not set: ",
+    ),
+    "twice/defs.yaml": (
+        "{feed}  where: a = 'secret'\n  final: true\n  where: b",
+        "",
+        "feed 'twice': where is written twice, in lines 7 and 9: keep one of them",
+    ),
+    "second/defs.yaml": (
+        "{feed}---\ntype: ucs_pipeline.BrickFeed\nattributes: {{name: b, table: t, key: id, bricks: {{class: number, "
+        "last: 0100}}}}",
+        "",
+        "feed 'b': bricks.last (line 9): YAML reads the number in base 8, for its leading zero: write it in base 10",
+    ),
+    "boolean/defs.yaml": (
+        "type: ucs_pipeline.BrickFeed\nattributes: {{name: no, table: t, key: id, bricks: {{class: number, last: 5}}}}",
+        "",
+        "a feed whose name is no text: name: expected text (found false, as YAML reads off and no): quote it",
+    ),
+    "outside/defs.yaml": (
+        "type: ucs_pipeline.BrickFeed\nattributes:\nname: a\ntable: secret",
+        "",
+        "name is not a setting; table is not a setting: indent the feed's settings below `attributes`",
+    ),
+    "sql/defs.yaml": (
+        "type: ucs_pipeline.BrickFeed\nattributes: decrypt('secret')",
+        "",
+        "attributes: expected settings, such as {name: orders} (found a text)",
+    ),
+    "alias/defs.yaml": ("{feed}  where: *secret", ":7", "this is no YAML: found undefined alias '[HIDDEN]'; look at"),
+    "broken/defs.yaml": (
+        "{feed}  where: [secret, (",
+        ":7",
+        "this is no YAML: expected ',' or ']', but got '<stream end>'",
+    ),
+    "shape/defs.yaml": (
+        "{feed}  columns: decrypt('secret')",
+        "",
+        "feed 'shape': columns: expected field: column pairs, such as {id: id} (found a text)",
     ),
     "two/defs.yaml": ("{feed}---\n{config}", "", "feed 'config': name 'config' is reserved"),
     "deeper/still/deeper/defs.yaml": ("{feed}  final: maybe", "", "feed 'deeper': final: expected true or false"),
@@ -103,10 +145,14 @@ def _write(project: Path, path: str, text: str) -> None:
 
 
 def _ucs(project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return _python(project, "-m", "ucs_pipeline.cli", *arguments)
+
+
+def _python(project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     # Servers that would refuse any connection, and a home that Dagster could make no record in.
     nowhere = {"UCS_REDIS_URL": "redis://127.0.0.1:1", "UCS_CLICKHOUSE_URL": "http://127.0.0.1:1"}
     return subprocess.run(
-        [sys.executable, "-m", "ucs_pipeline.cli", *arguments],
+        [sys.executable, *arguments],
         cwd=project,
         env={**os.environ, **nowhere, "PYTHONPATH": str(project), "DAGSTER_HOME": str(project)},
         capture_output=True,
@@ -125,6 +171,27 @@ def test_every_file_that_is_wrong_is_named_with_one_sentence(project: Path) -> N
     assert set(said) == {f"ucs_pipeline/defs/{path}{line}" for path, (_, line, _) in WRONG.items()}
     for path, (_, line, sentence) in WRONG.items():
         assert said[f"ucs_pipeline/defs/{path}{line}"].startswith(sentence)
+    assert "secret" not in done.stdout
+    # So does Dagster, when it loads the code location.
+    load = _python(project, "-c", "import ucs_pipeline.definitions")
+    assert load.returncode == 1
+    assert load.stderr.count("Error: ") == 1
+    assert "secret" not in load.stderr
+
+
+def test_a_dagster_project_of_its_own_shows_no_secret_of_a_feed_that_is_yaml(project: Path) -> None:
+    load = (
+        "import traceback\nimport dagster as dg\nfrom ucs_pipeline.feed_files import DEFS\n"
+        "try: dg.load_from_defs_folder(path_within_project=DEFS.parent)\n"
+        "except Exception: traceback.print_exc()"
+    )
+    for path in ("unset", "twice", "shape"):
+        # The line after a wrong one is shown by Dagster in its own errors.
+        text = WRONG[f"{path}/defs.yaml"][0].replace("secret", "hunter2")
+        _write(project, f"one_{path}/defs.yaml", f"{text}\n  description: is hunter2")
+        assert "hunter2" not in (said := _python(project, "-c", load).stderr)
+        assert WRONG[f"{path}/defs.yaml"][2].partition(": ")[2] in said
+        shutil.rmtree(project / "ucs_pipeline" / "defs" / f"one_{path}")
 
 
 def test_right_feeds_are_one_line(project: Path) -> None:

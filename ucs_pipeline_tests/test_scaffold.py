@@ -23,16 +23,26 @@ GIVEN: dict[str, Any] = {
 
 @pytest.fixture
 def text(tmp_path: Path) -> str:
+    return _scaffolded(tmp_path, "orders")
+
+
+def _scaffolded(directory: Path, name: str) -> str:
     scaffolder = get_scaffolder(BrickFeed)
     assert isinstance(scaffolder, dg.Scaffolder)
-    request = dg.ScaffoldRequest("ucs_pipeline.BrickFeed", tmp_path / "orders", "yaml", tmp_path, NoParams())
+    request = dg.ScaffoldRequest("ucs_pipeline.BrickFeed", directory / name, "yaml", directory, NoParams())
     scaffolder.scaffold(request)
-    return (tmp_path / "orders" / "defs.yaml").read_text()
+    return (directory / name / "defs.yaml").read_text()
 
 
 def test_a_scaffolded_feed_loads_as_it_is(text: str) -> None:
     assert text.startswith("# Settings behind a # have their default.\ntype: ucs_pipeline.BrickFeed\n\nattributes:\n")
     assert _feed(text) == BrickFeed(**GIVEN)
+
+
+@pytest.mark.parametrize("name", ["no", "On", "null", "y"])
+def test_a_name_that_yaml_reads_as_something_else_is_quoted(tmp_path: Path, name: str) -> None:
+    feed = _feed(_scaffolded(tmp_path, name))
+    assert (feed.name, feed.table, feed.stream.name) == (name, name, name)
 
 
 def test_it_names_and_explains_every_setting(text: str) -> None:

@@ -1,0 +1,137 @@
+"""How far a previous writer got in a feed's table: its entries in the stream, held against the rows of the table.
+
+A killed writer leaves half a brick. Publishing continues with the row after it, if the entries prove which one that is,
+or if a person states it.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from itertools import islice
+
+from ucs_pipeline.entries import encode
+from ucs_pipeline.errors import StreamError, UcsError
+from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.position import START, EntryId, State, floor
+from ucs_pipeline.source import Content, Source
+from ucs_pipeline.stream import OrderedStream
+
+_PAGE = 1_000
+
+
+def rows_after(
+    feed: BrickFeed, last: int, source: Source, stream: OrderedStream, contents: Mapping[int, Content]
+) -> int:
+    """Rows of the partition after `last` that the previous writer's entries in the stream prove to be handled too.
+
+    Args:
+        feed: the feed.
+        last: start of the last partition that was handled as a whole.
+        source: the feed's table.
+        stream: the feed's stream; without entries of a previous writer nothing is compared.
+        contents: what each partition holds in the table, by start.
+
+    Raises:
+        StreamError: there are more or fewer entries than rows up to there, and they are not such rows.
+        SourceError: the table cannot be read.
+    """
+    state = stream.state()
+    if not START < state.top <= floor(feed):
+        return 0
+    entries, rows = _entries(state), sum(content.rows for start, content in contents.items() if start <= last)
+    if entries == rows:
+        return 0
+    bricks, more = feed.numbering, entries - rows
+    found = (
+        f"feed {feed.name!r}: stream {stream.name!r} {'has' if state.added is None else 'had'} {entries:,} entries of "
+        f"the previous writer, and the {bricks.unit}s up to {bricks.name(last)} have {rows:,} rows in the table."
+    )
+    following = bricks.next(last)
+    if following is not None and following in contents and 0 < more < contents[following].rows:
+        if _are_first_rows(feed, following, more, source, stream):
+            return more
+        raise StreamError(
+            f"{found} The last {more:,} entries are not the first {more:,} rows of {bricks.unit} "
+            f"{bricks.name(following)} as this feed writes them. If they are these rows in another form, adopt with "
+            f"`--rows {more}`; if they are something else, with `--rows 0`"
+        )
+    raise StreamError(
+        f"{found} {_where(feed, entries, contents)}. If the entries are no count of the handled rows (something else "
+        f"is among them, or Redis before 7 has trimmed some), adopt with `--rows N`, the handled rows of the "
+        f"{bricks.unit} after the last whole one, or `--rows 0`"
+    )
+
+
+def row_after(feed: BrickFeed, last: int, rows: int, source: Source) -> EntryId:
+    """Position of the row with number `rows` of the partition after `last`.
+
+    Raises:
+        UcsError: that partition has no such row, or ends with it.
+        SourceError: the table cannot be read.
+    """
+    bricks, following = feed.numbering, feed.numbering.next(last)
+    if following is None:
+        raise UcsError(f"feed {feed.name!r}: {bricks.name(last)} is its last {bricks.unit}: leave `--rows` out")
+    counts = source.count(following, bricks.end(following))
+    if rows >= (total := sum(counts.values())):
+        raise UcsError(
+            f"feed {feed.name!r}: {bricks.unit} {bricks.name(following)} has {total:,} rows in the table, expected "
+            f"more than `--rows {rows}`: if the previous writer handled all of it, adopt {bricks.name(following)}"
+        )
+    left = rows
+    for brick, number in counts.items():
+        if left <= number:
+            return EntryId(brick, left)
+        left -= number
+    raise AssertionError
+
+
+def _entries(state: State) -> int:
+    """Entries that a stream ever had; before Redis 7, which does not count them, those it has now."""
+    return state.length if state.added is None else state.added
+
+
+def _where(feed: BrickFeed, entries: int, contents: Mapping[int, Content]) -> str:
+    """Where so many rows end, and what to do about it."""
+    bricks, left, before = feed.numbering, entries, ""
+    for start in bricks.starts:
+        rows = contents[start].rows if start in contents else 0
+        name = bricks.name(start)
+        if left == rows:
+            return f"So many rows end with {bricks.unit} {name}: if the writer stopped there, adopt {name}"
+        if left < rows and not before:
+            return f"So many rows end in {bricks.unit} {name}, the first one, before any is whole"
+        if left < rows:
+            return (
+                f"So many rows end with row {left:,} of {bricks.unit} {name}: if the writer stopped there, run `ucs "
+                f"adopt {feed.name} {before} --rows {left}`"
+            )
+        left, before = left - rows, name
+    return f"All {bricks.unit}s of the feed together have {entries - left:,} rows"
+
+
+def _are_first_rows(feed: BrickFeed, start: int, rows: int, source: Source, stream: OrderedStream) -> bool:
+    """Whether the last entries of the previous writer are the first rows of a partition, in the order of the feed."""
+    there = _last_entries(stream, floor(feed), rows)
+    with closing(source.scan(start, feed.numbering.end(start))) as scan:
+        for entries in encode(stream.name.encode(), scan):
+            for low in range(0, entries.count, _PAGE):
+                number = min(_PAGE, entries.count - low, rows)
+                expected = entries.fields(low, low + number).values()
+                if list(islice(there, number)) != list(expected):
+                    return False
+                rows -= number
+                if not rows:
+                    return True
+    return False
+
+
+def _last_entries(stream: OrderedStream, before: EntryId, number: int) -> Iterator[Mapping[bytes, bytes]]:
+    """The fields of the last entries before an id, in order."""
+    first, end = before, f"({before}"
+    while number:
+        page = stream.call("XREVRANGE", stream.name, end, "-", "COUNT", str(min(number, _PAGE)))
+        if not page:
+            break
+        first = EntryId.parse(page[-1][0])
+        number, end = number - len(page), f"({first}"
+    return (fields for entry_id, fields in stream.walk(first, before) if entry_id < before)
