@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.servers import clickhouse_over_http
 from ucs_pipeline.bricks import BRICK
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 _STOPPED_SECONDS, _RUNNING_SECONDS = 0.09, 0.01
 

@@ -34,7 +34,7 @@ from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.postgres_event_log import PooledPostgresEventLogStorage
-from ucs_pipeline_tests.postgres_server import PostgresServer
+from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 
 KEY = dg.AssetKey("bricks")
 

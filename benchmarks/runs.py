@@ -23,7 +23,7 @@ from ucs_pipeline.bricks import BRICK
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline_tests.home import PROJECT, run_bricks
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 
 def child() -> None:

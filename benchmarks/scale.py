@@ -30,7 +30,7 @@ from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.source import open_source
 from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream import OrderedStream
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 PROJECT = Path(__file__).parents[1]
 _TICKS = 5

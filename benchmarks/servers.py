@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ucs_pipeline.engine import URL_VARIABLE
-from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.shapes import SHAPES, write_rows
 from ucs_pipeline.bricks import BRICK
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 WAYS = ((1, 1), (2, 1), (4, 1), (2, 2), (4, 2))
 """Shards, and redis-servers that they are shared out over."""

@@ -7,8 +7,8 @@ import dagster as dg
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 # An example takes as long as a busy machine makes it.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -22,7 +22,7 @@ from ucs_pipeline.source import Census, Source, open_source
 from ucs_pipeline.stream import OrderedStream, open_stream
 from ucs_pipeline.stream_settings import Stream
 from ucs_pipeline_tests.home import make_home, run_bricks, run_ucs, write_table
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 FEED = BrickFeed(name="numbers", table="numbers", key="n", bricks={"class": "number", "last": 59_999})
 # Bricks 0, 1, 2 and 4 have rows; 3 and 5 have none.

@@ -32,7 +32,7 @@ from ucs_pipeline.read import read_brick
 from ucs_pipeline.room import trim_acknowledged
 from ucs_pipeline.stream import RedisStream, reading_groups
 from ucs_pipeline_tests.home import PROJECT
-from ucs_pipeline_tests.redis_server import RedisServer, redis_executable
+from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
 from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
 
 ROWS = 25_000

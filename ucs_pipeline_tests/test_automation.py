@@ -18,7 +18,7 @@ from ucs_pipeline.position import START, EntryId, State
 from ucs_pipeline.sealing import Seal, seal
 from ucs_pipeline.source import open_source
 from ucs_pipeline_tests.home import write_table
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 
 def _feed(**more: Any) -> BrickFeed:

@@ -18,10 +18,10 @@ from ucs_pipeline.run_queue import StreamRunCoordinator
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.verify import verify
-from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
-from ucs_pipeline_tests.many_workers import Deployment, pid_of, wait_until
-from ucs_pipeline_tests.postgres_server import PostgresServer
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.servers.many_workers import Deployment, pid_of, wait_until
+from ucs_pipeline_tests.servers.postgres_server import PostgresServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 # The daemon looks for new backfills, and for finished ones, every 30 seconds; a dead worker's lease lasts as long; and
 # a dozen runs start, on a slow machine one after another.

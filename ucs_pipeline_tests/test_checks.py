@@ -26,7 +26,7 @@ from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.home import run_bricks, write_table
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.tables import Table, numbers, source_of
 
 NAMES = [check.name for check in CHECKS]

@@ -21,7 +21,7 @@ import pytest
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
-from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 THREE_BATCHES = "SELECT number FROM numbers(150000) SETTINGS max_block_size = 50000 FORMAT ArrowStream"
@@ -356,7 +356,7 @@ def test_a_client_that_leaves_frees_the_server(clickhouse_http: ClickHouseServer
 
 def test_the_server_dies_with_its_parent() -> None:
     script = (
-        "import os, sys; from ucs_pipeline_tests.clickhouse_http import ClickHouseServer; "
+        "import os, sys; from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer; "
         "server = ClickHouseServer().start(); print(server.pid, flush=True); sys.stdin.read()"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

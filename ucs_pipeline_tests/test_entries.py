@@ -27,7 +27,7 @@ from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.source import EmbeddedEngine, Source
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 UTC = dt.UTC
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)

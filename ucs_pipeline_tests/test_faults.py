@@ -18,7 +18,7 @@ from ucs_pipeline_tests.faults.links import entries_of
 from ucs_pipeline_tests.faults.rigs import NONE
 from ucs_pipeline_tests.faults.shapes import OTHERS, Done, Entry, Shape
 from ucs_pipeline_tests.faults.stage import Stage
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 ROWS = 40_000
 SOME = 20_000

@@ -17,7 +17,7 @@ from ucs_pipeline.read import read_brick
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.wording import fields_shown
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.tables import source_of
 
 CANARY = "canary"

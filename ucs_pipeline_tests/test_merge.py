@@ -15,7 +15,7 @@ from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.shard_note import Note, write_note
 from ucs_pipeline.shards import streams_of
 from ucs_pipeline.stream import OrderedStream, open_stream
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 
 def _feed(bricks: int, shards: int, **more: Any) -> BrickFeed:

@@ -13,7 +13,7 @@ from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.metrics import prometheus_text
 from ucs_pipeline.status import feed_statuses
 from ucs_pipeline_tests.home import make_home, run_bricks, run_ucs, write_table
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 BRICKS = {"class": "number", "last": 59_999}
 FEED = BrickFeed(name="numbers", table="numbers", key="n", bricks=BRICKS, stream={"name": 'to "all"\\'})

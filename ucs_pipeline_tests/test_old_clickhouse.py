@@ -11,7 +11,7 @@ from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.sealing import Seal, seal
 from ucs_pipeline.source import Source
-from ucs_pipeline_tests.old_clickhouse import old_clickhouse
+from ucs_pipeline_tests.servers.old_clickhouse import old_clickhouse
 
 COLUMNS = {
     "number": "number",

@@ -26,8 +26,8 @@ from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline_tests.home import PROJECT, make_home, run_bricks, write_table
-from ucs_pipeline_tests.postgres_server import PostgresServer
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.postgres_server import PostgresServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 KEY, OTHER = dg.AssetKey("flights"), dg.AssetKey("other")
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from ucs_pipeline.grouped_events import Pending
 from ucs_pipeline.postgres_event_log import PooledPostgresEventLogStorage
-from ucs_pipeline_tests.postgres_server import PostgresServer
+from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 from ucs_pipeline_tests.test_event_log import KEY, MATERIALIZED, NAMES, _run, _seen
 
 CLASSES = {

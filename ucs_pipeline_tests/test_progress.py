@@ -12,7 +12,7 @@ from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.home import write_table
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 
 def _said(redis_server: RedisServer, wanted: slice, **bricks: Any) -> list[str]:

@@ -22,9 +22,9 @@ from ucs_pipeline.source import Source
 from ucs_pipeline.stream import OrderedStream, open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
-from ucs_pipeline_tests.redis_cluster import RedisCluster, WatchedRedis, wait_until
+from ucs_pipeline_tests.servers.redis_cluster import RedisCluster, WatchedRedis, wait_until
+from ucs_pipeline_tests.servers.webhook_server import closed_port
 from ucs_pipeline_tests.tables import expected, numbers, source_of
-from ucs_pipeline_tests.webhook_server import closed_port
 
 ROWS = 50_000
 HELD_FROM = 30_000

@@ -25,7 +25,7 @@ from ucs_pipeline.stream import OrderedStream, open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.home import PROJECT, run_bricks, write_table
-from ucs_pipeline_tests.redis_server import RedisServer, redis_executable
+from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
 from ucs_pipeline_tests.tables import Table, numbers, source_of
 
 ROWS = 3_000

@@ -14,9 +14,9 @@ from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
-from ucs_pipeline_tests.ports import HeldPort
-from ucs_pipeline_tests.redis_cluster import RedisCluster, WatchedRedis
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.ports import HeldPort
+from ucs_pipeline_tests.servers.redis_cluster import RedisCluster, WatchedRedis
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.tables import expected, numbers, source_of
 
 ROWS = 15_000

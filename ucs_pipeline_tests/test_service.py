@@ -16,8 +16,8 @@ import pytest
 
 from ucs_pipeline_tests.cockpit import ask
 from ucs_pipeline_tests.home import PROJECT
-from ucs_pipeline_tests.many_workers import wait_until
-from ucs_pipeline_tests.ports import HeldPort
+from ucs_pipeline_tests.servers.many_workers import wait_until
+from ucs_pipeline_tests.servers.ports import HeldPort
 
 UNITS = PROJECT / "deploy" / "systemd"
 BIN = "/opt/ucs/.venv/bin/"

@@ -33,7 +33,7 @@ from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.home import PROJECT, python, run_bricks, write_table
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 # Of ten bricks, brick 3 has no rows; one row is beyond the list, and one key is NULL.
 IDS: Sequence[int | None] = [*(n for n in range(10, 905) if n // 100 != 3), None, 1000]

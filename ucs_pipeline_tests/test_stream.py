@@ -17,7 +17,7 @@ from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.stream import OrderedStream, Transaction, cut
 from ucs_pipeline.wire import Wire
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
 
 ROWS = 5_000

@@ -10,7 +10,7 @@ from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests import transforms
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.tables import Table, source_of
 
 ROWS = 25_000

@@ -11,7 +11,7 @@ from typing import Any
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.home import PROJECT, python
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.tables import Table, source_of
 
 ROWS = 20_000

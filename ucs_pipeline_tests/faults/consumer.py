@@ -9,7 +9,7 @@ import redis
 
 from ucs_pipeline_tests.faults.links import Link, link
 from ucs_pipeline_tests.faults.shapes import Entry
-from ucs_pipeline_tests.lifetime import Closed
+from ucs_pipeline_tests.servers.lifetime import Closed
 
 _GROUP = "consumers"
 _COUNT = 2_000

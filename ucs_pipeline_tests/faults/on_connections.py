@@ -1,8 +1,8 @@
 """Faults of connections: bytes that stop half-way. Each says whether it took place."""
 
-from ucs_pipeline_tests.clickhouse_http import NO_FAULTS
 from ucs_pipeline_tests.faults.proxy import Way
 from ucs_pipeline_tests.faults.stage import MAIN, Stage
+from ucs_pipeline_tests.servers.clickhouse_http import NO_FAULTS
 
 _WAIT_SECONDS = 15
 _BATCH_ROWS = 16_384

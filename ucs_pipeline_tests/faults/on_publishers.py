@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from ucs_pipeline_tests.faults.orders import Accident
 from ucs_pipeline_tests.faults.stage import MAIN, OTHER, Stage
 from ucs_pipeline_tests.faults.workers import Worker
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 
 def publisher_killed(stage: Stage) -> bool:

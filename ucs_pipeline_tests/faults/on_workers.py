@@ -28,10 +28,10 @@ from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.verify import verify
-from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
-from ucs_pipeline_tests.many_workers import Deployment, pid_of
-from ucs_pipeline_tests.postgres_server import PostgresServer
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.servers.many_workers import Deployment, pid_of
+from ucs_pipeline_tests.servers.postgres_server import PostgresServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 ROWS = 1_000
 """Rows in a brick."""

@@ -7,7 +7,7 @@ import redis
 from ucs_pipeline_tests.faults.links import link
 from ucs_pipeline_tests.faults.rigs import Rig
 from ucs_pipeline_tests.faults.shapes import OTHERS
-from ucs_pipeline_tests.lifetime import Closed
+from ucs_pipeline_tests.servers.lifetime import Closed
 
 _PAUSE_SECONDS = 0.01
 

@@ -5,7 +5,7 @@ import socket
 import struct
 import threading
 
-from ucs_pipeline_tests.lifetime import Closed
+from ucs_pipeline_tests.servers.lifetime import Closed
 
 _CHUNK = 1 << 16
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)

@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ucs_pipeline_tests.faults.links import Link, link
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 ALWAYS, EVERYSEC, NONE, REPLICA = "appendfsync always", "appendfsync everysec", "no persistence", "a replica"
 

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from clickhouse_connect.driver.client import Client
 
-from ucs_pipeline_tests.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.faults.consumer import Consumer
 from ucs_pipeline_tests.faults.orders import Accident, Materialise, Publish, Reply
 from ucs_pipeline_tests.faults.proxy import Proxy
@@ -21,6 +20,7 @@ from ucs_pipeline_tests.faults.rigs import Rig
 from ucs_pipeline_tests.faults.shapes import Shape
 from ucs_pipeline_tests.faults.workers import Worker
 from ucs_pipeline_tests.home import make_home
+from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 
 MAIN, OTHER = 0, 1
 """The publisher that is always there, and the second one of some faults."""

@@ -9,9 +9,9 @@ from typing import Any, Self
 import redis
 from redis.crc import key_slot
 
-from ucs_pipeline_tests.lifetime import Started
-from ucs_pipeline_tests.ports import HeldPort
-from ucs_pipeline_tests.redis_server import RedisServer
+from ucs_pipeline_tests.servers.lifetime import Started
+from ucs_pipeline_tests.servers.ports import HeldPort
+from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 SLOTS = 16_384
 NO_TLS: Mapping[str, str | int] = MappingProxyType({})

@@ -16,8 +16,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ucs_pipeline.redis_binary import installed
-from ucs_pipeline_tests.lifetime import Started
-from ucs_pipeline_tests.ports import HeldPort
+from ucs_pipeline_tests.servers.lifetime import Started
+from ucs_pipeline_tests.servers.ports import HeldPort
 
 # Asks the kernel to end this process with its parent (PR_SET_PDEATHSIG, which survives the exec), then becomes the
 # server. A `preexec_fn` would do the same, but may deadlock in a process with threads.

@@ -21,8 +21,15 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 
-from ucs_pipeline_tests.clickhouse_engine import Engine, ServerError, answer, arrow_stream, format_of, server_error
-from ucs_pipeline_tests.clickhouse_http import NO_FAULTS
+from ucs_pipeline_tests.servers.clickhouse_engine import (
+    Engine,
+    ServerError,
+    answer,
+    arrow_stream,
+    format_of,
+    server_error,
+)
+from ucs_pipeline_tests.servers.clickhouse_http import NO_FAULTS
 
 # Query-string names that ClickHouse's HTTP handler takes for itself; every other one is a setting.
 _TRANSPORT = {

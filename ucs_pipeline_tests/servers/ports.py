@@ -2,7 +2,7 @@
 
 import socket
 
-from ucs_pipeline_tests.lifetime import Closed
+from ucs_pipeline_tests.servers.lifetime import Closed
 
 
 class HeldPort(Closed):

@@ -13,8 +13,8 @@ from typing import Self
 
 import psycopg2
 
-from ucs_pipeline_tests.lifetime import Started
-from ucs_pipeline_tests.ports import HeldPort
+from ucs_pipeline_tests.servers.lifetime import Started
+from ucs_pipeline_tests.servers.ports import HeldPort
 
 
 class PostgresServer(Started):

@@ -10,7 +10,7 @@ It answers faults on demand, set at `/__fault__?switch=value` or by `ClickHouseS
 - `delay_ms`: every answer waits so long;
 - `tagged`: 0 for the bare exception text of ClickHouse before 25.11, 1 for the tagged block since.
 
-From the command line: `python -m ucs_pipeline_tests.clickhouse_http --port 0` prints the port.
+From the command line: `python -m ucs_pipeline_tests.servers.clickhouse_http --port 0` prints the port.
 """
 
 import argparse
@@ -77,7 +77,7 @@ class ClickHouseServer:
         command = [sys.executable, "-m", __name__, f"--port={self.port}", f"--parent={os.getpid()}", *self._options]
         with tempfile.TemporaryFile() as errors:
             self._process = subprocess.Popen(
-                command, cwd=Path(__file__).parents[1], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+                command, cwd=Path(__file__).parents[2], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
             )
             assert self._process.stdout is not None
             ready, _, _ = select.select([self._process.stdout], [], [], 60)
@@ -139,7 +139,7 @@ def main() -> None:
         if os.getppid() != options.parent:
             sys.exit("the parent left before the server started")
 
-    from ucs_pipeline_tests.clickhouse_protocol import serve
+    from ucs_pipeline_tests.servers.clickhouse_protocol import serve
 
     certificate = (options.certfile, options.keyfile) if options.certfile else None
     serve(options.port, options.path, (options.user, options.password), certificate)
