@@ -26,8 +26,8 @@ from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.source import Source, open_source
 from ucs_pipeline.stream import OrderedStream, RedisStream
 from ucs_pipeline.transfer import transfer
-from ucs_pipeline_tests.home import make_home, run_bricks
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import make_home, run_bricks
 
 ROW_BY_ROW, PIPELINES = 10_000, 100_000
 """Rows that the slow contenders move: enough to measure, few enough to wait for."""

@@ -22,8 +22,8 @@ from benchmarks.memory import write
 from ucs_pipeline.bricks import BRICK
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline_tests.home import PROJECT, run_bricks
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import PROJECT, run_bricks
 
 
 def child() -> None:

@@ -21,8 +21,8 @@ from ucs_pipeline.findings import findings
 from ucs_pipeline.source import Census, Source, open_source
 from ucs_pipeline.stream import OrderedStream, open_stream
 from ucs_pipeline.stream_settings import Stream
-from ucs_pipeline_tests.home import make_home, run_bricks, run_ucs, write_table
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import make_home, run_bricks, run_ucs, write_table
 
 FEED = BrickFeed(name="numbers", table="numbers", key="n", bricks={"class": "number", "last": 59_999})
 # Bricks 0, 1, 2 and 4 have rows; 3 and 5 have none.
@@ -464,7 +464,7 @@ def test_the_command_asks_a_person(tmp_path: Path, redis_server: RedisServer, an
     import sys
 
     from ucs_pipeline.demo_data import write_flights
-    from ucs_pipeline_tests.home import PROJECT
+    from ucs_pipeline_tests.support.home import PROJECT
 
     home = make_home(tmp_path)
     write_flights(home / ".ucs" / "tables")

@@ -21,9 +21,9 @@ from dagster._daemon.sensor import execute_sensor_iteration
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.webhook import URL_VARIABLE, WebhookError, post
-from ucs_pipeline_tests.home import run_bricks, write_table
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.servers.webhook_server import SECRET, WebhookServer, closed_port
+from ucs_pipeline_tests.support.home import run_bricks, write_table
 
 FEEDS = """
 from ucs_pipeline import build_defs

@@ -31,9 +31,9 @@ from ucs_pipeline.print_brick import print_entries, write_entries
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.room import trim_acknowledged
 from ucs_pipeline.stream import RedisStream, reading_groups
-from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
-from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
+from ucs_pipeline_tests.support.home import PROJECT
+from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of
 
 ROWS = 25_000
 LEDGER = "{feed}:ledger:feed"
@@ -812,7 +812,7 @@ from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.room import trim_acknowledged
 from ucs_pipeline.stream import RedisStream, reading_groups
-from ucs_pipeline_tests.tables import numbers, source_of
+from ucs_pipeline_tests.support.tables import numbers, source_of
 rows = int(sys.argv[2])
 feed = numbers(rows).feed(rows - 1, stream={"order": "any", "max_len": 15_000})
 stream = RedisStream("feed", redis.Redis.from_url(sys.argv[1], protocol=2))

@@ -15,7 +15,7 @@ from ucs_pipeline.ledger_publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.stream import RedisStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.tables import expected, numbers, source_of
+from ucs_pipeline_tests.support.tables import expected, numbers, source_of
 from ucs_pipeline_tests.test_model import settle
 
 ROWS, STEP, BRICKS = 10, 2_000, 2

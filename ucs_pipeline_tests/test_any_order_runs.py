@@ -19,8 +19,8 @@ from ucs_pipeline.metrics import prometheus_text
 from ucs_pipeline.source import open_source
 from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream import open_stream
-from ucs_pipeline_tests.home import write_table
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import write_table
 
 # Bricks 0, 1, 2 and 4 have rows; 3 and 5 have none.
 IDS = [*range(25_000), 40_000, 40_001, 40_001]

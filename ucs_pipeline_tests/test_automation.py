@@ -17,8 +17,8 @@ from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import START, EntryId, State
 from ucs_pipeline.sealing import Seal, seal
 from ucs_pipeline.source import open_source
-from ucs_pipeline_tests.home import write_table
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import write_table
 
 
 def _feed(**more: Any) -> BrickFeed:

@@ -14,10 +14,10 @@ from dagster._core.storage.dagster_run import RunsFilter
 from ucs_pipeline.bricks import get_brick_list
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline_tests.cockpit import Cockpit
-from ucs_pipeline_tests.home import python, run_bricks
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.cockpit import Cockpit
+from ucs_pipeline_tests.support.home import python, run_bricks
 
 # The daemon looks for new backfills, and for finished ones, every 30 seconds.
 pytestmark = pytest.mark.timeout(900)

@@ -25,9 +25,9 @@ from ucs_pipeline.source import Source, open_source
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
-from ucs_pipeline_tests.home import run_bricks, write_table
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.tables import Table, numbers, source_of
+from ucs_pipeline_tests.support.home import run_bricks, write_table
+from ucs_pipeline_tests.support.tables import Table, numbers, source_of
 
 NAMES = [check.name for check in CHECKS]
 KEY, STREAM = dg.AssetKey("numbers"), dg.AssetKey(["redis", "numbers"])

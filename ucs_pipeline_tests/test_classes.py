@@ -25,9 +25,9 @@ from ucs_pipeline.stream import cut, open_stream
 from ucs_pipeline.text_bricks import TextBricks
 from ucs_pipeline.time_bricks import TimeBricks
 from ucs_pipeline.transfer import _moment, transfer
-from ucs_pipeline_tests.home import run_bricks, write_table
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.tables import Table, source_of
+from ucs_pipeline_tests.support.home import run_bricks, write_table
+from ucs_pipeline_tests.support.tables import Table, source_of
 
 BERLIN = TimeBricks("Europe/Berlin")
 BEGIN = datetime(2013, 10, 26, 22, tzinfo=UTC)

@@ -15,7 +15,7 @@ from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.numbering import Numbering, Share
 from ucs_pipeline.sealing import Seal, seal
 from ucs_pipeline.shards import streams_of
-from ucs_pipeline_tests.tables import Table, source_of
+from ucs_pipeline_tests.support.tables import Table, source_of
 
 ZONES = ("UTC", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kolkata", "America/Havana")
 LEVELS = ("brick", "block", "part", "shard")

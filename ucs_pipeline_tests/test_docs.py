@@ -9,7 +9,7 @@ import pytest
 
 from ucs_pipeline.cli import ucs
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline_tests.home import PROJECT
+from ucs_pipeline_tests.support.home import PROJECT
 
 PAGES = [
     *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/celery/README.md")),

@@ -9,7 +9,7 @@ from ucs_pipeline.record import metadata
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.tables import Table, source_of
+from ucs_pipeline_tests.support.tables import Table, source_of
 
 HOURS = {"class": "time", "first": "2013-01-01", "last": "2013-01-01T03"}
 

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from ucs_pipeline.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.pending_events import PendingEvents
-from ucs_pipeline_tests.home import make_home, python
+from ucs_pipeline_tests.support.home import make_home, python
 
 KEY = dg.AssetKey("bricks")
 MATERIALIZED, PLANNED = dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED

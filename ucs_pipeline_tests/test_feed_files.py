@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ucs_pipeline_tests.home import copy_project
+from ucs_pipeline_tests.support.home import copy_project
 
 FEED = """\
 type: ucs_pipeline.BrickFeed

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from ucs_pipeline_tests.home import copy_project
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import copy_project
 
 NAMES = [f"feed_{number}" for number in range(10)]
 

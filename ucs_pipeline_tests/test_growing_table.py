@@ -12,9 +12,9 @@ import dagster as dg
 import pytest
 from dagster._core.scheduler.instigation import InstigatorTick
 
-from ucs_pipeline_tests.cockpit import Cockpit
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.cockpit import Cockpit
 
 SECONDS, ROWS_A_SECOND, STEP = 120, 20, 100
 """The table grows by a brick in five seconds: a hundred rows, a hundred ids apart."""

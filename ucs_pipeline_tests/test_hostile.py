@@ -18,7 +18,7 @@ from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.wording import fields_shown
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.tables import source_of
+from ucs_pipeline_tests.support.tables import source_of
 
 CANARY = "canary"
 DATABASE = "hostile"

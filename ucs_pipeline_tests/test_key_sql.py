@@ -14,7 +14,7 @@ from ucs_pipeline import sql
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.text_bricks import BASES, Digit, TextBricks
 from ucs_pipeline.time_bricks import TimeBricks
-from ucs_pipeline_tests.tables import Table, source_of
+from ucs_pipeline_tests.support.tables import Table, source_of
 
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata")
 KEYS = 100_000

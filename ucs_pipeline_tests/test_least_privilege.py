@@ -15,8 +15,8 @@ from ucs_pipeline import BrickFeed
 from ucs_pipeline.engine import Hide, HttpEngine
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.source import Source
-from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.support.home import PROJECT
 
 # The engine in process knows one user, which these files make a lesser one.
 CONFIGURATION = """

@@ -21,8 +21,8 @@ from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.triggers import _situation
-from ucs_pipeline_tests.home import run_bricks, write_table
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import run_bricks, write_table
 
 FIRST = 2 * 10**10
 """Bricks of ten ids: the feed's first one is 2.0.0.0, and a block has 10,000 ids."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ucs_pipeline import BrickFeed, build_defs, masking
 from ucs_pipeline.assets import FEED_METADATA, table_key
 from ucs_pipeline.errors import FeedError, SourceError
-from ucs_pipeline_tests.tables import source_of
+from ucs_pipeline_tests.support.tables import source_of
 
 SECRET = "pa55w0rd-zu9"
 """No part of it is in any other text of these tests."""

@@ -12,8 +12,8 @@ from ucs_pipeline.demo_data import DATASETS
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.metrics import prometheus_text
 from ucs_pipeline.status import feed_statuses
-from ucs_pipeline_tests.home import make_home, run_bricks, run_ucs, write_table
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import make_home, run_bricks, run_ucs, write_table
 
 BRICKS = {"class": "number", "last": 59_999}
 FEED = BrickFeed(name="numbers", table="numbers", key="n", bricks=BRICKS, stream={"name": 'to "all"\\'})

@@ -16,7 +16,7 @@ from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.stream import OrderedStream, Transaction
 from ucs_pipeline.wire import Wire, command
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.tables import expected, numbers, source_of
+from ucs_pipeline_tests.support.tables import expected, numbers, source_of
 
 ROWS, STEP = 40, 2_500
 FEED = expected(ROWS, STEP)

@@ -25,9 +25,9 @@ from ucs_pipeline.findings import findings
 from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
-from ucs_pipeline_tests.home import PROJECT, make_home, run_bricks, write_table
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import PROJECT, make_home, run_bricks, write_table
 
 KEY, OTHER = dg.AssetKey("flights"), dg.AssetKey("other")
 

@@ -11,8 +11,8 @@ from ucs_pipeline.progress import Progress
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer
-from ucs_pipeline_tests.home import write_table
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import write_table
 
 
 def _said(redis_server: RedisServer, wanted: slice, **bricks: Any) -> list[str]:

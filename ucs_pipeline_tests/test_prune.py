@@ -16,8 +16,8 @@ from ucs_pipeline.cli import ucs
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.prune import Pruned, prune
 from ucs_pipeline.record import recorded
-from ucs_pipeline_tests.home import PROJECT, make_home, run_bricks
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
+from ucs_pipeline_tests.support.home import PROJECT, make_home, run_bricks
 
 KEY = dg.AssetKey("numbers")
 FEED = BrickFeed(name="numbers", table="numbers", key="n", bricks={"class": "number", "last": 49_999})

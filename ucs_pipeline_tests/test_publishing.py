@@ -25,9 +25,9 @@ from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.stream import Comparer, OrderedStream, Page, Transaction, cut
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
-from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
+from ucs_pipeline_tests.support.home import PROJECT
+from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of
 
 ROWS = 45_000
 
@@ -282,7 +282,7 @@ import sys
 import redis
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
-from ucs_pipeline_tests.tables import numbers, source_of
+from ucs_pipeline_tests.support.tables import numbers, source_of
 rows = int(sys.argv[2])
 feed = numbers(rows).feed(rows - 1, stream={"max_rows_per_second": float(sys.argv[3])})
 stream = OrderedStream("feed", redis.Redis.from_url(sys.argv[1], protocol=2))

@@ -11,8 +11,8 @@ from ucs_pipeline.errors import BrickError, StreamError, UcsError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.print_brick import print_brick
 from ucs_pipeline.read import table_of
-from ucs_pipeline_tests.home import make_home, run_ucs
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import make_home, run_ucs
 
 FEED = BrickFeed(name="words", table="words", key="n", bricks={"class": "number", "first": 30_000, "last": 89_999})
 

@@ -24,7 +24,7 @@ from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.redis_cluster import RedisCluster, WatchedRedis, wait_until
 from ucs_pipeline_tests.servers.webhook_server import closed_port
-from ucs_pipeline_tests.tables import expected, numbers, source_of
+from ucs_pipeline_tests.support.tables import expected, numbers, source_of
 
 ROWS = 50_000
 HELD_FROM = 30_000

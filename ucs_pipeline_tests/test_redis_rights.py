@@ -24,9 +24,9 @@ from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream import OrderedStream, open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
-from ucs_pipeline_tests.home import PROJECT, run_bricks, write_table
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
-from ucs_pipeline_tests.tables import Table, numbers, source_of
+from ucs_pipeline_tests.support.home import PROJECT, run_bricks, write_table
+from ucs_pipeline_tests.support.tables import Table, numbers, source_of
 
 ROWS = 3_000
 PAGE = (PROJECT / "docs" / "configuration.md").read_text()

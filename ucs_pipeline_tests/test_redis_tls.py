@@ -17,7 +17,7 @@ from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.ports import HeldPort
 from ucs_pipeline_tests.servers.redis_cluster import RedisCluster, WatchedRedis
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.tables import expected, numbers, source_of
+from ucs_pipeline_tests.support.tables import expected, numbers, source_of
 
 ROWS = 15_000
 

@@ -16,8 +16,8 @@ from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.renumbering import refuse_renumbered
 from ucs_pipeline.stream import OrderedStream
-from ucs_pipeline_tests.home import run_bricks, write_table
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import run_bricks, write_table
 
 NUMBERS = {"class": "number", "width": 10, "last": 99_999}
 HOURS = {"class": "time", "first": "2013-03-01", "last": "2013-04-30T23", "zone": "Europe/Berlin"}

@@ -13,8 +13,8 @@ from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer
-from ucs_pipeline_tests.home import PROJECT, python
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import PROJECT, python
 
 PACE = 200_000
 """A week in three seconds."""

@@ -19,9 +19,9 @@ from ucs_pipeline.stream import OrderedStream, Transaction
 from ucs_pipeline.stream_settings import Stream
 from ucs_pipeline.tally import Span
 from ucs_pipeline.transfer import transfer
-from ucs_pipeline_tests.accidents import at
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
-from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
+from ucs_pipeline_tests.support.accidents import at
+from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of
 
 ALL = (EntryId(0, 0), EntryId(2**63, 0))
 

@@ -13,8 +13,8 @@ from dagster._core.events import DagsterEvent, JobFailureData, RunFailureReason
 from dagster._core.events.log import EventLogEntry
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 
-from ucs_pipeline_tests.home import make_home
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
+from ucs_pipeline_tests.support.home import make_home
 from ucs_pipeline_tests.test_postgres_event_log import _instance
 
 # Dagster's daemon says so as it looks for the first time.

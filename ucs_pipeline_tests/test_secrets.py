@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 import pytest
 
-from ucs_pipeline_tests.cockpit import Cockpit
-from ucs_pipeline_tests.home import python
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.cockpit import Cockpit
+from ucs_pipeline_tests.support.home import python
 
 FEEDS = """
 import os

@@ -14,10 +14,10 @@ from string import Template
 
 import pytest
 
-from ucs_pipeline_tests.cockpit import ask
-from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.servers.many_workers import wait_until
 from ucs_pipeline_tests.servers.ports import HeldPort
+from ucs_pipeline_tests.support.cockpit import ask
+from ucs_pipeline_tests.support.home import PROJECT
 
 UNITS = PROJECT / "deploy" / "systemd"
 BIN = "/opt/ucs/.venv/bin/"

@@ -32,8 +32,8 @@ from ucs_pipeline.source import open_source
 from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer
-from ucs_pipeline_tests.home import PROJECT, python, run_bricks, write_table
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.home import PROJECT, python, run_bricks, write_table
 
 # Of ten bricks, brick 3 has no rows; one row is beyond the list, and one key is NULL.
 IDS: Sequence[int | None] = [*(n for n in range(10, 905) if n // 100 != 3), None, 1000]
@@ -189,7 +189,7 @@ def test_a_shard_refuses_a_hole_in_its_own_bricks(instance: dg.DagsterInstance, 
 
 _RUN = """
 import dagster as dg
-from ucs_pipeline_tests.home import run_bricks
+from ucs_pipeline_tests.support.home import run_bricks
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.feed import BrickFeed
 feed = BrickFeed.model_validate_json({settings!r})

@@ -27,8 +27,8 @@ from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.payload import integer_limits
 from ucs_pipeline.source import URL_VARIABLE, Source, open_source
-from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.support.home import PROJECT
 
 PASSWORD = "secret"
 _numbers = count()

@@ -18,7 +18,7 @@ from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.stream import OrderedStream, Transaction, cut
 from ucs_pipeline.wire import Wire
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
+from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of
 
 ROWS = 5_000
 ALL = (EntryId(0, 0), EntryId(2**63, 0))

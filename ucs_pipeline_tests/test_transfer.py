@@ -20,11 +20,11 @@ from ucs_pipeline.publisher import Publisher
 from ucs_pipeline.stream import OrderedStream, cut
 from ucs_pipeline.tally import Span
 from ucs_pipeline.transfer import transfer
-from ucs_pipeline_tests.accidents import at
 from ucs_pipeline_tests.faults.proxy import Proxy
 from ucs_pipeline_tests.servers.redis_cluster import wait_until
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.tables import Table, expected, numbers, source_of
+from ucs_pipeline_tests.support.accidents import at
+from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of
 
 ALL = (EntryId(0, 0), EntryId(2**63, 0))
 

@@ -9,12 +9,12 @@ from ucs_pipeline.position import EntryId
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
-from ucs_pipeline_tests import transforms
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.tables import Table, source_of
+from ucs_pipeline_tests.support import transforms
+from ucs_pipeline_tests.support.tables import Table, source_of
 
 ROWS = 25_000
-NAME = "ucs_pipeline_tests.transforms"
+NAME = "ucs_pipeline_tests.support.transforms"
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_function_that_breaks_its_word_fails_the_brick_with_a_sentence(
     feed = _feed(function)
     with pytest.raises(SourceError, match=sentence) as caught:
         list(transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
-    assert "feed 'feed': transform 'ucs_pipeline_tests.transforms:" in str(caught.value)
+    assert "feed 'feed': transform 'ucs_pipeline_tests.support.transforms:" in str(caught.value)
     assert stream.state().length == 0
 
 

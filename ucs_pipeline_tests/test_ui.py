@@ -6,8 +6,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from ucs_pipeline.demo_data import DATASETS, ROWS
-from ucs_pipeline_tests.cockpit import Cockpit, chromium, chromium_page, screenshot
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.cockpit import Cockpit, chromium, chromium_page, screenshot
 
 # The servers take 10 to 25 seconds to start; Dagster looks for new backfills, and for finished ones, every 30 seconds.
 

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Page, expect
 
-from ucs_pipeline_tests.cockpit import Cockpit, chromium, chromium_page, screenshot
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.cockpit import Cockpit, chromium, chromium_page, screenshot
 
 # The servers take 10 to 25 seconds to start, and the sensor looks every 30 seconds.
 

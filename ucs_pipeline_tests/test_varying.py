@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ucs_pipeline.errors import SourceError
-from ucs_pipeline_tests.tables import Table, source_of
+from ucs_pipeline_tests.support.tables import Table, source_of
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from typing import Any
 
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer
-from ucs_pipeline_tests.home import PROJECT, python
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.tables import Table, source_of
+from ucs_pipeline_tests.support.home import PROJECT, python
+from ucs_pipeline_tests.support.tables import Table, source_of
 
 ROWS = 20_000
 

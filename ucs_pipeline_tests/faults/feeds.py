@@ -112,7 +112,7 @@ def _place(brick: int, bricks: int) -> Place:
 
 
 def _transformed(rows: int) -> Feed:
-    feed = _numbers(_dense, rows, transform="ucs_pipeline_tests.transforms:shouted")
+    feed = _numbers(_dense, rows, transform="ucs_pipeline_tests.support.transforms:shouted")
 
     def fields(row: Row) -> dict[bytes, bytes | None]:
         return {b"word": row.word.upper().encode() if row.word else None, b"sum": b"%d" % (row.id + row.part)}

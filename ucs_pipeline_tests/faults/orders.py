@@ -28,7 +28,7 @@ from ucs_pipeline.source import Source, open_source
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.faults.shapes import Done
-from ucs_pipeline_tests.home import run_bricks
+from ucs_pipeline_tests.support.home import run_bricks
 
 _BRICKS = 3
 """Bricks that an any-order feed's publisher takes on at a time."""

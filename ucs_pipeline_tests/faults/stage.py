@@ -19,8 +19,8 @@ from ucs_pipeline_tests.faults.proxy import Proxy
 from ucs_pipeline_tests.faults.rigs import Rig
 from ucs_pipeline_tests.faults.shapes import Shape
 from ucs_pipeline_tests.faults.workers import Worker
-from ucs_pipeline_tests.home import make_home
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.support.home import make_home
 
 MAIN, OTHER = 0, 1
 """The publisher that is always there, and the second one of some faults."""

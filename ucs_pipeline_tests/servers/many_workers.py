@@ -15,10 +15,10 @@ from typing import Self
 
 import dagster as dg
 
-from ucs_pipeline_tests.cockpit import START_S, launch
-from ucs_pipeline_tests.home import PROJECT
 from ucs_pipeline_tests.servers.lifetime import Started
 from ucs_pipeline_tests.servers.ports import HeldPort
+from ucs_pipeline_tests.support.cockpit import START_S, launch
+from ucs_pipeline_tests.support.home import PROJECT
 
 CONFIGURATION = [PROJECT / "deploy" / "celery" / "dagster.yaml", PROJECT / "deploy" / "workspace.yaml"]
 _STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")

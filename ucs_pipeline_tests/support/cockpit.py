@@ -17,9 +17,9 @@ from typing import Any, Self
 from playwright.sync_api import Page, expect, sync_playwright
 
 from ucs_pipeline.demo_data import DATASETS, write_data
-from ucs_pipeline_tests.home import make_home
 from ucs_pipeline_tests.servers.lifetime import Started
 from ucs_pipeline_tests.servers.ports import HeldPort
+from ucs_pipeline_tests.support.home import make_home
 
 # Asks the kernel for a SIGTERM when the test process is gone (PR_SET_PDEATHSIG, which survives the exec), upon which
 # `dagster dev` ends what it has started.

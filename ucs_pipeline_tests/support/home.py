@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ucs_pipeline.bricks import name_of_ordinal
 from ucs_pipeline.demo_data import DATASETS
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 
 RUN_IN_PROCESS = """
 import sys, warnings
