@@ -21,7 +21,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from benchmarks.servers import clickhouse_over_http
-from ucs_pipeline.bricks import BRICK
+from ucs_pipeline.bricks.number import BRICK
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 _STOPPED_SECONDS, _RUNNING_SECONDS = 0.09, 0.01

@@ -28,7 +28,7 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster_postgres.event_log import PostgresEventLogStorage
 
 from ucs_pipeline.assets import brick_event
-from ucs_pipeline.bricks import BRICK
+from ucs_pipeline.bricks.number import BRICK
 from ucs_pipeline.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport

@@ -19,7 +19,7 @@ from pathlib import Path
 import dagster as dg
 
 from benchmarks.memory import write
-from ucs_pipeline.bricks import BRICK
+from ucs_pipeline.bricks.number import BRICK
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline_tests.servers.redis_server import RedisServer

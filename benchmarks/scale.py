@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ucs_pipeline.adopt import adopt
-from ucs_pipeline.bricks import BRICK, name_of_ordinal
+from ucs_pipeline.bricks.number import BRICK, name_of_ordinal
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.redis_link import connect_redis

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ucs_pipeline.bricks import BRICK
+from ucs_pipeline.bricks.number import BRICK
 from ucs_pipeline.embedded_clickhouse import embedded_connection
 from ucs_pipeline.engine import URL_VARIABLE
 from ucs_pipeline.feed import BrickFeed

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.shapes import SHAPES, write_rows
-from ucs_pipeline.bricks import BRICK
+from ucs_pipeline.bricks.number import BRICK
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 

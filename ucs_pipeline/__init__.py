@@ -21,7 +21,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    # Importing Dagster takes seconds; `ucs_pipeline.bricks` alone should not.
+    # Importing Dagster takes seconds; `ucs_pipeline.bricks.number` alone should not.
     if name in _HOME:
         from importlib import import_module
 

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal, Self
 import dagster as dg
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ucs_pipeline.brick_class import LEVELS, BrickClass
-from ucs_pipeline.bricks import BRICK, NumberBricks
+from ucs_pipeline.bricks.base import LEVELS, BrickClass
+from ucs_pipeline.bricks.number import BRICK, NumberBricks
+from ucs_pipeline.bricks.partitions import Numbering
+from ucs_pipeline.bricks.text import Digit, TextBricks
+from ucs_pipeline.bricks.time import TimeBricks, Unit
 from ucs_pipeline.errors import BrickError
-from ucs_pipeline.numbering import Numbering
 from ucs_pipeline.settings import Described
-from ucs_pipeline.text_bricks import Digit, TextBricks
-from ucs_pipeline.time_bricks import TimeBricks, Unit
 
 Level = Literal["brick", "block", "part", "shard"]
 

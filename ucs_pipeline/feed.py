@@ -22,11 +22,11 @@ from pydantic import (
 
 from ucs_pipeline import masking
 from ucs_pipeline.brick_settings import Bricks
+from ucs_pipeline.bricks.partitions import Numbering, Share
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed_mistakes import called, mistake, sentence, shown, texts
 from ucs_pipeline.feed_rules import check
 from ucs_pipeline.feed_text import TEMPLATE, refuse_misread
-from ucs_pipeline.numbering import Numbering, Share
 from ucs_pipeline.scaffold import FeedScaffolder
 from ucs_pipeline.settings import Described
 from ucs_pipeline.stream_settings import Stream

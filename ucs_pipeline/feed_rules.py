@@ -7,13 +7,13 @@ import dagster as dg
 from dagster._core.definitions.utils import is_valid_name
 from dagster._utils.schedules import is_valid_cron_string
 
-from ucs_pipeline.dealing import Dealt
+from ucs_pipeline.bricks.partitions import Share
+from ucs_pipeline.bricks.sharding import Dealt
+from ucs_pipeline.bricks.time import HOUR, MILLISECONDS
 from ucs_pipeline.errors import BrickError
 from ucs_pipeline.feed_text import named
 from ucs_pipeline.keys import has_neighbours
-from ucs_pipeline.numbering import Share
 from ucs_pipeline.sql import FIXED_SETTINGS
-from ucs_pipeline.time_bricks import HOUR, MILLISECONDS
 
 if TYPE_CHECKING:
     from ucs_pipeline.feed import BrickFeed

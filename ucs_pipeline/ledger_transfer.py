@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from ucs_pipeline.background import Background
+from ucs_pipeline.bricks.partitions import Numbering
 from ucs_pipeline.emptiness import Emptiness
 from ucs_pipeline.entries import Entries, UnnumberedEntries, encode
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError
@@ -14,7 +15,6 @@ from ucs_pipeline.flow import Flow
 from ucs_pipeline.ledger import Account, Ledger, Opening
 from ucs_pipeline.ledger_plan import Replay, ledger_plan
 from ucs_pipeline.ledger_publisher import LedgerPublisher, MovedError, Part
-from ucs_pipeline.numbering import Numbering
 from ucs_pipeline.patience import Patience
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.resumption import Resumption, partitions

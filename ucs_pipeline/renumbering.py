@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from ucs_pipeline.brick_class import LEVELS, BrickClass
+from ucs_pipeline.bricks.base import LEVELS, BrickClass
+from ucs_pipeline.bricks.time import TimeBricks, zone_database
 from ucs_pipeline.errors import BrickError, StreamError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.stream import RedisStream
-from ucs_pipeline.time_bricks import TimeBricks, zone_database
 
 _PAGE = 10
 

@@ -4,9 +4,9 @@ from bisect import bisect_right
 from datetime import datetime
 from typing import NamedTuple
 
-from ucs_pipeline.bricks import NumberBricks
+from ucs_pipeline.bricks.number import NumberBricks
+from ucs_pipeline.bricks.time import MILLISECONDS, TimeBricks
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.time_bricks import MILLISECONDS, TimeBricks
 
 
 class Seal(NamedTuple):

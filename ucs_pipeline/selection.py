@@ -3,13 +3,13 @@
 from collections.abc import Collection
 
 from ucs_pipeline import sql
-from ucs_pipeline.bricks import NumberBricks
+from ucs_pipeline.bricks.number import NumberBricks
+from ucs_pipeline.bricks.text import TextBricks
+from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline.key_sql import Key, KeySql, NumberKeySql, TextKeySql
 from ucs_pipeline.payload import Column
-from ucs_pipeline.text_bricks import TextBricks
-from ucs_pipeline.time_bricks import TimeBricks
 from ucs_pipeline.time_sql import TimeKeySql
 from ucs_pipeline.varying import Rows, refuse_varying
 

@@ -9,9 +9,9 @@ from functools import cached_property
 
 from pydantic import PrivateAttr
 
-from ucs_pipeline.dealing import Dealt, holder
+from ucs_pipeline.bricks.partitions import Share
+from ucs_pipeline.bricks.sharding import Dealt, holder
 from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.numbering import Share
 
 
 class Shard(BrickFeed):

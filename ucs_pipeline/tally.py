@@ -6,8 +6,8 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from ucs_pipeline.bricks.partitions import Numbering
 from ucs_pipeline.entries import Segment
-from ucs_pipeline.numbering import Numbering
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.stream import Transaction
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from ucs_pipeline.background import Background
+from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.compare import Comparison
 from ucs_pipeline.emptiness import Emptiness
 from ucs_pipeline.entries import Entries, encode
@@ -23,7 +24,6 @@ from ucs_pipeline.room import Room
 from ucs_pipeline.source import Source
 from ucs_pipeline.stream import Comparer, OrderedStream, Transaction, cut
 from ucs_pipeline.tally import Span, Tally
-from ucs_pipeline.time_bricks import TimeBricks
 
 Records = Callable[[Sequence[int]], Mapping[int, BrickReport]]
 """Looks up what is recorded as done for some bricks, by ordinal."""

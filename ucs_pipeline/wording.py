@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ucs_pipeline.numbering import Numbering
+from ucs_pipeline.bricks.partitions import Numbering
 
 _CHARACTERS = 200
 _RANGES = 3

@@ -11,7 +11,7 @@ import pytest
 
 from ucs_pipeline import adopt as adopt_module
 from ucs_pipeline.adopt import adopt
-from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.demo_data import ROWS
 from ucs_pipeline.errors import StreamError, UcsError

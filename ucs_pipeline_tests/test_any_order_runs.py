@@ -10,7 +10,7 @@ import pytest
 
 from ucs_pipeline import read_brick
 from ucs_pipeline.adopt import adopt
-from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.errors import FeedError, UcsError
 from ucs_pipeline.feed import BrickFeed

@@ -11,7 +11,7 @@ import pytest
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus
 from dagster._core.storage.dagster_run import RunsFilter
 
-from ucs_pipeline.bricks import get_brick_list
+from ucs_pipeline.bricks.number import get_brick_list
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.feed import BrickFeed
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer

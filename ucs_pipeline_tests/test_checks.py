@@ -11,7 +11,7 @@ import sqlalchemy
 from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
 
-from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.engine import EmbeddedEngine, Hide
 from ucs_pipeline.entries import bulk

@@ -9,6 +9,8 @@ import pyarrow as pa
 import pytest
 
 from ucs_pipeline.adopt import adopt
+from ucs_pipeline.bricks.text import TextBricks
+from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.engine import EmbeddedEngine
 from ucs_pipeline.entries import encode
@@ -22,8 +24,6 @@ from ucs_pipeline.read import read_brick
 from ucs_pipeline.room import Room
 from ucs_pipeline.source import Source, open_source
 from ucs_pipeline.stream import cut, open_stream
-from ucs_pipeline.text_bricks import TextBricks
-from ucs_pipeline.time_bricks import TimeBricks
 from ucs_pipeline.transfer import _moment, transfer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import run_bricks, write_table

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ucs_pipeline import sql
+from ucs_pipeline.bricks.text import BASES, Digit, TextBricks
+from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.errors import SourceError
-from ucs_pipeline.text_bricks import BASES, Digit, TextBricks
-from ucs_pipeline.time_bricks import TimeBricks
 from ucs_pipeline_tests.support.tables import Table, source_of
 
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata")

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ucs_pipeline.bricks import BRICK
+from ucs_pipeline.bricks.number import BRICK
 from ucs_pipeline_tests.faults.shapes import OTHERS, Done, Entry
 
 

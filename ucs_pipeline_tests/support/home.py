@@ -11,7 +11,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ucs_pipeline.bricks import name_of_ordinal
+from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.demo_data import DATASETS
 
 PROJECT = Path(__file__).parents[2]

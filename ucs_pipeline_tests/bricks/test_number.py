@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ucs_pipeline import bricks
-from ucs_pipeline.bricks import (
+from ucs_pipeline.bricks import number as bricks
+from ucs_pipeline.bricks.number import (
     BLOCK,
     BRICK,
     PART,

@@ -2,15 +2,15 @@
 
 Number class of UCS (Universal Calculation Standard): an id is `shard.part.block.brick`, each level the
 integer quotient of what the level above left over. No zero padding, no upper bound on the shard. The functions are
-those of the standard's bricks, of 10,000 ids; `ucs_pipeline.time_bricks` and `ucs_pipeline.text_bricks` are the other
+those of the standard's bricks, of 10,000 ids; `ucs_pipeline.bricks.time` and `ucs_pipeline.bricks.text` are the other
 classes, with the same three functions.
 """
 
 import re
 from collections.abc import Sequence
 
-from ucs_pipeline.brick_class import Bounds as Bounds
-from ucs_pipeline.brick_class import BrickClass
+from ucs_pipeline.bricks.base import Bounds as Bounds
+from ucs_pipeline.bricks.base import BrickClass
 from ucs_pipeline.errors import BrickError
 
 BRICK = 10**4

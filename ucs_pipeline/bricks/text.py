@@ -9,7 +9,7 @@ as one 32-bit integer, modulo the base, spreads keys evenly.
 import hashlib
 from typing import Literal
 
-from ucs_pipeline.brick_class import Bounds, BrickClass
+from ucs_pipeline.bricks.base import Bounds, BrickClass
 from ucs_pipeline.errors import BrickError
 
 Digit = Literal["sum", "integer"]

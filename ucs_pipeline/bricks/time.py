@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from ucs_pipeline.brick_class import Bounds, BrickClass
+from ucs_pipeline.bricks.base import Bounds, BrickClass
+from ucs_pipeline.bricks.sequences import Runs
 from ucs_pipeline.errors import BrickError
-from ucs_pipeline.ordinals import Runs
 
 HOUR = 3600
 DAY = 24 * HOUR

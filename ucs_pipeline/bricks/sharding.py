@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-from ucs_pipeline.numbering import Numbering, Share
-from ucs_pipeline.ordinals import Runs, shifted
+from ucs_pipeline.bricks.partitions import Numbering, Share
+from ucs_pipeline.bricks.sequences import Runs, shifted
 
 
 class Dealt(Numbering):

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from ucs_pipeline.brick_class import LEVELS, BrickClass
-from ucs_pipeline.ordinals import between, shifted
+from ucs_pipeline.bricks.base import LEVELS, BrickClass
+from ucs_pipeline.bricks.sequences import between, shifted
 
 
 class Share(NamedTuple):

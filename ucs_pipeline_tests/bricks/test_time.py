@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.errors import BrickError
-from ucs_pipeline.time_bricks import TimeBricks
 
 BERLIN = TimeBricks("Europe/Berlin")
 NEW_YORK = TimeBricks("America/New_York")

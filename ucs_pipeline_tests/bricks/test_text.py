@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ucs_pipeline.bricks.text import BASES, Digit, TextBricks
 from ucs_pipeline.errors import BrickError
-from ucs_pipeline.text_bricks import BASES, Digit, TextBricks
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The numbering standard: keys to bricks, bricks to bounds. Pure."""
