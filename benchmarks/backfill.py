@@ -20,7 +20,7 @@ import pytest
 from benchmarks.contenders import Stage, cli_pipe
 from benchmarks.shapes import SHAPES, write_rows
 from ucs_pipeline.bricks.number import BRICK
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.cockpit import Cockpit
 

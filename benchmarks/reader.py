@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from benchmarks.shapes import STREAM
 from ucs_pipeline.entries import encode
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.source import open_source
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from ucs_pipeline.bricks.number import BRICK
 from ucs_pipeline.embedded_clickhouse import embedded_connection
 from ucs_pipeline.engine import URL_VARIABLE
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 
 _PIPELINE = 1_000
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ucs_pipeline.demo_data import write_flights
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 
 STREAM = "flights"
 _ROW_GROUP = 100_000

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.shapes import SHAPES, write_rows
 from ucs_pipeline.bricks.number import BRICK
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 WAYS = ((1, 1), (2, 1), (4, 1), (2, 2), (4, 2))
@@ -27,9 +27,9 @@ WAYS = ((1, 1), (2, 1), (4, 1), (2, 2), (4, 2))
 
 _PUBLISH = """
 import sys
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.redis_link import connect_redis
-from ucs_pipeline.shards import streams_of
+from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer

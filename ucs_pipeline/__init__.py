@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ucs_pipeline.build import build_defs
-    from ucs_pipeline.feed import BrickFeed
+    from ucs_pipeline.feed.feed import BrickFeed
     from ucs_pipeline.merge import Reader, read_entries
     from ucs_pipeline.read import read_brick
 
@@ -12,7 +12,7 @@ __all__ = ["BrickFeed", "Reader", "__version__", "build_defs", "read_brick", "re
 __version__ = "0.1.0"
 
 _HOME = {
-    "BrickFeed": "ucs_pipeline.feed",
+    "BrickFeed": "ucs_pipeline.feed.feed",
     "Reader": "ucs_pipeline.merge",
     "build_defs": "ucs_pipeline.build",
     "read_brick": "ucs_pipeline.read",

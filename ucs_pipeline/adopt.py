@@ -16,7 +16,7 @@ from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from ucs_pipeline.assets import brick_event
 from ucs_pipeline.errors import StreamError, UcsError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feeds import last_whole_in
 from ucs_pipeline.handled import row_after, rows_after
 from ucs_pipeline.plan import BrickReport, least_offset

@@ -13,7 +13,7 @@ from dagster import AssetCheckEvaluation, DagsterEventType
 
 from ucs_pipeline.assets import runs_tag
 from ucs_pipeline.checks import check_key, checks_name
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import CHECKS
 from ucs_pipeline.webhook import URL_VARIABLE, WebhookError, post, webhook_url
 

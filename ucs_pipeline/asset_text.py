@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.keys import ledger_key
+from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.redis_keys import ledger_key
 
 
 def description(feed: BrickFeed, runs_tag: str) -> str:

@@ -13,7 +13,7 @@ from dagster._core.storage.tags import BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
 
 from ucs_pipeline.asset_text import columns, description, settings
 from ucs_pipeline.errors import OutOfTurnError, SourceUnavailableError, StreamUnavailableError, UcsError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.record import DATA_VERSION_TAG, data_version, metadata, recorded
 from ucs_pipeline.run_queue import queue_again

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from ucs_pipeline.columns import numbers
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 
 
 def check(feed: BrickFeed, batch: pa.RecordBatch, first: int, last: int) -> None:

@@ -9,8 +9,8 @@ from ucs_pipeline.alerts import alert_defs
 from ucs_pipeline.assets import FEED_METADATA, brick_asset, stream_key, table_key
 from ucs_pipeline.checks import check_defs, checks_name
 from ucs_pipeline.errors import FeedError
-from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.shards import streams_of
+from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.triggers import trigger_defs
 
 

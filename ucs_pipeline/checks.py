@@ -11,7 +11,7 @@ import dagster as dg
 
 from ucs_pipeline.assets import stream_key
 from ucs_pipeline.errors import UcsError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import CHECKS, STREAM_NOT_BEHIND, Check, Finding, findings, not_behind
 
 SHOWN = 100

@@ -51,11 +51,11 @@ def verify(feed: str) -> None:
     import dagster as dg
 
     from ucs_pipeline.facts import collect
+    from ucs_pipeline.feed.shards import streams_of
     from ucs_pipeline.feeds import feed_named, use_project_home
     from ucs_pipeline.findings import findings
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.report import print_findings, print_verdict
-    from ucs_pipeline.shards import streams_of
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
 
@@ -120,10 +120,10 @@ def read(feed: str, brick: str | None, rows: int, as_csv: bool) -> None:
     The streams of a feed with several are merged, as far as no row is missing between two of them. An any-order feed is
     shown in the order of its stream, unless others write to it as well.
     """
+    from ucs_pipeline.feed.shards import stream_with
     from ucs_pipeline.feeds import feed_named, start_in, use_project_home
     from ucs_pipeline.print_brick import print_brick, print_entries, write_csv, write_entries
     from ucs_pipeline.read import read_brick
-    from ucs_pipeline.shards import stream_with
 
     use_project_home()
     chosen = feed_named(feed)
@@ -159,10 +159,10 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
     import dagster as dg
 
     from ucs_pipeline.adopt import adopt as adopt_bricks
+    from ucs_pipeline.feed.shards import streams_of
     from ucs_pipeline.feeds import feed_named, last_whole_in, use_project_home
     from ucs_pipeline.redis_link import connect_redis
     from ucs_pipeline.report import bar, console
-    from ucs_pipeline.shards import streams_of
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
 

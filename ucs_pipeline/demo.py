@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ucs_pipeline import redis_link, source
 from ucs_pipeline.demo_data import DATASETS, Dataset, load_data, write_data
 from ucs_pipeline.errors import UcsError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feeds import feed_named, use_project_home
 from ucs_pipeline.plan import known
 from ucs_pipeline.record import recorded

@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from ucs_pipeline.bricks.time import MILLISECONDS, PER_SECOND
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.tally import Span
 from ucs_pipeline.wording import printable

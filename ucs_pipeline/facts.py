@@ -6,7 +6,7 @@ from functools import cached_property
 
 import dagster as dg
 
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger import Account, Ledger
 from ucs_pipeline.ledger_verify import ledger_verify
 from ucs_pipeline.plan import BrickReport

@@ -10,7 +10,7 @@ from dagster.components.core.defs_module import ComponentPath, find_defs_or_comp
 
 from ucs_pipeline.build import assemble, clashes, feeds_of
 from ucs_pipeline.errors import SourceError, UcsError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.file_mistakes import DEFS, Mistake, mistake_in, shown_path
 
 

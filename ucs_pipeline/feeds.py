@@ -4,7 +4,7 @@ import os
 import warnings
 
 from ucs_pipeline.errors import UcsError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.home import project_home
 
 

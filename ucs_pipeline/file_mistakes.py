@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from ucs_pipeline.errors import UcsError
-from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.feed_mistakes import words
-from ucs_pipeline.masking import HIDDEN
+from ucs_pipeline.feed.error_messages import words
+from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.redaction import HIDDEN
 
 DEFS = Path(__file__).parent / "defs"
 """Where the feeds of the project are."""

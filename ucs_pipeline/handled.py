@@ -10,7 +10,7 @@ from itertools import islice
 
 from ucs_pipeline.entries import encode
 from ucs_pipeline.errors import StreamError, UcsError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.position import START, EntryId, State, floor
 from ucs_pipeline.source import Content, Source
 from ucs_pipeline.stream import OrderedStream

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.keys import ledger_key
+from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.redis_keys import ledger_key
 from ucs_pipeline.ledger_mark import read_pair
 from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.stream import RedisStream

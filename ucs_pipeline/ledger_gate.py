@@ -15,8 +15,8 @@ How the gate knows that the stream is the one the ledger is about: see `ledger_m
 import secrets
 
 from ucs_pipeline.errors import StreamError
+from ucs_pipeline.feed.redis_keys import aside_key, ledger_key, mark_name
 from ucs_pipeline.gate import MULTI
-from ucs_pipeline.keys import aside_key, ledger_key, mark_name
 from ucs_pipeline.wire import command
 
 OPEN, MOVED, GONE, FULL, REFUSED = 1, b"moved", b"gone", b"full", b"refused"

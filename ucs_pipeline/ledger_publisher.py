@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import hiredis
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.keys import fence_key, ledger_key
+from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.redis_keys import fence_key, ledger_key
 from ucs_pipeline.ledger import Account, Ledger, Opening, numbering_text
 from ucs_pipeline.ledger_gate import DOUBT, FULL, GONE, MOVED, OPEN, LedgerGate, refuse_numbering
 from ucs_pipeline.redis_link import classify

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ucs_pipeline.entries import UnnumberedEntries, encode
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger import Account
 from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.source import Source

@@ -10,7 +10,7 @@ from ucs_pipeline.bricks.partitions import Numbering
 from ucs_pipeline.emptiness import Emptiness
 from ucs_pipeline.entries import Entries, UnnumberedEntries, encode
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.flow import Flow
 from ucs_pipeline.ledger import Account, Ledger, Opening
 from ucs_pipeline.ledger_plan import Replay, ledger_plan

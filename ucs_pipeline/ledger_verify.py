@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 
 from ucs_pipeline.entries import Entries, UnnumberedEntries, encode
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger import Account
 from ucs_pipeline.ledger_search import Search, trimmed_rows
 from ucs_pipeline.position import State

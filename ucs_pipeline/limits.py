@@ -10,7 +10,7 @@ import redis
 
 from ucs_pipeline.entries import Entries
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.redis_link import not_allowed, translate
 from ucs_pipeline.stream import RedisStream
 

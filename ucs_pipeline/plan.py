@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ucs_pipeline.errors import OutOfTurnError, StreamError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.position import START, EntryId, State, floor
 from ucs_pipeline.wording import bricks_are
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 
 _MAX_ROW = 2**64 - 1
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.tally import Span
 
 SECONDS = 20.0

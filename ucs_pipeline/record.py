@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport, Key
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.wording import hash_text

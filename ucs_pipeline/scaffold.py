@@ -18,7 +18,7 @@ class FeedScaffolder(dg.Scaffolder[Any]):
     def scaffold(self, request: dg.ScaffoldRequest[Any]) -> None:
         """Writes the file into the folder of the request, whose name is the feed's."""
         # The class carries this one, so that it is imported when it is used.
-        from ucs_pipeline.feed import BrickFeed
+        from ucs_pipeline.feed.feed import BrickFeed
 
         directory = request.target_path
         name = directory.name

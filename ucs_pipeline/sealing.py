@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ucs_pipeline.bricks.number import NumberBricks
 from ucs_pipeline.bricks.time import MILLISECONDS, TimeBricks
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 
 
 class Seal(NamedTuple):

@@ -7,7 +7,7 @@ from ucs_pipeline.bricks.number import NumberBricks
 from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.errors import SourceError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.key_sql import Key, KeySql, NumberKeySql, TextKeySql
 from ucs_pipeline.payload import Column
 from ucs_pipeline.time_sql import TimeKeySql

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.keys import beside, fence_key
+from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.redis_keys import beside, fence_key
+from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.position import START, EntryId, State, floor
-from ucs_pipeline.shards import streams_of
 
 if TYPE_CHECKING:
     from ucs_pipeline.stream import OrderedStream

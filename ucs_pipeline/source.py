@@ -18,7 +18,7 @@ from ucs_pipeline.engine import URL_VARIABLE as URL_VARIABLE
 from ucs_pipeline.engine import EmbeddedEngine as EmbeddedEngine
 from ucs_pipeline.engine import Engine, HttpEngine
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.key_sql import OUTSIDE
 from ucs_pipeline.payload import TEXT_SETTINGS
 from ucs_pipeline.selection import selected

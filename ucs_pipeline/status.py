@@ -13,7 +13,7 @@ from rich.text import Text
 
 from ucs_pipeline.assets import FEED_TAG
 from ucs_pipeline.errors import StreamError, UcsError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.record import rows_by_brick
 from ucs_pipeline.redis_link import connect_each, translate

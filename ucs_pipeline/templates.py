@@ -12,7 +12,7 @@ from jinja2 import StrictUndefined, TemplateError, Undefined
 from jinja2.nativetypes import NativeEnvironment
 
 from ucs_pipeline.errors import FeedError
-from ucs_pipeline.feed_text import TEMPLATE, named
+from ucs_pipeline.feed.yaml_text import TEMPLATE, named
 
 _JINJA = NativeEnvironment(undefined=StrictUndefined)
 

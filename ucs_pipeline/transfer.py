@@ -13,7 +13,7 @@ from ucs_pipeline.compare import Comparison
 from ucs_pipeline.emptiness import Emptiness
 from ucs_pipeline.entries import Entries, encode
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError, UcsError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.flow import Flow
 from ucs_pipeline.limits import Limits, limits_of
 from ucs_pipeline.patience import Patience

@@ -12,7 +12,7 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 from ucs_pipeline.assets import OPEN_BRICK_TAG, run_tags
 from ucs_pipeline.automation import Request, Situation, Tries, first_to_publish, next_bricks
 from ucs_pipeline.errors import SourceError, UcsError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.sealing import Seal, seal
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ucs_pipeline import explained, sql
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 
 Row = dict[str, Any]
 Rows = Callable[[str, Mapping[str, str | int]], list[Row]]

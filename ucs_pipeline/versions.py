@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 
 from ucs_pipeline import explained, sql
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.varying import Rows, if_allowed
 
 _MERGING = re.compile(

@@ -19,7 +19,7 @@ from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._daemon.sensor import execute_sensor_iteration
 
 from ucs_pipeline.build import build_defs
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.webhook import URL_VARIABLE, WebhookError, post
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.servers.webhook_server import SECRET, WebhookServer, closed_port

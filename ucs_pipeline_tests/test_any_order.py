@@ -17,8 +17,8 @@ import redis
 
 from ucs_pipeline.entries import Entries, UnnumberedEntries, encode
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
-from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.keys import beside, has_neighbours
+from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.redis_keys import beside, has_neighbours
 from ucs_pipeline.ledger import Account, Ledger, Opening
 from ucs_pipeline.ledger_publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.ledger_search import trimmed_rows

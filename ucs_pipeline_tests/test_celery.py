@@ -13,7 +13,7 @@ import pytest
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus
 from dagster._core.storage.dagster_run import RunsFilter
 
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.run_queue import StreamRunCoordinator
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream

@@ -17,7 +17,7 @@ from ucs_pipeline.engine import EmbeddedEngine, Hide
 from ucs_pipeline.entries import bulk
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.facts import Facts, collect
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import CHECKS, findings
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.record import contents, recorded

@@ -16,7 +16,7 @@ from ucs_pipeline.engine import EmbeddedEngine
 from ucs_pipeline.entries import encode
 from ucs_pipeline.errors import FeedError, StreamError, UcsError
 from ucs_pipeline.facts import collect
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import findings
 from ucs_pipeline.flow import Flow
 from ucs_pipeline.position import EntryId

@@ -28,7 +28,7 @@ from ucs_pipeline.embedded_clickhouse import embedded_connection, tables_dir
 from ucs_pipeline.embedded_redis import embedded_redis_url, stop_embedded_redis
 from ucs_pipeline.engine import EmbeddedEngine, Hide
 from ucs_pipeline.errors import SourceError, StreamError, StreamUnavailableError, UcsError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.home import data_dir, project_home
 from ucs_pipeline.source import Source
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.record import metadata

@@ -24,7 +24,7 @@ from ucs_pipeline import entries as entries_module
 from ucs_pipeline.embedded_clickhouse import embedded_connection
 from ucs_pipeline.entries import Entries, Segment, encode
 from ucs_pipeline.errors import SourceError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.source import EmbeddedEngine, Source
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ucs_pipeline.bricks.number import NumberBricks, name_of_ordinal
 from ucs_pipeline.bricks.partitions import Numbering
 from ucs_pipeline.facts import Facts
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import CHECKS, Finding, findings
 from ucs_pipeline.key_sql import OUTSIDE
 from ucs_pipeline.plan import BrickReport

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ucs_pipeline import BrickFeed, build_defs, print_brick, sql
-from ucs_pipeline.keys import fence_key
+from ucs_pipeline.feed.redis_keys import fence_key
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer

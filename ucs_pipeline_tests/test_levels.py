@@ -13,7 +13,7 @@ from ucs_pipeline.automation import Request, next_bricks
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.errors import FeedError, StreamError
 from ucs_pipeline.facts import collect
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import findings
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.read import read_brick

@@ -8,7 +8,7 @@ import pytest
 from ucs_pipeline.engine import EmbeddedEngine, HttpEngine
 from ucs_pipeline.entries import encode
 from ucs_pipeline.errors import SourceError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.sealing import Seal, seal
 from ucs_pipeline.source import Source
 from ucs_pipeline_tests.servers.old_clickhouse import old_clickhouse

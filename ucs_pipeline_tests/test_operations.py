@@ -20,7 +20,7 @@ import yaml  # type: ignore[import-untyped]
 from ucs_pipeline.adopt import adopt
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.facts import Facts, collect
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import findings
 from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.source import open_source

@@ -3,7 +3,7 @@
 import pytest
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport, Plan, hole, known, loss, plan
 from ucs_pipeline.position import START, EntryId, State
 

@@ -14,7 +14,7 @@ from ucs_pipeline import sql
 from ucs_pipeline.engine import EmbeddedEngine
 from ucs_pipeline.entries import encode
 from ucs_pipeline.errors import SourceError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.payload import literal
 from ucs_pipeline.source import Source
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.progress import Progress
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream

@@ -8,7 +8,7 @@ import redis
 
 from ucs_pipeline import read_brick
 from ucs_pipeline.errors import BrickError, StreamError, UcsError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.print_brick import print_brick
 from ucs_pipeline.read import table_of
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -14,7 +14,7 @@ from ucs_pipeline.adopt import adopt
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.facts import collect
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import findings
 from ucs_pipeline.publisher import Publisher
 from ucs_pipeline.read import read_brick

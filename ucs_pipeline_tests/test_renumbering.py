@@ -12,7 +12,7 @@ import pytest
 from ucs_pipeline.assets import brick_event
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.renumbering import refuse_renumbered
 from ucs_pipeline.stream import OrderedStream

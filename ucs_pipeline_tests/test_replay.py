@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ucs_pipeline.demo_data import write_flights
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer

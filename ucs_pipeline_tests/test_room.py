@@ -11,12 +11,12 @@ import pytest
 
 from ucs_pipeline.entries import encode
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
+from ucs_pipeline.feed.stream_settings import Stream
 from ucs_pipeline.flow import Flow
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.room import Room, trim_acknowledged
 from ucs_pipeline.stream import OrderedStream, Transaction
-from ucs_pipeline.stream_settings import Stream
 from ucs_pipeline.tally import Span
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable

@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 from dagster.components.scaffold.scaffold import NoParams, get_scaffolder
 
-from ucs_pipeline.feed import BrickFeed
-from ucs_pipeline.stream_settings import Stream
+from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.stream_settings import Stream
 
 GIVEN: dict[str, Any] = {
     "name": "orders",

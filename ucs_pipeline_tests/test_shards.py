@@ -19,7 +19,8 @@ from ucs_pipeline.build import assemble, build_defs, build_feed, feeds_of
 from ucs_pipeline.cli import ucs
 from ucs_pipeline.errors import FeedError, StreamError
 from ucs_pipeline.facts import collect
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.findings import findings
 from ucs_pipeline.merge import read_entries
 from ucs_pipeline.plan import BrickReport
@@ -27,7 +28,6 @@ from ucs_pipeline.position import State
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.shard_note import noted, read_note
-from ucs_pipeline.shards import streams_of
 from ucs_pipeline.source import open_source
 from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream import open_stream
@@ -191,7 +191,7 @@ _RUN = """
 import dagster as dg
 from ucs_pipeline_tests.support.home import run_bricks
 from ucs_pipeline.build import build_defs
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 feed = BrickFeed.model_validate_json({settings!r})
 with dg.instance_for_test(temp_dir={home!r}) as instance:
     run_bricks(build_defs(feed), "rows_1", instance, 1, 59)

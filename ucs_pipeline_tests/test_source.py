@@ -24,7 +24,7 @@ from ucs_pipeline.embedded_clickhouse import embedded_connection
 from ucs_pipeline.engine import EmbeddedEngine, Engine, HttpEngine, _Tail
 from ucs_pipeline.entries import Entries, encode
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.payload import integer_limits
 from ucs_pipeline.source import URL_VARIABLE, Source, open_source
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
@@ -685,7 +685,7 @@ import sys
 from pathlib import Path
 from ucs_pipeline.engine import EmbeddedEngine
 from ucs_pipeline.entries import encode
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.payload import integer_limits
 from ucs_pipeline.source import Source
 

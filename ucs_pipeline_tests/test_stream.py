@@ -11,7 +11,7 @@ from redis.crc import key_slot
 
 from ucs_pipeline.entries import Entries, encode
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.keys import fence_key
+from ucs_pipeline.feed.redis_keys import fence_key
 from ucs_pipeline.position import START, EntryId, State
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.redis_link import connect_redis

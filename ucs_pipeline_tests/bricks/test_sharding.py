@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ucs_pipeline.brick_settings import Bricks
 from ucs_pipeline.bricks.partitions import Numbering, Share
 from ucs_pipeline.bricks.sharding import Dealt, holder
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.settings import Bricks
+from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.sealing import Seal, seal
-from ucs_pipeline.shards import streams_of
 from ucs_pipeline_tests.support.tables import Table, source_of
 
 ZONES = ("UTC", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kolkata", "America/Havana")

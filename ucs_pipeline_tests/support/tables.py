@@ -6,7 +6,7 @@ from typing import Any
 
 import chdb
 
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.position import EntryId
 from ucs_pipeline.source import EmbeddedEngine, Source
 

@@ -13,7 +13,7 @@ from ucs_pipeline.bricks.partitions import Numbering
 from ucs_pipeline.bricks.text import Digit, TextBricks
 from ucs_pipeline.bricks.time import TimeBricks, Unit
 from ucs_pipeline.errors import BrickError
-from ucs_pipeline.settings import Described
+from ucs_pipeline.feed.described import Described
 
 Level = Literal["brick", "block", "part", "shard"]
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import yaml  # type: ignore[import-untyped]
 
 from ucs_pipeline.errors import FeedError
-from ucs_pipeline.masking import HIDDEN
+from ucs_pipeline.feed.redaction import HIDDEN
 
 TEMPLATE = "{{"
 """What a Dagster template, which stands for a value, begins with."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ucs_pipeline.settings import Described
+from ucs_pipeline.feed.described import Described
 
 
 class Stream(Described):

@@ -20,16 +20,16 @@ from pydantic import (
     model_validator,
 )
 
-from ucs_pipeline import masking
-from ucs_pipeline.brick_settings import Bricks
 from ucs_pipeline.bricks.partitions import Numbering, Share
 from ucs_pipeline.errors import FeedError
-from ucs_pipeline.feed_mistakes import called, mistake, sentence, shown, texts
-from ucs_pipeline.feed_rules import check
-from ucs_pipeline.feed_text import TEMPLATE, refuse_misread
+from ucs_pipeline.feed import redaction as masking
+from ucs_pipeline.feed.described import Described
+from ucs_pipeline.feed.error_messages import called, mistake, sentence, shown, texts
+from ucs_pipeline.feed.rules import check
+from ucs_pipeline.feed.settings import Bricks
+from ucs_pipeline.feed.stream_settings import Stream
+from ucs_pipeline.feed.yaml_text import TEMPLATE, refuse_misread
 from ucs_pipeline.scaffold import FeedScaffolder
-from ucs_pipeline.settings import Described
-from ucs_pipeline.stream_settings import Stream
 
 
 @dg.scaffold_with(FeedScaffolder)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from ucs_pipeline.sql_tree import Group, Parts, Token, contents, split, tree
-from ucs_pipeline.sql_tree import text as text_of
+from ucs_pipeline.feed.sql_tokens import Group, Parts, Token, contents, split, tree
+from ucs_pipeline.feed.sql_tokens import text as text_of
 
 HIDDEN = "[HIDDEN]"
 """What stands for a secret, here and in ClickHouse's own messages."""

@@ -11,7 +11,7 @@ from pydantic import PrivateAttr
 
 from ucs_pipeline.bricks.partitions import Share
 from ucs_pipeline.bricks.sharding import Dealt, holder
-from ucs_pipeline.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed
 
 
 class Shard(BrickFeed):

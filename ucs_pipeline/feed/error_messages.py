@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails
 
 from ucs_pipeline.errors import FeedError
-from ucs_pipeline.feed_text import TEMPLATE, named
-from ucs_pipeline.masking import hider
+from ucs_pipeline.feed.redaction import hider
+from ucs_pipeline.feed.yaml_text import TEMPLATE, named
 
 _SHAPES = {
     "": "`type: ucs_pipeline.BrickFeed` and `attributes`",

@@ -11,12 +11,12 @@ from ucs_pipeline.bricks.partitions import Share
 from ucs_pipeline.bricks.sharding import Dealt
 from ucs_pipeline.bricks.time import HOUR, MILLISECONDS
 from ucs_pipeline.errors import BrickError
-from ucs_pipeline.feed_text import named
-from ucs_pipeline.keys import has_neighbours
+from ucs_pipeline.feed.redis_keys import has_neighbours
+from ucs_pipeline.feed.yaml_text import named
 from ucs_pipeline.sql import FIXED_SETTINGS
 
 if TYPE_CHECKING:
-    from ucs_pipeline.feed import BrickFeed
+    from ucs_pipeline.feed.feed import BrickFeed
 
 MAX_PARTITIONS = 100_000
 """Dagster's documented ceiling of partitions per asset."""
