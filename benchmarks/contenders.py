@@ -20,7 +20,7 @@ from benchmarks.reader import reader_beside
 from benchmarks.scripts import add_in_pipelines, add_row_by_row
 from benchmarks.shapes import STREAM
 from ucs_pipeline.build import build_defs
-from ucs_pipeline.entries import encode
+from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.source import Source, open_source

@@ -15,12 +15,12 @@ from dagster._core.events import StepMaterializationData
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from ucs_pipeline.assets import brick_event
+from ucs_pipeline.entries.entry_id import START, EntryId, State, floor
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feeds import last_whole_in
 from ucs_pipeline.handled import row_after, rows_after
 from ucs_pipeline.plan import BrickReport, least_offset
-from ucs_pipeline.position import START, EntryId, State, floor
 from ucs_pipeline.record import ADOPTED
 from ucs_pipeline.redis_link import translate
 from ucs_pipeline.shard_note import Note, refuse_other_dealing, write_note

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ucs_pipeline.bricks.sequences import between
+from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.sealing import Seal
 
 MANY_TRIES = 6

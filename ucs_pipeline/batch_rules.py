@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ucs_pipeline.columns import numbers
+from ucs_pipeline.entries.arrow import numbers
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 

@@ -1,8 +1,8 @@
 """Holds the table against what the stream has already: nothing is published on top of rows that do not match."""
 
+from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.plan import Plan, changed, differs
-from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.stream import Comparer, OrderedStream, Transaction
 
 

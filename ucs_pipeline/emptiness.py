@@ -5,10 +5,10 @@ from contextlib import closing
 from dataclasses import replace
 
 from ucs_pipeline.bricks.time import MILLISECONDS, PER_SECOND
+from ucs_pipeline.entries.display import printable
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.tally import Span
-from ucs_pipeline.wording import printable
 
 
 class Emptiness:

@@ -132,7 +132,7 @@ def _load(project: dg.ComponentTree, path: Path) -> dg.Definitions:
 def _wrong_transform(file: Path, feed: BrickFeed) -> Mistake | None:
     if feed.transform is None:
         return None
-    from ucs_pipeline.transform import Transform
+    from ucs_pipeline.entries.transform import Transform
 
     try:
         Transform(feed.transform, feed.constants)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from ucs_pipeline.position import START, EntryId
-from ucs_pipeline.wording import content_shown, fields_shown, hash_shown, hash_text, ranges
+from ucs_pipeline.entries.display import content_shown, fields_shown, hash_shown, hash_text, ranges
+from ucs_pipeline.entries.entry_id import START, EntryId
 
 if TYPE_CHECKING:
     # Checks are declared in every process; what they look at is imported by those that run them.

@@ -19,8 +19,8 @@ Why the scripts are sent whole each time. EVALSHA of a script that Redis has for
 transaction, and the rows behind it would be added without having been looked at.
 """
 
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.redis_keys import aside_key, fence_key
-from ucs_pipeline.position import EntryId
 from ucs_pipeline.wire import command
 
 FENCED, LOST, GONE = b"fenced", b"lost", b"gone"

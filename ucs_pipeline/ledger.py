@@ -8,13 +8,13 @@ transaction is sent, so that one comparison tells whether the ledger says what a
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
+from ucs_pipeline.entries.display import hash_text
+from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import ledger_key
 from ucs_pipeline.ledger_mark import read_pair
-from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.stream import RedisStream
-from ucs_pipeline.wording import hash_text
 
 _NOBODY = "-"
 """In the place of who asked for replays: nobody did."""

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from ucs_pipeline.entries.display import content_shown, ranges
 from ucs_pipeline.findings import NO_GAPS, STREAM_NOT_BEHIND, Finding, finished
-from ucs_pipeline.wording import content_shown, ranges
 
 if TYPE_CHECKING:
     from ucs_pipeline.facts import Facts

@@ -22,9 +22,9 @@ from typing import NamedTuple
 
 import redis
 
+from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.redis_keys import ledger_key, mark_name
-from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.redis_link import translate
 from ucs_pipeline.stream import RedisStream, parse_state
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
+from ucs_pipeline.entries.display import bricks_are
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger import Account, Opening
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.wording import bricks_are
 
 
 @dataclass

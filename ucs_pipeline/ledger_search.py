@@ -8,10 +8,10 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from ucs_pipeline.entries import UnnumberedEntries, encode
+from ucs_pipeline.entries.encode import UnnumberedEntries, encode
+from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger import Account
-from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.source import Source
 from ucs_pipeline.stream import RedisStream
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ucs_pipeline.background import Background
 from ucs_pipeline.bricks.partitions import Numbering
 from ucs_pipeline.emptiness import Emptiness
-from ucs_pipeline.entries import Entries, UnnumberedEntries, encode
+from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.flow import Flow

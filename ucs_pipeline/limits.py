@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from ucs_pipeline.entries import Entries
+from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.redis_link import not_allowed, translate

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from ucs_pipeline.position import EntryId
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.status import FeedStatus
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
+from ucs_pipeline.entries.display import bricks_are
+from ucs_pipeline.entries.entry_id import START, EntryId, State, floor
 from ucs_pipeline.errors import OutOfTurnError, StreamError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.position import START, EntryId, State, floor
-from ucs_pipeline.wording import bricks_are
 
 Fields = Mapping[bytes, bytes]
 """Fields of an entry."""

@@ -8,9 +8,9 @@ import secrets
 
 import hiredis
 
+from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.gate import FENCED, GONE, LOST, Gate
-from ucs_pipeline.position import START, EntryId, State
 from ucs_pipeline.redis_link import classify
 from ucs_pipeline.sender import Sender
 from ucs_pipeline.stream import OrderedStream, Transaction

@@ -7,10 +7,10 @@ from typing import Any
 
 import dagster as dg
 
+from ucs_pipeline.entries.display import hash_text
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport, Key
-from ucs_pipeline.position import EntryId
-from ucs_pipeline.wording import hash_text
 
 DATA_VERSION_TAG = "dagster/data_version"
 """Tag of an event that holds the version of a brick's content. Dagster keeps an index of it."""

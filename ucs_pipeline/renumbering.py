@@ -6,9 +6,9 @@ import dagster as dg
 
 from ucs_pipeline.bricks.base import LEVELS, BrickClass
 from ucs_pipeline.bricks.time import TimeBricks, zone_database
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import BrickError, StreamError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.position import EntryId
 from ucs_pipeline.stream import RedisStream
 
 _PAGE = 10

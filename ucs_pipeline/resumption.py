@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ucs_pipeline.bricks.partitions import Numbering
-from ucs_pipeline.entries import Entries
+from ucs_pipeline.entries.display import content_shown
+from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger import Account, Opening
-from ucs_pipeline.wording import content_shown
 
 
 class Rows(NamedTuple):

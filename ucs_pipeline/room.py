@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import redis
 
+from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamFullError
 from ucs_pipeline.feed.stream_settings import Stream
-from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.redis_link import translate
 from ucs_pipeline.stream import RedisStream, Transaction, reading_groups
 

@@ -10,12 +10,12 @@ keep two dealings out of one stream. A publisher that finds a note ahead of its 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from ucs_pipeline.entries.entry_id import START, EntryId, State, floor
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import beside, fence_key
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.position import START, EntryId, State, floor
 
 if TYPE_CHECKING:
     from ucs_pipeline.stream import OrderedStream

@@ -244,7 +244,7 @@ class Source:
     def _transformed(self, batch: pa.RecordBatch, shape: sql.Shape) -> pa.RecordBatch:
         if self.feed.transform is None:
             return batch
-        from ucs_pipeline.transform import Transform
+        from ucs_pipeline.entries.transform import Transform
 
         transform = self._transform = self._transform or Transform(self.feed.transform, self.feed.constants)
         fields = {column.field: f"raw_{n}" for n, column in enumerate(shape.columns)}

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, Self, cast
 import hiredis
 import redis
 
-from ucs_pipeline.entries import Entries
+from ucs_pipeline.entries.encode import Entries
+from ucs_pipeline.entries.entry_id import START, EntryId, State, floor
 from ucs_pipeline.errors import FeedError, StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import MARKS
-from ucs_pipeline.position import START, EntryId, State, floor
 from ucs_pipeline.redis_link import classify, not_allowed, translate
 from ucs_pipeline.wire import Wire, command
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ucs_pipeline.bricks.partitions import Numbering
-from ucs_pipeline.entries import Segment
+from ucs_pipeline.entries.encode import Segment
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.stream import Transaction
 

@@ -11,14 +11,14 @@ from ucs_pipeline.background import Background
 from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.compare import Comparison
 from ucs_pipeline.emptiness import Emptiness
-from ucs_pipeline.entries import Entries, encode
+from ucs_pipeline.entries.encode import Entries, encode
+from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.flow import Flow
 from ucs_pipeline.limits import Limits, limits_of
 from ucs_pipeline.patience import Patience
 from ucs_pipeline.plan import BrickReport, Plan, hole, known, loss, plan, refuse_adopted, stray
-from ucs_pipeline.position import State
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.room import Room
 from ucs_pipeline.source import Source

@@ -11,9 +11,9 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 
 from ucs_pipeline.assets import OPEN_BRICK_TAG, run_tags
 from ucs_pipeline.automation import Request, Situation, Tries, first_to_publish, next_bricks
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.position import EntryId
 from ucs_pipeline.sealing import Seal, seal
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _progress(
     feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance
 ) -> tuple[int | None, int | None, EntryId]:
     """The first brick that is not done, a brick in progress, and the highest recorded entry."""
-    from ucs_pipeline.position import START
+    from ucs_pipeline.entries.entry_id import START
     from ucs_pipeline.record import recorded
 
     done, busy = _statuses(asset, instance)

@@ -7,7 +7,7 @@ from typing import Any, Self
 import hiredis
 import redis
 
-from ucs_pipeline.entries import bulk
+from ucs_pipeline.entries.encode import bulk
 from ucs_pipeline.redis_found import Found, WrongServerError
 from ucs_pipeline.redis_link import translate
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import redis
 
-from ucs_pipeline.entries import Entries, UnnumberedEntries, encode
+from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import beside, has_neighbours
@@ -26,7 +27,6 @@ from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.ledger_verify import ledger_verify
 from ucs_pipeline.merge import Reader, read_entries
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.position import EntryId
 from ucs_pipeline.print_brick import print_entries, write_entries
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.room import trim_acknowledged

@@ -13,13 +13,13 @@ from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.engine import EmbeddedEngine
-from ucs_pipeline.entries import encode
+from ucs_pipeline.entries.encode import encode
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, StreamError, UcsError
 from ucs_pipeline.facts import collect
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import findings
 from ucs_pipeline.flow import Flow
-from ucs_pipeline.position import EntryId
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.room import Room
 from ucs_pipeline.source import Source, open_source

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.merge import Reader, read_entries
-from ucs_pipeline.position import EntryId, State
 from ucs_pipeline.shard_note import Note, write_note
 from ucs_pipeline.stream import OrderedStream, open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from ucs_pipeline.entries import Entries, encode
+from ucs_pipeline.entries.encode import Entries, encode
+from ucs_pipeline.entries.entry_id import START, EntryId
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.position import START, EntryId
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.stream import OrderedStream, Transaction
 from ucs_pipeline.wire import Wire, command

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ucs_pipeline.engine import EmbeddedEngine, HttpEngine
-from ucs_pipeline.entries import encode
+from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.sealing import Seal, seal

@@ -12,7 +12,7 @@ import pytest
 
 from ucs_pipeline import sql
 from ucs_pipeline.engine import EmbeddedEngine
-from ucs_pipeline.entries import encode
+from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.payload import literal

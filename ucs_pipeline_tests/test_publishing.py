@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from ucs_pipeline.compare import Comparison
-from ucs_pipeline.entries import encode
+from ucs_pipeline.entries.encode import encode
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.redis_keys import fence_key
 from ucs_pipeline.plan import BrickReport, plan
-from ucs_pipeline.position import EntryId
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.stream import Comparer, OrderedStream, Page, Transaction, cut
 from ucs_pipeline.transfer import transfer

@@ -9,12 +9,12 @@ from threading import Event
 import pyarrow as pa
 import pytest
 
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.merge import read_entries
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.position import EntryId
 from ucs_pipeline.publisher import Publisher
 from ucs_pipeline.redis_link import connect_each, connect_redis
 from ucs_pipeline.shard_note import noted

@@ -7,8 +7,8 @@ from urllib.parse import urlencode
 import pytest
 import trustme
 
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.position import EntryId
 from ucs_pipeline.publisher import Publisher
 from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.stream import OrderedStream

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from ucs_pipeline.entries import encode
+from ucs_pipeline.entries.encode import encode
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.stream_settings import Stream
 from ucs_pipeline.flow import Flow
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.position import EntryId
 from ucs_pipeline.room import Room, trim_acknowledged
 from ucs_pipeline.stream import OrderedStream, Transaction
 from ucs_pipeline.tally import Span

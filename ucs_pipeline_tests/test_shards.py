@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from ucs_pipeline.adopt import adopt
 from ucs_pipeline.build import assemble, build_defs, build_feed, feeds_of
 from ucs_pipeline.cli import ucs
+from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import FeedError, StreamError
 from ucs_pipeline.facts import collect
 from ucs_pipeline.feed.feed import BrickFeed
@@ -24,7 +25,6 @@ from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.findings import findings
 from ucs_pipeline.merge import read_entries
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.position import State
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.shard_note import noted, read_note

@@ -22,7 +22,7 @@ import pytest
 from ucs_pipeline import sql
 from ucs_pipeline.embedded_clickhouse import embedded_connection
 from ucs_pipeline.engine import EmbeddedEngine, Engine, HttpEngine, _Tail
-from ucs_pipeline.entries import Entries, encode
+from ucs_pipeline.entries.encode import Entries, encode
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.payload import integer_limits
@@ -684,7 +684,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 from ucs_pipeline.engine import EmbeddedEngine
-from ucs_pipeline.entries import encode
+from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.payload import integer_limits
 from ucs_pipeline.source import Source

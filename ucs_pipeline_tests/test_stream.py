@@ -9,10 +9,10 @@ import hiredis
 import pytest
 from redis.crc import key_slot
 
-from ucs_pipeline.entries import Entries, encode
+from ucs_pipeline.entries.encode import Entries, encode
+from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.redis_keys import fence_key
-from ucs_pipeline.position import START, EntryId, State
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.stream import OrderedStream, Transaction, cut

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import redis
 
-from ucs_pipeline.entries import encode
+from ucs_pipeline.entries.encode import encode
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.position import EntryId
 from ucs_pipeline.publisher import Publisher
 from ucs_pipeline.stream import OrderedStream, cut
 from ucs_pipeline.tally import Span

@@ -16,12 +16,12 @@ import dagster as dg
 
 from ucs_pipeline.assets import OPEN_BRICK_TAG, brick_asset
 from ucs_pipeline.build import build_defs
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.position import EntryId
 from ucs_pipeline.record import recorded
 from ucs_pipeline.redis_link import connect_redis
 from ucs_pipeline.source import Source, open_source

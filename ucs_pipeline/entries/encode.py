@@ -14,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ucs_pipeline.columns import Packed, binary, digits, integers, join, numbers, packed
+from ucs_pipeline.entries.arrow import Packed, binary, digits, integers, join, numbers, packed
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceError
-from ucs_pipeline.position import EntryId
 
 _CRLF = b"\r\n"
 _MAX_BYTES = 1 << 26

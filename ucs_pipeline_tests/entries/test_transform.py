@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, SourceError
-from ucs_pipeline.position import EntryId
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify

@@ -1,0 +1,1 @@
+"""Rows as stream entries, as bytes of the Redis protocol. Pure."""
