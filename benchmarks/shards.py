@@ -28,7 +28,7 @@ WAYS = ((1, 1), (2, 1), (4, 1), (2, 2), (4, 2))
 _PUBLISH = """
 import sys
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.redis_link import connect_redis
+from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream

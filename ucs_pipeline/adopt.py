@@ -22,7 +22,7 @@ from ucs_pipeline.feeds import last_whole_in
 from ucs_pipeline.handled import row_after, rows_after
 from ucs_pipeline.plan import BrickReport, least_offset
 from ucs_pipeline.record import ADOPTED
-from ucs_pipeline.redis_link import translate
+from ucs_pipeline.redis.connection import translate
 from ucs_pipeline.shard_note import Note, refuse_other_dealing, write_note
 from ucs_pipeline.source import Content, Source
 from ucs_pipeline.stream import OrderedStream

@@ -140,7 +140,7 @@ def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[i
     # Heavy imports wait for a run: definitions load in every process.
     from ucs_pipeline.ledger_transfer import ledger_transfer
     from ucs_pipeline.progress import Progress
-    from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.renumbering import refuse_renumbered
     from ucs_pipeline.shard_note import noted
     from ucs_pipeline.source import open_source

@@ -70,7 +70,7 @@ def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
         # Heavy imports wait for a run: definitions load in every process.
         from ucs_pipeline.facts import collect
         from ucs_pipeline.overview import overview
-        from ucs_pipeline.redis_link import connect_redis
+        from ucs_pipeline.redis.connection import connect_redis
         from ucs_pipeline.source import open_source
         from ucs_pipeline.status import feed_statuses
         from ucs_pipeline.stream import open_stream
@@ -109,7 +109,7 @@ def after_run(feed: BrickFeed, instance: dg.DagsterInstance) -> Iterator[dg.Asse
     Nothing if Redis does not answer any more: what the run has recorded stays as true as it was.
     """
     from ucs_pipeline.facts import collect_without_table
-    from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.stream import open_stream
 
     with suppress(UcsError):

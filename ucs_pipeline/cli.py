@@ -54,7 +54,7 @@ def verify(feed: str) -> None:
     from ucs_pipeline.feed.shards import streams_of
     from ucs_pipeline.feeds import feed_named, use_project_home
     from ucs_pipeline.findings import findings
-    from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.report import print_findings, print_verdict
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
@@ -161,7 +161,7 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
     from ucs_pipeline.adopt import adopt as adopt_bricks
     from ucs_pipeline.feed.shards import streams_of
     from ucs_pipeline.feeds import feed_named, last_whole_in, use_project_home
-    from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.report import bar, console
     from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
@@ -236,8 +236,8 @@ def stop() -> None:
     """Stop the embedded redis-server. Its data stays; the next command starts it again."""
     import dagster as dg
 
-    from ucs_pipeline.embedded_redis import stop_embedded_redis
     from ucs_pipeline.feeds import use_project_home
+    from ucs_pipeline.redis.embedded_server import stop_embedded_redis
     from ucs_pipeline.status import publishing
 
     if not stop_embedded_redis():

@@ -25,7 +25,7 @@ import redis
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.redis_keys import ledger_key, mark_name
-from ucs_pipeline.redis_link import translate
+from ucs_pipeline.redis.connection import translate
 from ucs_pipeline.stream import RedisStream, parse_state
 
 _OWN = ("mark", "added", "rows", "top")

@@ -11,7 +11,7 @@ import redis
 from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.redis_link import not_allowed, translate
+from ucs_pipeline.redis.connection import not_allowed, translate
 from ucs_pipeline.stream import RedisStream
 
 _AROUND = 1 << 16

@@ -58,7 +58,7 @@ class Reader:
         Raises:
             UcsError: there is no such feed.
         """
-        from ucs_pipeline.redis_link import connect_redis
+        from ucs_pipeline.redis.connection import connect_redis
         from ucs_pipeline.stream import open_stream
 
         chosen = feed_named(feed) if isinstance(feed, str) else feed

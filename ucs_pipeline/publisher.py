@@ -11,10 +11,10 @@ import hiredis
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.gate import FENCED, GONE, LOST, Gate
-from ucs_pipeline.redis_link import classify
+from ucs_pipeline.redis.connection import classify
+from ucs_pipeline.redis.raw_connection import command
 from ucs_pipeline.sender import Sender
 from ucs_pipeline.stream import OrderedStream, Transaction
-from ucs_pipeline.wire import command
 
 
 class FencedError(Exception):

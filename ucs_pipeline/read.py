@@ -40,7 +40,7 @@ def read_brick(feed: BrickFeed | str, brick: str, client: "redis.Redis | None" =
         UcsError: there is no such feed or brick, or the brick is not published yet, or is no longer in the stream.
         StreamError: the stream cannot be read.
     """
-    from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.stream import open_stream
 
     whole = feed_named(feed) if isinstance(feed, str) else feed

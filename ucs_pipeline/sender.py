@@ -12,9 +12,9 @@ from typing import Any, Generic, Self, TypeVar
 import hiredis
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.redis_link import classify
+from ucs_pipeline.redis.connection import classify
+from ucs_pipeline.redis.raw_connection import Wire, command
 from ucs_pipeline.stream import RedisStream, Transaction
-from ucs_pipeline.wire import Wire, command
 
 T = TypeVar("T", bound=Transaction)
 Sent = TypeVar("Sent")

@@ -196,7 +196,7 @@ def _elsewhere(stream: "OrderedStream", name: str) -> Note | None:
 
 def _at(name: str, stream: "OrderedStream") -> "OrderedStream":
     """Another stream: beside this one or, in a cluster, on a node of its own."""
-    from ucs_pipeline.redis_found import client_for
+    from ucs_pipeline.redis.discovery import client_for
     from ucs_pipeline.stream import OrderedStream
 
     return OrderedStream(name, client_for(name, stream.client))

@@ -16,7 +16,7 @@ from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.record import rows_by_brick
-from ucs_pipeline.redis_link import connect_each, translate
+from ucs_pipeline.redis.connection import connect_each, translate
 from ucs_pipeline.report import print_table
 from ucs_pipeline.stream import RedisStream, reading_groups
 

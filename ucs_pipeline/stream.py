@@ -12,8 +12,8 @@ from ucs_pipeline.entries.entry_id import START, EntryId, State, floor
 from ucs_pipeline.errors import FeedError, StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import MARKS
-from ucs_pipeline.redis_link import classify, not_allowed, translate
-from ucs_pipeline.wire import Wire, command
+from ucs_pipeline.redis.connection import classify, not_allowed, translate
+from ucs_pipeline.redis.raw_connection import Wire, command
 
 TRANSACTION_ROWS = 1024
 """Rows that are appended together, at most: Redis takes about two milliseconds for them, in which others wait."""

@@ -98,7 +98,7 @@ def _next(
 
 def _situation(feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> Situation:
     from ucs_pipeline.ledger_situation import ledger_situation
-    from ucs_pipeline.redis_link import connect_redis
+    from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.room import fullness
     from ucs_pipeline.shard_note import refuse_other_dealing
     from ucs_pipeline.source import open_source

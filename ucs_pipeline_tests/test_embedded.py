@@ -22,14 +22,15 @@ import pyarrow.parquet
 import pytest
 import redis
 
-from ucs_pipeline import embedded_redis, redis_binary
 from ucs_pipeline.demo_data import ROWS, SCHEMA, write_flights
 from ucs_pipeline.embedded_clickhouse import embedded_connection, tables_dir
-from ucs_pipeline.embedded_redis import embedded_redis_url, stop_embedded_redis
 from ucs_pipeline.engine import EmbeddedEngine, Hide
 from ucs_pipeline.errors import SourceError, StreamError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.home import data_dir, project_home
+from ucs_pipeline.redis import embedded_server as embedded_redis
+from ucs_pipeline.redis import server_programs as redis_binary
+from ucs_pipeline.redis.embedded_server import embedded_redis_url, stop_embedded_redis
 from ucs_pipeline.source import Source
 
 
@@ -124,7 +125,7 @@ def test_the_server_is_shared_and_keeps_its_data(short_home: Path) -> None:
 
 def test_eight_processes_that_start_it_at_once_get_one_server(home: Path) -> None:
     code = (
-        "import sys; from ucs_pipeline.embedded_redis import embedded_redis_url; import redis; "
+        "import sys; from ucs_pipeline.redis.embedded_server import embedded_redis_url; import redis; "
         "sys.stdin.readline(); c = redis.Redis.from_url(embedded_redis_url()); "
         "print(c.info('server')['process_id'], c.incr('n'))"
     )
@@ -155,7 +156,7 @@ def _works_on(process: Path, directory: Path) -> bool:
 @pytest.mark.usefixtures("home")
 def test_the_server_outlives_an_interrupt_of_its_starter() -> None:
     code = (
-        "import time; from ucs_pipeline.embedded_redis import embedded_redis_url; "
+        "import time; from ucs_pipeline.redis.embedded_server import embedded_redis_url; "
         "print(embedded_redis_url(), flush=True); time.sleep(60)"
     )
     starter = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)

@@ -22,7 +22,7 @@ from ucs_pipeline.build import build_defs
 from ucs_pipeline.facts import Facts, collect
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import findings
-from ucs_pipeline.redis_link import connect_redis
+from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer

@@ -131,7 +131,7 @@ def test_loading_the_definitions_imports_no_client_and_no_engine() -> None:
 _PUBLISH = """
 import sys
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.redis_link import connect_redis
+from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer

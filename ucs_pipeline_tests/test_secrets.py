@@ -42,7 +42,7 @@ import feeds
 from ucs_pipeline import assets
 from ucs_pipeline.facts import collect
 from ucs_pipeline.findings import findings
-from ucs_pipeline.redis_link import connect_redis
+from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.report import print_findings, print_verdict
 from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream

@@ -26,7 +26,7 @@ from ucs_pipeline.findings import findings
 from ucs_pipeline.merge import read_entries
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.read import read_brick
-from ucs_pipeline.redis_link import connect_redis
+from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.shard_note import noted, read_note
 from ucs_pipeline.source import open_source
 from ucs_pipeline.status import feed_statuses

@@ -23,7 +23,7 @@ from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.record import recorded
-from ucs_pipeline.redis_link import connect_redis
+from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.source import Source, open_source
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer

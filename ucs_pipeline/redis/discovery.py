@@ -10,7 +10,7 @@ from redis.exceptions import ClusterDownError, MovedError
 from redis.utils import str_if_bytes
 
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.redis_url import Address, Nodes
+from ucs_pipeline.redis.url import Address, Nodes
 
 _LOOK_SECONDS = 5
 

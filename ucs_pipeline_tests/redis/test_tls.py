@@ -10,7 +10,7 @@ import trustme
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.publisher import Publisher
-from ucs_pipeline.redis_link import connect_redis
+from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
@@ -125,7 +125,7 @@ def test_a_missing_or_strange_client_certificate_is_named(
 def test_a_port_that_speaks_tls_and_a_url_that_does_not_are_named_and_the_reverse(
     port: int, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ucs_pipeline.redis_link._TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr("ucs_pipeline.redis.connection._TIMEOUT_SECONDS", 1)
     for url, sentence in (
         (f"redis://:pa55@127.0.0.1:{port}/0", "the port in UCS_REDIS_URL answers with TLS: write rediss://"),
         (

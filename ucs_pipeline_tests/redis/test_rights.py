@@ -18,7 +18,7 @@ from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import findings
 from ucs_pipeline.publisher import Publisher
 from ucs_pipeline.read import read_brick
-from ucs_pipeline.redis_link import connect_redis
+from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.source import open_source
 from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream import OrderedStream, open_stream

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.home import data_dir
-from ucs_pipeline.redis_binary import Binary, installed, probe, version_numbers
+from ucs_pipeline.redis.server_programs import Binary, installed, probe, version_numbers
 
 _SOCKET_PATH_BYTES = 107  # sun_path holds 108 bytes, the last one a NUL
 _READY_SECONDS = 600.0  # a server that loads many millions of entries answers LOADING for minutes

@@ -16,7 +16,7 @@ from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.merge import read_entries
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.publisher import Publisher
-from ucs_pipeline.redis_link import connect_each, connect_redis
+from ucs_pipeline.redis.connection import connect_each, connect_redis
 from ucs_pipeline.shard_note import noted
 from ucs_pipeline.source import Source
 from ucs_pipeline.stream import OrderedStream, open_stream

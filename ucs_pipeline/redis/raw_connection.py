@@ -8,8 +8,8 @@ import hiredis
 import redis
 
 from ucs_pipeline.entries.encode import bulk
-from ucs_pipeline.redis_found import Found, WrongServerError
-from ucs_pipeline.redis_link import translate
+from ucs_pipeline.redis.connection import translate
+from ucs_pipeline.redis.discovery import Found, WrongServerError
 
 _RECEIVE = 1 << 16
 
