@@ -20,10 +20,10 @@ from benchmarks.reader import reader_beside
 from benchmarks.scripts import add_in_pipelines, add_row_by_row
 from benchmarks.shapes import STREAM
 from ucs_pipeline.build import build_defs
+from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger_transfer import ledger_transfer
-from ucs_pipeline.source import Source, open_source
 from ucs_pipeline.stream import OrderedStream, RedisStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -31,8 +31,8 @@ def publish(path: str, rows: int, url: str) -> None:
     """Publishes the file, and prints seconds, idle and peak memory in MiB."""
     import redis
 
+    from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.feed.feed import BrickFeed
-    from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import OrderedStream
     from ucs_pipeline.transfer import transfer
 

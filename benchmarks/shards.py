@@ -30,7 +30,7 @@ import sys
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.source import open_source
+from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer
 part = streams_of(BrickFeed.model_validate_json(sys.argv[1]))[int(sys.argv[2])]

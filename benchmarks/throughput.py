@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.contenders import CONTENDERS, PIPELINES, ROW_BY_ROW, Stage
 from benchmarks.servers import clickhouse_over_http
 from benchmarks.shapes import SHAPES, STREAM, write_rows
-from ucs_pipeline.embedded_clickhouse import embedded_connection
+from ucs_pipeline.clickhouse.embedded import embedded_connection
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 CEILING = "redis-cli --pipe"

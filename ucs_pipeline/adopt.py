@@ -15,6 +15,7 @@ from dagster._core.events import StepMaterializationData
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from ucs_pipeline.assets import brick_event
+from ucs_pipeline.clickhouse.source import Content, Source
 from ucs_pipeline.entries.entry_id import START, EntryId, State, floor
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
@@ -24,7 +25,6 @@ from ucs_pipeline.plan import BrickReport, least_offset
 from ucs_pipeline.record import ADOPTED
 from ucs_pipeline.redis.connection import translate
 from ucs_pipeline.shard_note import Note, refuse_other_dealing, write_note
-from ucs_pipeline.source import Content, Source
 from ucs_pipeline.stream import OrderedStream
 
 _BATCH = 500

@@ -138,12 +138,12 @@ def _freshness(feed: BrickFeed) -> dg.FreshnessPolicy | None:
 
 def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[int]) -> Iterator[BrickReport]:
     # Heavy imports wait for a run: definitions load in every process.
+    from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.ledger_transfer import ledger_transfer
     from ucs_pipeline.progress import Progress
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.renumbering import refuse_renumbered
     from ucs_pipeline.shard_note import noted
-    from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
     from ucs_pipeline.transfer import transfer
 

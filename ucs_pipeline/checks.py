@@ -68,10 +68,10 @@ def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
     )
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         # Heavy imports wait for a run: definitions load in every process.
+        from ucs_pipeline.clickhouse.source import open_source
         from ucs_pipeline.facts import collect
         from ucs_pipeline.overview import overview
         from ucs_pipeline.redis.connection import connect_redis
-        from ucs_pipeline.source import open_source
         from ucs_pipeline.status import feed_statuses
         from ucs_pipeline.stream import open_stream
 

@@ -50,13 +50,13 @@ def verify(feed: str) -> None:
     """Compare every row of FEED with its entry in the stream, and run its checks. Exits with 0 only if all is well."""
     import dagster as dg
 
+    from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.facts import collect
     from ucs_pipeline.feed.shards import streams_of
     from ucs_pipeline.feeds import feed_named, use_project_home
     from ucs_pipeline.findings import findings
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.report import print_findings, print_verdict
-    from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
 
     use_project_home()
@@ -159,11 +159,11 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
     import dagster as dg
 
     from ucs_pipeline.adopt import adopt as adopt_bricks
+    from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.feed.shards import streams_of
     from ucs_pipeline.feeds import feed_named, last_whole_in, use_project_home
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.report import bar, console
-    from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
 
     use_project_home()

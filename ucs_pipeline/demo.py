@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import dagster as dg
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ucs_pipeline import source
+from ucs_pipeline.clickhouse import source
 from ucs_pipeline.demo_data import DATASETS, Dataset, load_data, write_data
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import BrickFeed
@@ -54,7 +54,7 @@ def _prepare_table(data: Dataset) -> None:
         if load_data(data, url):
             console.print(f"created table {data.name} on the ClickHouse server")
         return
-    from ucs_pipeline.embedded_clickhouse import tables_dir
+    from ucs_pipeline.clickhouse.embedded import tables_dir
 
     write_data(data, tables_dir())
 

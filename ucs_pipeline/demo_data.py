@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from ucs_pipeline.engine import first_line
+from ucs_pipeline.clickhouse.client import first_line
+from ucs_pipeline.clickhouse.sql.queries import quote
 from ucs_pipeline.errors import SourceError
-from ucs_pipeline.sql import quote
 
 ROWS = 336_776
 """Rows of the flights."""

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from itertools import islice
 
+from ucs_pipeline.clickhouse.source import Content, Source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import START, EntryId, State, floor
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.source import Content, Source
 from ucs_pipeline.stream import OrderedStream
 
 _PAGE = 1_000

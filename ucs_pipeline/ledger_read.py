@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 
+from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger import Account, Ledger
 from ucs_pipeline.ledger_search import Search, rows_of, trimmed_rows
-from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import RedisStream
 
 

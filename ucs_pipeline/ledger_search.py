@@ -8,11 +8,11 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.encode import UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger import Account
-from ucs_pipeline.source import Source
 from ucs_pipeline.stream import RedisStream
 
 _MOST_MISSES = 100

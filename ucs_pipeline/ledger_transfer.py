@@ -5,8 +5,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
-from ucs_pipeline.background import Background
 from ucs_pipeline.bricks.partitions import Numbering
+from ucs_pipeline.clickhouse.prefetch import Background
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.emptiness import Emptiness
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError
@@ -19,7 +20,6 @@ from ucs_pipeline.patience import Patience
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.resumption import Resumption, partitions
 from ucs_pipeline.room import Room
-from ucs_pipeline.source import Source
 from ucs_pipeline.stream import RedisStream, cut
 from ucs_pipeline.tally import Span, Tally
 from ucs_pipeline.transfer import Records, told

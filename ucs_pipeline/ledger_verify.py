@@ -6,13 +6,13 @@ The stream may be written and trimmed meanwhile: rows that the ledger does not h
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger import Account
 from ucs_pipeline.ledger_search import Search, trimmed_rows
 from ucs_pipeline.resumption import Rows, partitions
-from ucs_pipeline.source import Source
 from ucs_pipeline.stream import RedisStream
 from ucs_pipeline.verify import SHOWN, Difference, Verdict
 

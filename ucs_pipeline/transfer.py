@@ -7,8 +7,9 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
-from ucs_pipeline.background import Background
 from ucs_pipeline.bricks.time import TimeBricks
+from ucs_pipeline.clickhouse.prefetch import Background
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.compare import Comparison
 from ucs_pipeline.emptiness import Emptiness
 from ucs_pipeline.entries.encode import Entries, encode
@@ -21,7 +22,6 @@ from ucs_pipeline.patience import Patience
 from ucs_pipeline.plan import BrickReport, Plan, hole, known, loss, plan, refuse_adopted, stray
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.room import Room
-from ucs_pipeline.source import Source
 from ucs_pipeline.stream import Comparer, OrderedStream, Transaction, cut
 from ucs_pipeline.tally import Span, Tally
 

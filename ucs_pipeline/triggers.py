@@ -17,7 +17,7 @@ from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.sealing import Seal, seal
 
 if TYPE_CHECKING:
-    from ucs_pipeline.source import Source
+    from ucs_pipeline.clickhouse.source import Source
 
 _LOOK_BACK = 100
 
@@ -97,11 +97,11 @@ def _next(
 
 
 def _situation(feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> Situation:
+    from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.ledger_situation import ledger_situation
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.room import fullness
     from ucs_pipeline.shard_note import refuse_other_dealing
-    from ucs_pipeline.source import open_source
     from ucs_pipeline.stream import open_stream
 
     stream = open_stream(feed, connect_redis(feed.stream_name))

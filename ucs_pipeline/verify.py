@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ucs_pipeline.bricks.sequences import between
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId, State, floor
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.source import Source
 from ucs_pipeline.stream import Comparer, OrderedStream, Transaction, cut
 
 SHOWN = 100

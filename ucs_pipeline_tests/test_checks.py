@@ -13,7 +13,8 @@ from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEvent
 
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.build import build_defs
-from ucs_pipeline.engine import EmbeddedEngine, Hide
+from ucs_pipeline.clickhouse.client import EmbeddedEngine, Hide
+from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.encode import bulk
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError
@@ -21,7 +22,6 @@ from ucs_pipeline.facts import Facts, collect
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import CHECKS, findings
 from ucs_pipeline.record import contents, recorded
-from ucs_pipeline.source import Source, open_source
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify

@@ -12,7 +12,8 @@ from ucs_pipeline.adopt import adopt
 from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.build import build_defs
-from ucs_pipeline.engine import EmbeddedEngine
+from ucs_pipeline.clickhouse.client import EmbeddedEngine
+from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, StreamError, UcsError
@@ -22,7 +23,6 @@ from ucs_pipeline.findings import findings
 from ucs_pipeline.flow import Flow
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.room import Room
-from ucs_pipeline.source import Source, open_source
 from ucs_pipeline.stream import cut, open_stream
 from ucs_pipeline.transfer import _moment, transfer
 from ucs_pipeline_tests.servers.redis_server import RedisServer

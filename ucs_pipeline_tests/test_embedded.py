@@ -22,16 +22,16 @@ import pyarrow.parquet
 import pytest
 import redis
 
+from ucs_pipeline.clickhouse.client import EmbeddedEngine, Hide
+from ucs_pipeline.clickhouse.embedded import embedded_connection, tables_dir
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.demo_data import ROWS, SCHEMA, write_flights
-from ucs_pipeline.embedded_clickhouse import embedded_connection, tables_dir
-from ucs_pipeline.engine import EmbeddedEngine, Hide
 from ucs_pipeline.errors import SourceError, StreamError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.home import data_dir, project_home
 from ucs_pipeline.redis import embedded_server as embedded_redis
 from ucs_pipeline.redis import server_programs as redis_binary
 from ucs_pipeline.redis.embedded_server import embedded_redis_url, stop_embedded_redis
-from ucs_pipeline.source import Source
 
 
 @pytest.fixture
@@ -407,7 +407,7 @@ def test_a_table_in_no_order_is_read_in_order_a_portion_at_a_time(most: int, mon
 
 _WITH_ENGINE = """
 import signal, subprocess, sys, threading, time
-from ucs_pipeline.embedded_clickhouse import embedded_connection
+from ucs_pipeline.clickhouse.embedded import embedded_connection
 def start():
     embedded_connection().query("SELECT 1")
 def blocked():

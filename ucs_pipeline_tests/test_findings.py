@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from ucs_pipeline.bricks.number import NumberBricks, name_of_ordinal
 from ucs_pipeline.bricks.partitions import Numbering
+from ucs_pipeline.clickhouse.source import Census, Content
+from ucs_pipeline.clickhouse.sql.keys import OUTSIDE
 from ucs_pipeline.entries.display import bricks_are, fields_shown, ranges
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.facts import Facts
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import CHECKS, Finding, findings
-from ucs_pipeline.key_sql import OUTSIDE
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.report import print_findings, print_verdict
-from ucs_pipeline.source import Census, Content
 from ucs_pipeline.verify import Difference, Verdict
 
 NOTHING_OUTSIDE = dict.fromkeys(OUTSIDE, 0)

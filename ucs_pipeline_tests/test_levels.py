@@ -11,13 +11,13 @@ import pytest
 from ucs_pipeline.adopt import adopt
 from ucs_pipeline.automation import Request, next_bricks
 from ucs_pipeline.build import build_defs
+from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, StreamError
 from ucs_pipeline.facts import collect
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import findings
 from ucs_pipeline.read import read_brick
-from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.triggers import _situation

@@ -44,7 +44,7 @@ from ucs_pipeline.facts import collect
 from ucs_pipeline.findings import findings
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.report import print_findings, print_verdict
-from ucs_pipeline.source import open_source
+from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.stream import open_stream
 
 assets._RETRY_SECONDS = 0.01

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from ucs_pipeline.adopt import adopt
 from ucs_pipeline.build import assemble, build_defs, build_feed, feeds_of
 from ucs_pipeline.cli import ucs
+from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import FeedError, StreamError
 from ucs_pipeline.facts import collect
@@ -28,7 +29,6 @@ from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.shard_note import noted, read_note
-from ucs_pipeline.source import open_source
 from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.transfer import transfer

@@ -178,7 +178,7 @@ class UnnumberedEntries(Entries):
 def encode(stream: bytes, batches: Iterator[pa.RecordBatch], kind: type[Entries] = Entries) -> Iterator[Entries]:
     """Entries of an ordered scan, numbered from 1 in every brick.
 
-    Batches have the columns of `ucs_pipeline.sql.scan`. The scan must start at the beginning of a brick.
+    Batches have the columns of `clickhouse.sql.queries.scan`. The scan must start at the beginning of a brick.
 
     Raises:
         SourceError: the scan is not in the order of the bricks.

@@ -48,7 +48,7 @@ class Transform:
         """A batch of the scan with the payload that the function makes of its raw columns.
 
         Args:
-            batch: a batch with the columns of `ucs_pipeline.sql.scan`, raw ones included.
+            batch: a batch with the columns of `ucs_pipeline.clickhouse.sql.queries.scan`, raw ones included.
             fields: the names that the function sees, to names of the raw columns.
             brick: name of the first brick in it, for what is said about it.
 

@@ -10,10 +10,10 @@ from dagster._utils.schedules import is_valid_cron_string
 from ucs_pipeline.bricks.partitions import Share
 from ucs_pipeline.bricks.sharding import Dealt
 from ucs_pipeline.bricks.time import HOUR, MILLISECONDS
+from ucs_pipeline.clickhouse.sql.queries import FIXED_SETTINGS
 from ucs_pipeline.errors import BrickError
 from ucs_pipeline.feed.redis_keys import has_neighbours
 from ucs_pipeline.feed.yaml_text import named
-from ucs_pipeline.sql import FIXED_SETTINGS
 
 if TYPE_CHECKING:
     from ucs_pipeline.feed.feed import BrickFeed

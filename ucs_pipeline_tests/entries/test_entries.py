@@ -20,13 +20,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ucs_pipeline.embedded_clickhouse import embedded_connection
+from ucs_pipeline.clickhouse.embedded import embedded_connection
+from ucs_pipeline.clickhouse.source import EmbeddedEngine, Source
 from ucs_pipeline.entries import encode as entries_module
 from ucs_pipeline.entries.encode import Entries, Segment, encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.source import EmbeddedEngine, Source
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 UTC = dt.UTC

@@ -23,9 +23,9 @@ import pytest
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus
 from dagster._core.storage.dagster_run import RunsFilter
 
+from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.source import open_source
 from ucs_pipeline.stream import open_stream
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer

@@ -16,6 +16,7 @@ import dagster as dg
 
 from ucs_pipeline.assets import OPEN_BRICK_TAG, brick_asset
 from ucs_pipeline.build import build_defs
+from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.event_log import PooledSqliteEventLogStorage
@@ -24,7 +25,6 @@ from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.record import recorded
 from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.source import Source, open_source
 from ucs_pipeline.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.faults.shapes import Done

@@ -9,6 +9,7 @@ from threading import Event
 import pyarrow as pa
 import pytest
 
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
@@ -18,7 +19,6 @@ from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.publisher import Publisher
 from ucs_pipeline.redis.connection import connect_each, connect_redis
 from ucs_pipeline.shard_note import noted
-from ucs_pipeline.source import Source
 from ucs_pipeline.stream import OrderedStream, open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify

@@ -12,6 +12,7 @@ import redis
 
 from ucs_pipeline.adopt import adopt
 from ucs_pipeline.build import build_defs
+from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.facts import collect
 from ucs_pipeline.feed.feed import BrickFeed
@@ -19,7 +20,6 @@ from ucs_pipeline.findings import findings
 from ucs_pipeline.publisher import Publisher
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.source import open_source
 from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream import OrderedStream, open_stream
 from ucs_pipeline.transfer import transfer

@@ -6,9 +6,9 @@ from typing import Any
 
 import chdb
 
+from ucs_pipeline.clickhouse.source import EmbeddedEngine, Source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.source import EmbeddedEngine, Source
 
 _kept: list[Any] = []
 

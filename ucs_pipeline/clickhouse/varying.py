@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from types import MappingProxyType
 from typing import Any
 
-from ucs_pipeline import explained, sql
+from ucs_pipeline.clickhouse.sql import explained
+from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 

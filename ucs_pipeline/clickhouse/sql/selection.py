@@ -2,16 +2,16 @@
 
 from collections.abc import Collection
 
-from ucs_pipeline import sql
 from ucs_pipeline.bricks.number import NumberBricks
 from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.bricks.time import TimeBricks
+from ucs_pipeline.clickhouse.sql import queries as sql
+from ucs_pipeline.clickhouse.sql.keys import Key, KeySql, NumberKeySql, TextKeySql
+from ucs_pipeline.clickhouse.sql.row_payload import Column
+from ucs_pipeline.clickhouse.sql.time_keys import TimeKeySql
+from ucs_pipeline.clickhouse.varying import Rows, refuse_varying
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.key_sql import Key, KeySql, NumberKeySql, TextKeySql
-from ucs_pipeline.payload import Column
-from ucs_pipeline.time_sql import TimeKeySql
-from ucs_pipeline.varying import Rows, refuse_varying
 
 
 def selected(feed: BrickFeed, rows: Rows) -> sql.Shape:

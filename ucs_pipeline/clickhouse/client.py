@@ -219,7 +219,7 @@ class EmbeddedEngine:
 
     def connect(self) -> Any:
         """A new handle on the engine, which starts with the first one."""
-        from ucs_pipeline.embedded_clickhouse import embedded_connection
+        from ucs_pipeline.clickhouse.embedded import embedded_connection
 
         return embedded_connection()
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from ucs_pipeline.engine import EmbeddedEngine, HttpEngine
+from ucs_pipeline.clickhouse.client import EmbeddedEngine, HttpEngine
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.sealing import Seal, seal
-from ucs_pipeline.source import Source
 from ucs_pipeline_tests.servers.old_clickhouse import old_clickhouse
 
 COLUMNS = {

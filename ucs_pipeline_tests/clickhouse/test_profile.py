@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from ucs_pipeline import sql
-from ucs_pipeline.engine import EmbeddedEngine
+from ucs_pipeline.clickhouse.client import EmbeddedEngine
+from ucs_pipeline.clickhouse.source import Source
+from ucs_pipeline.clickhouse.sql import queries as sql
+from ucs_pipeline.clickhouse.sql.row_payload import literal
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.payload import literal
-from ucs_pipeline.source import Source
 
 TABLES = (
     # Types whose text has several forms, versions of a row, a row that was deleted, columns that SELECT * leaves out.

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Collection
 
-from ucs_pipeline import explained, sql
+from ucs_pipeline.clickhouse.sql import explained
+from ucs_pipeline.clickhouse.sql import queries as sql
+from ucs_pipeline.clickhouse.varying import Rows, if_allowed
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.varying import Rows, if_allowed
 
 _MERGING = re.compile(
     r"(Replicated|Shared)?(Replacing|(Versioned)?Collapsing|Summing|Aggregating|Coalescing|Graphite)MergeTree"

@@ -13,7 +13,7 @@ from ucs_pipeline.feed.feed import BrickFeed
 
 
 def check(feed: BrickFeed, batch: pa.RecordBatch, first: int, last: int) -> None:
-    """Refuses a batch (columns as in `ucs_pipeline.sql.scan`) of the bricks with ordinals `first` to `last`.
+    """Refuses a batch (columns as in `sql.queries.scan`) of the bricks with ordinals `first` to `last`.
 
     Raises:
         SourceError: it has rows of another brick, or a row that cannot be an entry.

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ucs_pipeline import sql
 from ucs_pipeline.bricks.text import BASES, Digit, TextBricks
 from ucs_pipeline.bricks.time import TimeBricks
+from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline_tests.support.tables import Table, source_of
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ucs_pipeline.bricks.number import NumberBricks
 from ucs_pipeline.bricks.partitions import Numbering
 from ucs_pipeline.bricks.text import TextBricks
-from ucs_pipeline.payload import Column, integer_limits, literal, selected, text, unwrap
+from ucs_pipeline.clickhouse.sql.row_payload import Column, integer_limits, literal, selected, text, unwrap
 
 OUTSIDE = ("null", "negative", "before", "beyond")
 """Where a row may be that is in no brick of a feed's list: its key is NULL, negative (or before 1970), before the list

@@ -19,14 +19,14 @@ from urllib.parse import parse_qsl, urlsplit
 import clickhouse_connect
 import pytest
 
-from ucs_pipeline import sql
-from ucs_pipeline.embedded_clickhouse import embedded_connection
-from ucs_pipeline.engine import EmbeddedEngine, Engine, HttpEngine, _Tail
+from ucs_pipeline.clickhouse.client import EmbeddedEngine, Engine, HttpEngine, _Tail
+from ucs_pipeline.clickhouse.embedded import embedded_connection
+from ucs_pipeline.clickhouse.source import URL_VARIABLE, Source, open_source
+from ucs_pipeline.clickhouse.sql import queries as sql
+from ucs_pipeline.clickhouse.sql.row_payload import integer_limits
 from ucs_pipeline.entries.encode import Entries, encode
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.payload import integer_limits
-from ucs_pipeline.source import URL_VARIABLE, Source, open_source
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.support.home import PROJECT
 
@@ -475,7 +475,7 @@ def test_what_is_wrong_with_a_feed_is_said_in_one_sentence(
 def test_a_relative_path_counts_from_where_the_process_was_started(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("1\n2\n")
     program = (
-        "from ucs_pipeline.source import EmbeddedEngine\n"
+        "from ucs_pipeline.clickhouse.source import EmbeddedEngine\n"
         "print(EmbeddedEngine().rows(\"SELECT count() AS n FROM file('rows.csv')\", {}, str))"
     )
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
@@ -683,11 +683,11 @@ def test_the_environment_says_where_the_table_is(
 MEMORY = """
 import sys
 from pathlib import Path
-from ucs_pipeline.engine import EmbeddedEngine
+from ucs_pipeline.clickhouse.client import EmbeddedEngine
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.payload import integer_limits
-from ucs_pipeline.source import Source
+from ucs_pipeline.clickhouse.sql.row_payload import integer_limits
+from ucs_pipeline.clickhouse.source import Source
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 2**20

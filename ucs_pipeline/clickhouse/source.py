@@ -10,19 +10,19 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from ucs_pipeline import sql
-from ucs_pipeline.background import Background
-from ucs_pipeline.batch_rules import Counted, check
+from ucs_pipeline.clickhouse.batch_rules import Counted, check
+from ucs_pipeline.clickhouse.client import URL_VARIABLE as URL_VARIABLE
+from ucs_pipeline.clickhouse.client import EmbeddedEngine as EmbeddedEngine
+from ucs_pipeline.clickhouse.client import Engine, HttpEngine
+from ucs_pipeline.clickhouse.prefetch import Background
+from ucs_pipeline.clickhouse.sql import queries as sql
+from ucs_pipeline.clickhouse.sql.keys import OUTSIDE
+from ucs_pipeline.clickhouse.sql.row_payload import TEXT_SETTINGS
+from ucs_pipeline.clickhouse.sql.selection import selected
+from ucs_pipeline.clickhouse.versions import behind, merges, read_twice
 from ucs_pipeline.emptiness import empty
-from ucs_pipeline.engine import URL_VARIABLE as URL_VARIABLE
-from ucs_pipeline.engine import EmbeddedEngine as EmbeddedEngine
-from ucs_pipeline.engine import Engine, HttpEngine
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.key_sql import OUTSIDE
-from ucs_pipeline.payload import TEXT_SETTINGS
-from ucs_pipeline.selection import selected
-from ucs_pipeline.versions import behind, merges, read_twice
 
 _SCAN_SETTINGS: Mapping[str, str | int] = {
     **TEXT_SETTINGS,
@@ -57,7 +57,7 @@ class Census(NamedTuple):
     bricks: Mapping[int, Content]
     """Partitions by start; those without rows are left out."""
     unassigned: Mapping[str, int]
-    """Rows that are in no brick of the feed, by `ucs_pipeline.key_sql.OUTSIDE`."""
+    """Rows that are in no brick of the feed, by `ucs_pipeline.clickhouse.sql.keys.OUTSIDE`."""
 
 
 class _Portion(NamedTuple):
@@ -79,7 +79,7 @@ class Source:
         self._transform: Any = None
 
     def scan(self, first: int, last: int) -> Generator[pa.RecordBatch, None, None]:
-        """Rows of the bricks with ordinals `first` to `last`, in order; columns as in `ucs_pipeline.sql.scan`.
+        """Rows of the bricks with ordinals `first` to `last`, in order; columns as in `sql.queries.scan`.
 
         Raises:
             SourceError: the query is refused or fails half-way, or a row cannot become an entry.

@@ -12,9 +12,9 @@ import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.engine import Hide, HttpEngine
+from ucs_pipeline.clickhouse.client import Hide, HttpEngine
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.errors import SourceError
-from ucs_pipeline.source import Source
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.support.home import PROJECT
 

@@ -8,8 +8,8 @@ from typing import Literal
 from ucs_pipeline.bricks.partitions import Numbering
 from ucs_pipeline.bricks.sequences import Runs
 from ucs_pipeline.bricks.time import DAY, HOUR, MILLISECONDS, PER_SECOND, TimeBricks, Unit
-from ucs_pipeline.key_sql import Key, KeySql, Within
-from ucs_pipeline.payload import integer_limits, literal
+from ucs_pipeline.clickhouse.sql.keys import Key, KeySql, Within
+from ucs_pipeline.clickhouse.sql.row_payload import integer_limits, literal
 
 _DATETIME64 = re.compile(r"DateTime64\((\d)")
 _LAST_DAY = {"Date": 65535, "Date32": 120529}

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ucs_pipeline.key_sql import OUTSIDE, Key, KeySql, Within, key_of
-from ucs_pipeline.payload import Column, arguments, literal, payload, plain, selected, tie, unwrap
+from ucs_pipeline.clickhouse.sql.keys import OUTSIDE, Key, KeySql, Within, key_of
+from ucs_pipeline.clickhouse.sql.row_payload import Column, arguments, literal, payload, plain, selected, tie, unwrap
 
 FIXED_SETTINGS: Mapping[str, str | int] = {
     # A result that is cut off must be an error: each of these could end one early without a word.
@@ -111,7 +111,7 @@ def select(table: str, expressions: Iterable[str], where: str | None) -> str:
 
 
 def query_tree(query: str) -> str:
-    """Query for what the engine's analyzer makes of a query, as `ucs_pipeline.explained.calls` takes it: `explain`."""
+    """Query for what the engine's analyzer makes of a query, as `ucs_pipeline.clickhouse.sql.explained.calls` takes it: `explain`."""
     lines = "match(explain, '^(  )?[A-Z]|^ *(FUNCTION|TABLE|QUERY|UNION) ')"
     return f"SELECT explain FROM (EXPLAIN QUERY TREE {query}\n) WHERE {lines}"
 

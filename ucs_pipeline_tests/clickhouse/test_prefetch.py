@@ -5,7 +5,7 @@ from collections.abc import Generator
 
 import pytest
 
-from ucs_pipeline.background import Background, ClosedError
+from ucs_pipeline.clickhouse.prefetch import Background, ClosedError
 
 
 def test_items_come_in_order_and_then_the_end_again_and_again() -> None:

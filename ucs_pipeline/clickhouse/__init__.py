@@ -1,0 +1,1 @@
+"""The table, read as ordered Arrow batches."""

@@ -1,0 +1,1 @@
+"""The SQL that numbers, selects and orders rows. Text in, text out."""
