@@ -33,7 +33,7 @@ def publish(path: str, rows: int, url: str) -> None:
 
     from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.feed.feed import BrickFeed
-    from ucs_pipeline.stream import OrderedStream
+    from ucs_pipeline.stream.stream import OrderedStream
     from ucs_pipeline.transfer import transfer
 
     feed = BrickFeed(

@@ -29,7 +29,7 @@ from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.status import feed_statuses
-from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 PROJECT = Path(__file__).parents[1]

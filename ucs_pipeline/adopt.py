@@ -24,8 +24,8 @@ from ucs_pipeline.handled import row_after, rows_after
 from ucs_pipeline.plan import BrickReport, least_offset
 from ucs_pipeline.record import ADOPTED
 from ucs_pipeline.redis.connection import translate
-from ucs_pipeline.shard_note import Note, refuse_other_dealing, write_note
-from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.stream.shard_state import Note, refuse_other_dealing, write_note
+from ucs_pipeline.stream.stream import OrderedStream
 
 _BATCH = 500
 _LAST_ROW = 2**64 - 1

@@ -143,8 +143,8 @@ def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[i
     from ucs_pipeline.progress import Progress
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.renumbering import refuse_renumbered
-    from ucs_pipeline.shard_note import noted
-    from ucs_pipeline.stream import open_stream
+    from ucs_pipeline.stream.shard_state import noted
+    from ucs_pipeline.stream.stream import open_stream
     from ucs_pipeline.transfer import transfer
 
     def records(starts: Sequence[int]) -> Mapping[int, BrickReport]:

@@ -73,7 +73,7 @@ def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
         from ucs_pipeline.overview import overview
         from ucs_pipeline.redis.connection import connect_redis
         from ucs_pipeline.status import feed_statuses
-        from ucs_pipeline.stream import open_stream
+        from ucs_pipeline.stream.stream import open_stream
 
         try:
             source = open_source(feed)
@@ -110,7 +110,7 @@ def after_run(feed: BrickFeed, instance: dg.DagsterInstance) -> Iterator[dg.Asse
     """
     from ucs_pipeline.facts import collect_without_table
     from ucs_pipeline.redis.connection import connect_redis
-    from ucs_pipeline.stream import open_stream
+    from ucs_pipeline.stream.stream import open_stream
 
     with suppress(UcsError):
         facts = collect_without_table(feed, open_stream(feed, connect_redis(feed.stream_name)), instance)

@@ -57,7 +57,7 @@ def verify(feed: str) -> None:
     from ucs_pipeline.findings import findings
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.report import print_findings, print_verdict
-    from ucs_pipeline.stream import open_stream
+    from ucs_pipeline.stream.stream import open_stream
 
     use_project_home()
     well = True
@@ -164,7 +164,7 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
     from ucs_pipeline.feeds import feed_named, last_whole_in, use_project_home
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.report import bar, console
-    from ucs_pipeline.stream import open_stream
+    from ucs_pipeline.stream.stream import open_stream
 
     use_project_home()
     whole = feed_named(feed)

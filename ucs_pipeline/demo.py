@@ -18,7 +18,7 @@ from ucs_pipeline.plan import known
 from ucs_pipeline.record import recorded
 from ucs_pipeline.redis import connection as redis_link
 from ucs_pipeline.report import console, print_verdict
-from ucs_pipeline.stream import OrderedStream, open_stream
+from ucs_pipeline.stream.stream import OrderedStream, open_stream
 from ucs_pipeline.verify import verify
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ucs_pipeline.feed.stream_settings import Stream
 from ucs_pipeline.room import Room, T
-from ucs_pipeline.stream import TRANSACTION_ROWS, Transaction
+from ucs_pipeline.stream.stream import TRANSACTION_ROWS, Transaction
 
 _STEPS_PER_SECOND = 10
 _LATE_SECONDS = 1.0

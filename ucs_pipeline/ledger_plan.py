@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 from ucs_pipeline.entries.display import bricks_are
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.ledger import Account, Opening
 from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.stream.ledger import Account, Opening
 
 
 @dataclass

@@ -7,9 +7,9 @@ from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.ledger import Account, Ledger
 from ucs_pipeline.ledger_search import Search, rows_of, trimmed_rows
-from ucs_pipeline.stream import RedisStream
+from ucs_pipeline.stream.ledger import Account, Ledger
+from ucs_pipeline.stream.stream import RedisStream
 
 
 def ledger_entries(feed: BrickFeed, stream: RedisStream, start: int) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:

@@ -12,8 +12,8 @@ from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.encode import UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.ledger import Account
-from ucs_pipeline.stream import RedisStream
+from ucs_pipeline.stream.ledger import Account
+from ucs_pipeline.stream.stream import RedisStream
 
 _MOST_MISSES = 100
 _LAST = EntryId(2**64 - 1, 2**64 - 1)

@@ -7,11 +7,11 @@ import dagster as dg
 from ucs_pipeline.automation import Situation
 from ucs_pipeline.entries.entry_id import START, State
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.ledger import Ledger
 from ucs_pipeline.ledger_plan import is_lost
 from ucs_pipeline.record import newest
 from ucs_pipeline.sealing import Seal
-from ucs_pipeline.stream import RedisStream
+from ucs_pipeline.stream.ledger import Ledger
+from ucs_pipeline.stream.stream import RedisStream
 
 _LOOK_BACK = 100
 

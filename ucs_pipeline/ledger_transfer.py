@@ -13,14 +13,14 @@ from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.flow import Flow
-from ucs_pipeline.ledger import Account, Ledger, Opening
 from ucs_pipeline.ledger_plan import Replay, ledger_plan
 from ucs_pipeline.ledger_publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.patience import Patience
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.resumption import Resumption, partitions
 from ucs_pipeline.room import Room
-from ucs_pipeline.stream import RedisStream, cut
+from ucs_pipeline.stream.ledger import Account, Ledger, Opening
+from ucs_pipeline.stream.stream import RedisStream, cut
 from ucs_pipeline.tally import Span, Tally
 from ucs_pipeline.transfer import Records, told
 

@@ -12,7 +12,7 @@ from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.redis.connection import not_allowed, translate
-from ucs_pipeline.stream import RedisStream
+from ucs_pipeline.stream.stream import RedisStream
 
 _AROUND = 1 << 16
 """Bytes that Redis counts beside a row: scripts, and what it has received of the rows behind."""

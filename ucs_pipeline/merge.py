@@ -20,7 +20,7 @@ from ucs_pipeline.feeds import feed_named
 if TYPE_CHECKING:
     import redis
 
-    from ucs_pipeline.stream import OrderedStream
+    from ucs_pipeline.stream.stream import OrderedStream
 
 # Dagster loads this module with the feeds, in every process: clients are imported where they are used.
 
@@ -59,7 +59,7 @@ class Reader:
             UcsError: there is no such feed.
         """
         from ucs_pipeline.redis.connection import connect_redis
-        from ucs_pipeline.stream import open_stream
+        from ucs_pipeline.stream.stream import open_stream
 
         chosen = feed_named(feed) if isinstance(feed, str) else feed
         start = EntryId.parse(after) if isinstance(after, str) else after
@@ -104,7 +104,7 @@ class _Arm:
     """One of the streams: entries that were read ahead, and up to which brick there will be no others."""
 
     def __init__(self, feed: BrickFeed, stream: "OrderedStream", last: EntryId) -> None:
-        from ucs_pipeline.stream import Page
+        from ucs_pipeline.stream.stream import Page
 
         self.entries: deque[Entry] = deque()
         self._feed = feed
@@ -121,7 +121,7 @@ class _Arm:
 
     def read(self) -> bool:
         """Reads the next entries; returns whether more is known now."""
-        from ucs_pipeline.shard_note import refuse_other_dealing
+        from ucs_pipeline.stream.shard_state import refuse_other_dealing
 
         before = self._last, self._complete
         if not self._read() and self._feed.share:
@@ -143,7 +143,7 @@ class _Arm:
         most = self._page.most
         found = [Entry(*one) for one in self._stream.entries(first, end, most)]
         if self._feed.any_order:
-            from ucs_pipeline.ledger import Ledger
+            from ucs_pipeline.stream.ledger import Ledger
 
             Ledger(self._feed, self._stream).refuse_others()
         if found:

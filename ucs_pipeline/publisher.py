@@ -14,7 +14,7 @@ from ucs_pipeline.gate import FENCED, GONE, LOST, Gate
 from ucs_pipeline.redis.connection import classify
 from ucs_pipeline.redis.raw_connection import command
 from ucs_pipeline.sender import Sender
-from ucs_pipeline.stream import OrderedStream, Transaction
+from ucs_pipeline.stream.stream import OrderedStream, Transaction
 
 
 class FencedError(Exception):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import redis
 
-    from ucs_pipeline.stream import OrderedStream
+    from ucs_pipeline.stream.stream import OrderedStream
 
 # Dagster loads this module with the feeds, in every process: clients are imported where they are used.
 
@@ -41,7 +41,7 @@ def read_brick(feed: BrickFeed | str, brick: str, client: "redis.Redis | None" =
         StreamError: the stream cannot be read.
     """
     from ucs_pipeline.redis.connection import connect_redis
-    from ucs_pipeline.stream import open_stream
+    from ucs_pipeline.stream.stream import open_stream
 
     whole = feed_named(feed) if isinstance(feed, str) else feed
     start = start_in(whole, brick)

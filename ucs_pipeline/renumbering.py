@@ -9,7 +9,7 @@ from ucs_pipeline.bricks.time import TimeBricks, zone_database
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import BrickError, StreamError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.stream import RedisStream
+from ucs_pipeline.stream.stream import RedisStream
 
 _PAGE = 10
 

@@ -8,7 +8,7 @@ from ucs_pipeline.entries.display import content_shown
 from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.ledger import Account, Opening
+from ucs_pipeline.stream.ledger import Account, Opening
 
 
 class Rows(NamedTuple):

@@ -14,7 +14,7 @@ import hiredis
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.redis.connection import classify
 from ucs_pipeline.redis.raw_connection import Wire, command
-from ucs_pipeline.stream import RedisStream, Transaction
+from ucs_pipeline.stream.stream import RedisStream, Transaction
 
 T = TypeVar("T", bound=Transaction)
 Sent = TypeVar("Sent")

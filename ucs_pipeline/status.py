@@ -18,7 +18,7 @@ from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.record import rows_by_brick
 from ucs_pipeline.redis.connection import connect_each, translate
 from ucs_pipeline.report import print_table
-from ucs_pipeline.stream import RedisStream, reading_groups
+from ucs_pipeline.stream.stream import RedisStream, reading_groups
 
 
 @dataclass(frozen=True)

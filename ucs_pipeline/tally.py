@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ucs_pipeline.bricks.partitions import Numbering
 from ucs_pipeline.entries.encode import Segment
 from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.stream import Transaction
+from ucs_pipeline.stream.stream import Transaction
 
 _PREVIEW_ROWS = 3
 _PACE_SECONDS = 1.0

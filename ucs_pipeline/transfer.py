@@ -22,7 +22,7 @@ from ucs_pipeline.patience import Patience
 from ucs_pipeline.plan import BrickReport, Plan, hole, known, loss, plan, refuse_adopted, stray
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.room import Room
-from ucs_pipeline.stream import Comparer, OrderedStream, Transaction, cut
+from ucs_pipeline.stream.stream import Comparer, OrderedStream, Transaction, cut
 from ucs_pipeline.tally import Span, Tally
 
 Records = Callable[[Sequence[int]], Mapping[int, BrickReport]]

@@ -101,8 +101,8 @@ def _situation(feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.Dagster
     from ucs_pipeline.ledger_situation import ledger_situation
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.room import fullness
-    from ucs_pipeline.shard_note import refuse_other_dealing
-    from ucs_pipeline.stream import open_stream
+    from ucs_pipeline.stream.shard_state import refuse_other_dealing
+    from ucs_pipeline.stream.stream import open_stream
 
     stream = open_stream(feed, connect_redis(feed.stream_name))
     state = stream.state()

@@ -14,7 +14,7 @@ from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId, State, floor
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.stream import Comparer, OrderedStream, Transaction, cut
+from ucs_pipeline.stream.stream import Comparer, OrderedStream, Transaction, cut
 
 SHOWN = 100
 """Differences that are kept to be shown."""

@@ -20,7 +20,7 @@ from ucs_pipeline.facts import collect
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.stream_settings import Stream
 from ucs_pipeline.findings import findings
-from ucs_pipeline.stream import OrderedStream, open_stream
+from ucs_pipeline.stream.stream import OrderedStream, open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import make_home, run_bricks, run_ucs, write_table
 

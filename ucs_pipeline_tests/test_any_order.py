@@ -20,7 +20,6 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import beside, has_neighbours
-from ucs_pipeline.ledger import Account, Ledger, Opening
 from ucs_pipeline.ledger_publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.ledger_search import trimmed_rows
 from ucs_pipeline.ledger_transfer import ledger_transfer
@@ -30,7 +29,8 @@ from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.print_brick import print_entries, write_entries
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.room import trim_acknowledged
-from ucs_pipeline.stream import RedisStream, reading_groups
+from ucs_pipeline.stream.ledger import Account, Ledger, Opening
+from ucs_pipeline.stream.stream import RedisStream, reading_groups
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
 from ucs_pipeline_tests.support.home import PROJECT
 from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of
@@ -811,7 +811,7 @@ import redis
 from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.room import trim_acknowledged
-from ucs_pipeline.stream import RedisStream, reading_groups
+from ucs_pipeline.stream.stream import RedisStream, reading_groups
 from ucs_pipeline_tests.support.tables import numbers, source_of
 rows = int(sys.argv[2])
 feed = numbers(rows).feed(rows - 1, stream={"order": "any", "max_len": 15_000})

@@ -18,7 +18,7 @@ from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import CHECKS
 from ucs_pipeline.metrics import prometheus_text
 from ucs_pipeline.status import feed_statuses
-from ucs_pipeline.stream import open_stream
+from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import write_table
 

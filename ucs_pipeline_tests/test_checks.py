@@ -22,7 +22,7 @@ from ucs_pipeline.facts import Facts, collect
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import CHECKS, findings
 from ucs_pipeline.record import contents, recorded
-from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.redis_server import RedisServer

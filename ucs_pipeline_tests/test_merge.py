@@ -13,8 +13,8 @@ from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.merge import Reader, read_entries
-from ucs_pipeline.shard_note import Note, write_note
-from ucs_pipeline.stream import OrderedStream, open_stream
+from ucs_pipeline.stream.shard_state import Note, write_note
+from ucs_pipeline.stream.stream import OrderedStream, open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 

@@ -14,7 +14,7 @@ from ucs_pipeline.entries.entry_id import START, EntryId
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.redis.raw_connection import Wire, command
-from ucs_pipeline.stream import OrderedStream, Transaction
+from ucs_pipeline.stream.stream import OrderedStream, Transaction
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.tables import expected, numbers, source_of
 

@@ -24,7 +24,7 @@ from ucs_pipeline.facts import Facts, collect
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import findings
 from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.stream import open_stream
+from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT, make_home, run_bricks, write_table

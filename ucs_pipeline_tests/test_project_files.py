@@ -133,7 +133,7 @@ import sys
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.clickhouse.source import open_source
-from ucs_pipeline.stream import open_stream
+from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 

@@ -22,7 +22,7 @@ from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.redis_keys import fence_key
 from ucs_pipeline.plan import BrickReport, plan
 from ucs_pipeline.publisher import FencedError, Publisher
-from ucs_pipeline.stream import Comparer, OrderedStream, Page, Transaction, cut
+from ucs_pipeline.stream.stream import Comparer, OrderedStream, Page, Transaction, cut
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.redis_server import RedisServer
@@ -280,7 +280,7 @@ def test_one_refused_row_takes_its_whole_transaction_with_it(stream: OrderedStre
 PUBLISH = """
 import sys
 import redis
-from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.support.tables import numbers, source_of
 rows = int(sys.argv[2])

@@ -15,7 +15,7 @@ from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.renumbering import refuse_renumbered
-from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import run_bricks, write_table
 

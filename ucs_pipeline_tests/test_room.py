@@ -16,7 +16,7 @@ from ucs_pipeline.feed.stream_settings import Stream
 from ucs_pipeline.flow import Flow
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.room import Room, trim_acknowledged
-from ucs_pipeline.stream import OrderedStream, Transaction
+from ucs_pipeline.stream.stream import OrderedStream, Transaction
 from ucs_pipeline.tally import Span
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable

@@ -45,7 +45,7 @@ from ucs_pipeline.findings import findings
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.report import print_findings, print_verdict
 from ucs_pipeline.clickhouse.source import open_source
-from ucs_pipeline.stream import open_stream
+from ucs_pipeline.stream.stream import open_stream
 
 assets._RETRY_SECONDS = 0.01
 names = {"dagster/asset_partition_range_start": "0.0.0.0", "dagster/asset_partition_range_end": "0.0.0.1"}

@@ -28,9 +28,9 @@ from ucs_pipeline.merge import read_entries
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.shard_note import noted, read_note
 from ucs_pipeline.status import feed_statuses
-from ucs_pipeline.stream import open_stream
+from ucs_pipeline.stream.shard_state import noted, read_note
+from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT, python, run_bricks, write_table

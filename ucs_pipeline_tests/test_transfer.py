@@ -17,7 +17,7 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.publisher import Publisher
-from ucs_pipeline.stream import OrderedStream, cut
+from ucs_pipeline.stream.stream import OrderedStream, cut
 from ucs_pipeline.tally import Span
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.faults.proxy import Proxy

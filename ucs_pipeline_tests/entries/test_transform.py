@@ -6,7 +6,7 @@ import pytest
 
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, SourceError
-from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.redis_server import RedisServer

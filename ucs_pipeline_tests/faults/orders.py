@@ -25,7 +25,7 @@ from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.record import recorded
 from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.stream import OrderedStream
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.faults.shapes import Done
 from ucs_pipeline_tests.support.home import run_bricks

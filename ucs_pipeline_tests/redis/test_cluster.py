@@ -18,8 +18,8 @@ from ucs_pipeline.merge import read_entries
 from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.publisher import Publisher
 from ucs_pipeline.redis.connection import connect_each, connect_redis
-from ucs_pipeline.shard_note import noted
-from ucs_pipeline.stream import OrderedStream, open_stream
+from ucs_pipeline.stream.shard_state import noted
+from ucs_pipeline.stream.stream import OrderedStream, open_stream
 from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.redis_cluster import RedisCluster, WatchedRedis, wait_until

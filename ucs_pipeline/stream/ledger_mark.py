@@ -26,7 +26,7 @@ from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.redis_keys import ledger_key, mark_name
 from ucs_pipeline.redis.connection import translate
-from ucs_pipeline.stream import RedisStream, parse_state
+from ucs_pipeline.stream.stream import RedisStream, parse_state
 
 _OWN = ("mark", "added", "rows", "top")
 

@@ -13,8 +13,8 @@ from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import ledger_key
-from ucs_pipeline.ledger_mark import read_pair
-from ucs_pipeline.stream import RedisStream
+from ucs_pipeline.stream.ledger_mark import read_pair
+from ucs_pipeline.stream.stream import RedisStream
 
 _NOBODY = "-"
 """In the place of who asked for replays: nobody did."""

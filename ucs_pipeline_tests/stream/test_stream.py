@@ -16,7 +16,7 @@ from ucs_pipeline.feed.redis_keys import fence_key
 from ucs_pipeline.publisher import FencedError, Publisher
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.redis.raw_connection import Wire
-from ucs_pipeline.stream import OrderedStream, Transaction, cut
+from ucs_pipeline.stream.stream import OrderedStream, Transaction, cut
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of
 

@@ -18,7 +18,7 @@ from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.plan import BrickReport
 
 if TYPE_CHECKING:
-    from ucs_pipeline.stream import OrderedStream
+    from ucs_pipeline.stream.stream import OrderedStream
 
 _NOWHERE = -1
 
@@ -197,7 +197,7 @@ def _elsewhere(stream: "OrderedStream", name: str) -> Note | None:
 def _at(name: str, stream: "OrderedStream") -> "OrderedStream":
     """Another stream: beside this one or, in a cluster, on a node of its own."""
     from ucs_pipeline.redis.discovery import client_for
-    from ucs_pipeline.stream import OrderedStream
+    from ucs_pipeline.stream.stream import OrderedStream
 
     return OrderedStream(name, client_for(name, stream.client))
 
