@@ -23,9 +23,9 @@ from ucs_pipeline.build import build_defs
 from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.ledger_transfer import ledger_transfer
+from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
+from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.stream.stream import OrderedStream, RedisStream
-from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import make_home, run_bricks
 

@@ -33,8 +33,8 @@ def publish(path: str, rows: int, url: str) -> None:
 
     from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.feed.feed import BrickFeed
+    from ucs_pipeline.publishing.ordered.transfer import transfer
     from ucs_pipeline.stream.stream import OrderedStream
-    from ucs_pipeline.transfer import transfer
 
     feed = BrickFeed(
         name="rows",

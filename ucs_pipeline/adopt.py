@@ -21,7 +21,7 @@ from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feeds import last_whole_in
 from ucs_pipeline.handled import row_after, rows_after
-from ucs_pipeline.plan import BrickReport, least_offset
+from ucs_pipeline.publishing.ordered.plan import BrickReport, least_offset
 from ucs_pipeline.record import ADOPTED
 from ucs_pipeline.redis.connection import translate
 from ucs_pipeline.stream.shard_state import Note, refuse_other_dealing, write_note

@@ -14,7 +14,7 @@ from dagster._core.storage.tags import BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
 from ucs_pipeline.asset_text import columns, description, settings
 from ucs_pipeline.errors import OutOfTurnError, SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.publishing.ordered.plan import BrickReport
 from ucs_pipeline.record import DATA_VERSION_TAG, data_version, metadata, recorded
 from ucs_pipeline.run_queue import queue_again
 
@@ -139,13 +139,13 @@ def _freshness(feed: BrickFeed) -> dg.FreshnessPolicy | None:
 def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[int]) -> Iterator[BrickReport]:
     # Heavy imports wait for a run: definitions load in every process.
     from ucs_pipeline.clickhouse.source import open_source
-    from ucs_pipeline.ledger_transfer import ledger_transfer
-    from ucs_pipeline.progress import Progress
+    from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
+    from ucs_pipeline.publishing.ordered.transfer import transfer
+    from ucs_pipeline.publishing.progress_log import Progress
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.renumbering import refuse_renumbered
     from ucs_pipeline.stream.shard_state import noted
     from ucs_pipeline.stream.stream import open_stream
-    from ucs_pipeline.transfer import transfer
 
     def records(starts: Sequence[int]) -> Mapping[int, BrickReport]:
         return recorded(context.instance, feed, starts)

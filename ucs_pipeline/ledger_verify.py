@@ -11,7 +11,7 @@ from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.ledger_search import Search, trimmed_rows
-from ucs_pipeline.resumption import Rows, partitions
+from ucs_pipeline.publishing.any_order.resume import Rows, partitions
 from ucs_pipeline.stream.ledger import Account
 from ucs_pipeline.stream.stream import RedisStream
 from ucs_pipeline.verify import SHOWN, Difference, Verdict

@@ -99,8 +99,8 @@ def _next(
 def _situation(feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> Situation:
     from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.ledger_situation import ledger_situation
+    from ucs_pipeline.publishing.backpressure import fullness
     from ucs_pipeline.redis.connection import connect_redis
-    from ucs_pipeline.room import fullness
     from ucs_pipeline.stream.shard_state import refuse_other_dealing
     from ucs_pipeline.stream.stream import open_stream
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.ledger_publisher import LedgerPublisher, MovedError, Part
+from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.stream.ledger import Account, Ledger, Opening
 from ucs_pipeline.stream.stream import RedisStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -20,11 +20,11 @@ from ucs_pipeline.errors import FeedError, StreamError, UcsError
 from ucs_pipeline.facts import collect
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import findings
-from ucs_pipeline.flow import Flow
+from ucs_pipeline.publishing.backpressure import Room
+from ucs_pipeline.publishing.ordered.transfer import _moment, transfer
+from ucs_pipeline.publishing.rate_limit import Flow
 from ucs_pipeline.read import read_brick
-from ucs_pipeline.room import Room
 from ucs_pipeline.stream.stream import cut, open_stream
-from ucs_pipeline.transfer import _moment, transfer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import run_bricks, write_table
 from ucs_pipeline_tests.support.tables import Table, source_of
@@ -169,7 +169,7 @@ def test_a_replay_goes_as_fast_as_the_times_say(
     start = feed.numbering.starts[0]
     [entries] = encode(b"feed", source_of(feed).scan(start, start))
     clock, sent = [1_000.0], list[tuple[float, int]]()
-    monkeypatch.setattr("ucs_pipeline.flow.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("ucs_pipeline.publishing.rate_limit.time.monotonic", lambda: clock[0])
 
     def pause(seconds: float) -> None:
         clock[0] += seconds

@@ -15,7 +15,7 @@ from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.facts import Facts
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import CHECKS, Finding, findings
-from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.publishing.ordered.plan import BrickReport
 from ucs_pipeline.report import print_findings, print_verdict
 from ucs_pipeline.verify import Difference, Verdict
 

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ucs_pipeline.entries.encode import Entries, encode
 from ucs_pipeline.entries.entry_id import START, EntryId
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.publisher import FencedError, Publisher
+from ucs_pipeline.publishing.ordered.publisher import FencedError, Publisher
 from ucs_pipeline.redis.raw_connection import Wire, command
 from ucs_pipeline.stream.stream import OrderedStream, Transaction
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -13,7 +13,7 @@ from ucs_pipeline.assets import brick_event
 from ucs_pipeline.build import build_defs
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.publishing.ordered.plan import BrickReport
 from ucs_pipeline.renumbering import refuse_renumbered
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -25,13 +25,13 @@ from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.findings import findings
 from ucs_pipeline.merge import read_entries
-from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.read import read_brick
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream.shard_state import noted, read_note
 from ucs_pipeline.stream.stream import open_stream
-from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT, python, run_bricks, write_table
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.stream.stream import open_stream
-from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT, python
 from ucs_pipeline_tests.support.tables import Table, source_of

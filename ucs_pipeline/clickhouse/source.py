@@ -20,9 +20,9 @@ from ucs_pipeline.clickhouse.sql.keys import OUTSIDE
 from ucs_pipeline.clickhouse.sql.row_payload import TEXT_SETTINGS
 from ucs_pipeline.clickhouse.sql.selection import selected
 from ucs_pipeline.clickhouse.versions import behind, merges, read_twice
-from ucs_pipeline.emptiness import empty
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.publishing.emptiness import empty
 
 _SCAN_SETTINGS: Mapping[str, str | int] = {
     **TEXT_SETTINGS,

@@ -15,7 +15,7 @@ from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import beside, fence_key
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.publishing.ordered.plan import BrickReport
 
 if TYPE_CHECKING:
     from ucs_pipeline.stream.stream import OrderedStream

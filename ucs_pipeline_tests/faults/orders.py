@@ -21,12 +21,12 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.ledger_transfer import ledger_transfer
-from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
+from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.record import recorded
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.stream import OrderedStream
-from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.faults.shapes import Done
 from ucs_pipeline_tests.support.home import run_bricks
 

@@ -13,7 +13,7 @@ from ucs_pipeline.entries.encode import Entries, encode
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.redis_keys import fence_key
-from ucs_pipeline.publisher import FencedError, Publisher
+from ucs_pipeline.publishing.ordered.publisher import FencedError, Publisher
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.redis.raw_connection import Wire
 from ucs_pipeline.stream.stream import OrderedStream, Transaction, cut

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ucs_pipeline.tally import Span
+from ucs_pipeline.publishing.brick_results import Span
 
 
 def at(length: int, happens: Callable[[], object]) -> Callable[[Span], None]:

@@ -8,9 +8,9 @@ import pytest
 
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.progress import Progress
+from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.progress_log import Progress
 from ucs_pipeline.stream.stream import open_stream
-from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import write_table
 

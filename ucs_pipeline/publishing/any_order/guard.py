@@ -16,7 +16,7 @@ import secrets
 
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.redis_keys import aside_key, ledger_key, mark_name
-from ucs_pipeline.gate import MULTI
+from ucs_pipeline.publishing.ordered.guard import MULTI
 from ucs_pipeline.redis.raw_connection import command
 
 OPEN, MOVED, GONE, FULL, REFUSED = 1, b"moved", b"gone", b"full", b"refused"

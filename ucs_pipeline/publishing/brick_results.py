@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ucs_pipeline.bricks.partitions import Numbering
 from ucs_pipeline.entries.encode import Segment
-from ucs_pipeline.plan import BrickReport
+from ucs_pipeline.publishing.ordered.plan import BrickReport
 from ucs_pipeline.stream.stream import Transaction
 
 _PREVIEW_ROWS = 3

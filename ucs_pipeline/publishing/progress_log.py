@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.tally import Span
+from ucs_pipeline.publishing.brick_results import Span
 
 SECONDS = 20.0
 """Time between two lines, at least."""

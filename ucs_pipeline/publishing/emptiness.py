@@ -7,8 +7,8 @@ from dataclasses import replace
 from ucs_pipeline.bricks.time import MILLISECONDS, PER_SECOND
 from ucs_pipeline.entries.display import printable
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.tally import Span
+from ucs_pipeline.publishing.brick_results import Span
+from ucs_pipeline.publishing.ordered.plan import BrickReport
 
 
 class Emptiness:

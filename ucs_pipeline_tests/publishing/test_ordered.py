@@ -15,15 +15,15 @@ from typing import Any
 
 import pytest
 
-from ucs_pipeline.compare import Comparison
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.redis_keys import fence_key
-from ucs_pipeline.plan import BrickReport, plan
-from ucs_pipeline.publisher import FencedError, Publisher
+from ucs_pipeline.publishing.ordered.comparison import Comparison
+from ucs_pipeline.publishing.ordered.plan import BrickReport, plan
+from ucs_pipeline.publishing.ordered.publisher import FencedError, Publisher
+from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.stream.stream import Comparer, OrderedStream, Page, Transaction, cut
-from ucs_pipeline.transfer import transfer
 from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT
@@ -281,7 +281,7 @@ PUBLISH = """
 import sys
 import redis
 from ucs_pipeline.stream.stream import OrderedStream
-from ucs_pipeline.transfer import transfer
+from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline_tests.support.tables import numbers, source_of
 rows = int(sys.argv[2])
 feed = numbers(rows).feed(rows - 1, stream={"max_rows_per_second": float(sys.argv[3])})

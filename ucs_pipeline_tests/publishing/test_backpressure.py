@@ -13,12 +13,12 @@ from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.stream_settings import Stream
-from ucs_pipeline.flow import Flow
-from ucs_pipeline.plan import BrickReport
-from ucs_pipeline.room import Room, trim_acknowledged
+from ucs_pipeline.publishing.backpressure import Room, trim_acknowledged
+from ucs_pipeline.publishing.brick_results import Span
+from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.rate_limit import Flow
 from ucs_pipeline.stream.stream import OrderedStream, Transaction
-from ucs_pipeline.tally import Span
-from ucs_pipeline.transfer import transfer
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
 from ucs_pipeline_tests.support.accidents import at
 from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of
@@ -284,7 +284,7 @@ def test_a_pace_spreads_rows_evenly_and_makes_up_for_nothing(
     stream: OrderedStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, sent = [1_000.0], list[float]()
-    monkeypatch.setattr("ucs_pipeline.flow.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("ucs_pipeline.publishing.rate_limit.time.monotonic", lambda: clock[0])
 
     def pause(seconds: float) -> None:
         clock[0] += seconds
@@ -328,7 +328,7 @@ def replicated(tmp_path: Path) -> Iterator[tuple[RedisServer, RedisServer]]:
 def test_a_brick_counts_as_done_only_when_enough_replicas_have_it(
     replicated: tuple[RedisServer, RedisServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ucs_pipeline.sender._WAIT_SECONDS", 0.3)
+    monkeypatch.setattr("ucs_pipeline.publishing.pipeline._WAIT_SECONDS", 0.3)
     rows, more, told = 45_000, 75_000, list[str]()
     replica = replicated[1]
     stream, copy = (OrderedStream("feed", server.client()) for server in replicated)

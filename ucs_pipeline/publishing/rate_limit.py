@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ucs_pipeline.feed.stream_settings import Stream
-from ucs_pipeline.room import Room, T
+from ucs_pipeline.publishing.backpressure import Room, T
 from ucs_pipeline.stream.stream import TRANSACTION_ROWS, Transaction
 
 _STEPS_PER_SECOND = 10

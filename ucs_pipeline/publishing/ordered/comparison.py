@@ -2,7 +2,7 @@
 
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.plan import Plan, changed, differs
+from ucs_pipeline.publishing.ordered.plan import Plan, changed, differs
 from ucs_pipeline.stream.stream import Comparer, OrderedStream, Transaction
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ucs_pipeline.tally import Pace
+from ucs_pipeline.publishing.brick_results import Pace
 
 
 def test_bricks_that_are_proved_together_share_their_time() -> None:

@@ -20,15 +20,15 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import beside, has_neighbours
-from ucs_pipeline.ledger_publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.ledger_search import trimmed_rows
-from ucs_pipeline.ledger_transfer import ledger_transfer
 from ucs_pipeline.ledger_verify import ledger_verify
 from ucs_pipeline.merge import Reader, read_entries
-from ucs_pipeline.plan import BrickReport
 from ucs_pipeline.print_brick import print_entries, write_entries
+from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, Part
+from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
+from ucs_pipeline.publishing.backpressure import trim_acknowledged
+from ucs_pipeline.publishing.ordered.plan import BrickReport
 from ucs_pipeline.read import read_brick
-from ucs_pipeline.room import trim_acknowledged
 from ucs_pipeline.stream.ledger import Account, Ledger, Opening
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
@@ -540,7 +540,7 @@ def _together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
 def test_writers_on_one_brick_at_once_publish_each_row_once(
     stream: RedisStream, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ucs_pipeline.ledger_transfer._STALL_SECONDS", 0.2)
+    monkeypatch.setattr("ucs_pipeline.publishing.any_order.transfer._STALL_SECONDS", 0.2)
     table = numbers(ROWS)
 
     def publish() -> list[BrickReport]:
@@ -578,7 +578,7 @@ def test_bricks_in_parallel_beside_another_producer(stream: RedisStream, redis_s
 def test_two_replays_asked_for_at_once_make_two_whole_ones(
     stream: RedisStream, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ucs_pipeline.ledger_transfer._STALL_SECONDS", 0.2)
+    monkeypatch.setattr("ucs_pipeline.publishing.any_order.transfer._STALL_SECONDS", 0.2)
     table = numbers(ROWS)
     records = _publish(table, stream, [2])
 
@@ -808,9 +808,9 @@ def test_a_redis_that_does_not_count_what_was_added_shows_no_entries_as_the_feed
 PUBLISH = """
 import sys
 import redis
-from ucs_pipeline.ledger_transfer import ledger_transfer
+from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
 from ucs_pipeline.read import read_brick
-from ucs_pipeline.room import trim_acknowledged
+from ucs_pipeline.publishing.backpressure import trim_acknowledged
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 from ucs_pipeline_tests.support.tables import numbers, source_of
 rows = int(sys.argv[2])

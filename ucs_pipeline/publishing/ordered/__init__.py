@@ -1,0 +1,1 @@
+"""Publishing of an ordered feed: the entry id carries the position."""
