@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ucs_pipeline.build import build_defs
     from ucs_pipeline.feed.feed import BrickFeed
-    from ucs_pipeline.merge import Reader, read_entries
-    from ucs_pipeline.read import read_brick
+    from ucs_pipeline.reading.brick import read_brick
+    from ucs_pipeline.reading.reader import Reader, read_entries
 
 __all__ = ["BrickFeed", "Reader", "__version__", "build_defs", "read_brick", "read_entries"]
 __version__ = "0.1.0"
 
 _HOME = {
     "BrickFeed": "ucs_pipeline.feed.feed",
-    "Reader": "ucs_pipeline.merge",
+    "Reader": "ucs_pipeline.reading.reader",
     "build_defs": "ucs_pipeline.build",
-    "read_brick": "ucs_pipeline.read",
-    "read_entries": "ucs_pipeline.merge",
+    "read_brick": "ucs_pipeline.reading.brick",
+    "read_entries": "ucs_pipeline.reading.reader",
 }
 
 

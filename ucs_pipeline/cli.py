@@ -123,7 +123,7 @@ def read(feed: str, brick: str | None, rows: int, as_csv: bool) -> None:
     from ucs_pipeline.feed.shards import stream_with
     from ucs_pipeline.feeds import feed_named, start_in, use_project_home
     from ucs_pipeline.print_brick import print_brick, print_entries, write_csv, write_entries
-    from ucs_pipeline.read import read_brick
+    from ucs_pipeline.reading.brick import read_brick
 
     use_project_home()
     chosen = feed_named(feed)

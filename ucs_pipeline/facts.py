@@ -8,12 +8,12 @@ import dagster as dg
 
 from ucs_pipeline.clickhouse.source import Census, Content, Source
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.ledger_verify import ledger_verify
 from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.reading.any_order_verify import ledger_verify
+from ucs_pipeline.reading.verify import Verdict, verify
 from ucs_pipeline.record import contents
 from ucs_pipeline.stream.ledger import Account, Ledger
 from ucs_pipeline.stream.stream import OrderedStream
-from ucs_pipeline.verify import Verdict, verify
 
 _NOTHING = Content(0, 0)
 

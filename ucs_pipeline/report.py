@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import Finding
-from ucs_pipeline.verify import Verdict
+from ucs_pipeline.reading.verify import Verdict
 
 _SHOWN = 10
 _WIDEST = 10_000

@@ -15,9 +15,9 @@ from dagster._core.storage.dagster_run import RunsFilter
 
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.run_queue import StreamRunCoordinator
 from ucs_pipeline.stream.stream import open_stream
-from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.many_workers import Deployment, pid_of, wait_until
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer

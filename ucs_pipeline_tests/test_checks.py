@@ -22,9 +22,9 @@ from ucs_pipeline.facts import Facts, collect
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import CHECKS, findings
 from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.record import contents, recorded
 from ucs_pipeline.stream.stream import OrderedStream
-from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import run_bricks, write_table
 from ucs_pipeline_tests.support.tables import Table, numbers, source_of

@@ -23,7 +23,7 @@ from ucs_pipeline.findings import findings
 from ucs_pipeline.publishing.backpressure import Room
 from ucs_pipeline.publishing.ordered.transfer import _moment, transfer
 from ucs_pipeline.publishing.rate_limit import Flow
-from ucs_pipeline.read import read_brick
+from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.stream.stream import cut, open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import run_bricks, write_table

@@ -16,8 +16,8 @@ from ucs_pipeline.facts import Facts
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import CHECKS, Finding, findings
 from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.reading.verify import Difference, Verdict
 from ucs_pipeline.report import print_findings, print_verdict
-from ucs_pipeline.verify import Difference, Verdict
 
 NOTHING_OUTSIDE = dict.fromkeys(OUTSIDE, 0)
 

@@ -16,7 +16,7 @@ from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.entries.display import fields_shown
 from ucs_pipeline.feed.redis_keys import fence_key
 from ucs_pipeline.publishing.ordered.transfer import transfer
-from ucs_pipeline.read import read_brick
+from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.tables import source_of

@@ -18,7 +18,7 @@ from ucs_pipeline.facts import collect
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import findings
 from ucs_pipeline.publishing.ordered.transfer import transfer
-from ucs_pipeline.read import read_brick
+from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline.triggers import _situation
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -135,7 +135,7 @@ from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline.publishing.ordered.transfer import transfer
-from ucs_pipeline.verify import verify
+from ucs_pipeline.reading.verify import verify
 
 columns = {"number": "number", "word": "nullIf(toString(number % 3), '0')"}
 bricks = {"class": "number", "last": 19_999}

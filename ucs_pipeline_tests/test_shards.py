@@ -24,10 +24,10 @@ from ucs_pipeline.facts import collect
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.findings import findings
-from ucs_pipeline.merge import read_entries
 from ucs_pipeline.publishing.ordered.plan import BrickReport
 from ucs_pipeline.publishing.ordered.transfer import transfer
-from ucs_pipeline.read import read_brick
+from ucs_pipeline.reading.brick import read_brick
+from ucs_pipeline.reading.reader import read_entries
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream.shard_state import noted, read_note

@@ -7,8 +7,8 @@ import pytest
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, SourceError
 from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.stream.stream import OrderedStream
-from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support import transforms
 from ucs_pipeline_tests.support.tables import Table, source_of

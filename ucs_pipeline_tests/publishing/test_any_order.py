@@ -20,15 +20,15 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import beside, has_neighbours
-from ucs_pipeline.ledger_search import trimmed_rows
-from ucs_pipeline.ledger_verify import ledger_verify
-from ucs_pipeline.merge import Reader, read_entries
 from ucs_pipeline.print_brick import print_entries, write_entries
 from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
 from ucs_pipeline.publishing.backpressure import trim_acknowledged
 from ucs_pipeline.publishing.ordered.plan import BrickReport
-from ucs_pipeline.read import read_brick
+from ucs_pipeline.reading.any_order_search import trimmed_rows
+from ucs_pipeline.reading.any_order_verify import ledger_verify
+from ucs_pipeline.reading.brick import read_brick
+from ucs_pipeline.reading.reader import Reader, read_entries
 from ucs_pipeline.stream.ledger import Account, Ledger, Opening
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
@@ -407,7 +407,7 @@ def test_a_trimmed_brick_is_found_among_any_number_of_entries_of_others(
     stream: RedisStream, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
     monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)
-    monkeypatch.setattr("ucs_pipeline.ledger_search._WINDOW", window)
+    monkeypatch.setattr("ucs_pipeline.reading.any_order_search._WINDOW", window)
     table = numbers(50)
     feed, entries = _feed(table), next(encode(b"feed", source_of(_feed(table)).scan(0, 0), UnnumberedEntries))
     with LedgerPublisher(feed, stream) as publisher:
@@ -809,7 +809,7 @@ PUBLISH = """
 import sys
 import redis
 from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
-from ucs_pipeline.read import read_brick
+from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.publishing.backpressure import trim_acknowledged
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 from ucs_pipeline_tests.support.tables import numbers, source_of

@@ -23,8 +23,8 @@ from ucs_pipeline.publishing.ordered.comparison import Comparison
 from ucs_pipeline.publishing.ordered.plan import BrickReport, plan
 from ucs_pipeline.publishing.ordered.publisher import FencedError, Publisher
 from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.stream.stream import Comparer, OrderedStream, Page, Transaction, cut
-from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT
 from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of

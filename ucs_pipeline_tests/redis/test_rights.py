@@ -19,11 +19,11 @@ from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.findings import findings
 from ucs_pipeline.publishing.ordered.publisher import Publisher
 from ucs_pipeline.publishing.ordered.transfer import transfer
-from ucs_pipeline.read import read_brick
+from ucs_pipeline.reading.brick import read_brick
+from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream.stream import OrderedStream, open_stream
-from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
 from ucs_pipeline_tests.support.home import PROJECT, run_bricks, write_table
 from ucs_pipeline_tests.support.tables import Table, numbers, source_of

@@ -11,9 +11,9 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.publishing.ordered.publisher import Publisher
 from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.stream import OrderedStream
-from ucs_pipeline.verify import verify
 from ucs_pipeline_tests.servers.ports import HeldPort
 from ucs_pipeline_tests.servers.redis_cluster import RedisCluster, WatchedRedis
 from ucs_pipeline_tests.servers.redis_server import RedisServer

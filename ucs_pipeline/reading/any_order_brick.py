@@ -7,7 +7,7 @@ from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.ledger_search import Search, rows_of, trimmed_rows
+from ucs_pipeline.reading.any_order_search import Search, rows_of, trimmed_rows
 from ucs_pipeline.stream.ledger import Account, Ledger
 from ucs_pipeline.stream.stream import RedisStream
 

@@ -80,7 +80,7 @@ def _found(feed: BrickFeed, stream: "OrderedStream", start: int) -> Iterator[tup
     if not feed.any_order:
         yield from _entries(stream, start, feed.numbering.end(start))
         return
-    from ucs_pipeline.ledger_read import ledger_entries
+    from ucs_pipeline.reading.any_order_brick import ledger_entries
 
     for entry_id, fields in ledger_entries(feed, stream, start):
         yield str(entry_id), fields

@@ -10,11 +10,11 @@ from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.ledger_search import Search, trimmed_rows
 from ucs_pipeline.publishing.any_order.resume import Rows, partitions
+from ucs_pipeline.reading.any_order_search import Search, trimmed_rows
+from ucs_pipeline.reading.verify import SHOWN, Difference, Verdict
 from ucs_pipeline.stream.ledger import Account
 from ucs_pipeline.stream.stream import RedisStream
-from ucs_pipeline.verify import SHOWN, Difference, Verdict
 
 _ROWS = 1_000
 """Rows that are Python objects at the same time."""

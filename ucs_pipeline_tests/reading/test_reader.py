@@ -12,7 +12,7 @@ from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.merge import Reader, read_entries
+from ucs_pipeline.reading.reader import Reader, read_entries
 from ucs_pipeline.stream.shard_state import Note, write_note
 from ucs_pipeline.stream.stream import OrderedStream, open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -1,0 +1,1 @@
+"""Entries read back from the stream, and compared with the table."""
