@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 
 from ucs_pipeline.adopt import adopt
 from ucs_pipeline.bricks.number import BRICK, name_of_ordinal
-from ucs_pipeline.build import build_defs
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.orchestration.build import build_defs
+from ucs_pipeline.orchestration.status import feed_statuses
 from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 

@@ -51,10 +51,10 @@ def verify(feed: str) -> None:
     import dagster as dg
 
     from ucs_pipeline.clickhouse.source import open_source
-    from ucs_pipeline.facts import collect
     from ucs_pipeline.feed.shards import streams_of
     from ucs_pipeline.feeds import feed_named, use_project_home
-    from ucs_pipeline.findings import findings
+    from ucs_pipeline.orchestration.checks.facts import collect
+    from ucs_pipeline.orchestration.checks.findings import findings
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.report import print_findings, print_verdict
     from ucs_pipeline.stream.stream import open_stream
@@ -91,7 +91,7 @@ def status(form: str, as_json: bool) -> None:
     import dagster as dg
 
     from ucs_pipeline.feeds import all_feeds, use_project_home
-    from ucs_pipeline.status import feed_statuses, print_statuses
+    from ucs_pipeline.orchestration.status import feed_statuses, print_statuses
 
     use_project_home()
     with dg.DagsterInstance.get() as instance:
@@ -237,8 +237,8 @@ def stop() -> None:
     import dagster as dg
 
     from ucs_pipeline.feeds import use_project_home
+    from ucs_pipeline.orchestration.status import publishing
     from ucs_pipeline.redis.embedded_server import stop_embedded_redis
-    from ucs_pipeline.status import publishing
 
     if not stop_embedded_redis():
         click.echo("no embedded redis-server is running")

@@ -8,10 +8,10 @@ import dagster as dg
 from dagster.components.core.decl import build_filesystem_component_decl_from_context
 from dagster.components.core.defs_module import ComponentPath, find_defs_or_component_yaml
 
-from ucs_pipeline.build import assemble, clashes, feeds_of
 from ucs_pipeline.errors import SourceError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.file_mistakes import DEFS, Mistake, mistake_in, shown_path
+from ucs_pipeline.orchestration.build import assemble, clashes, feeds_of
 
 
 class Look(NamedTuple):

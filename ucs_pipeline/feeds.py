@@ -14,8 +14,8 @@ def all_feeds() -> list[BrickFeed]:
     Raises:
         UcsError: a file under `ucs_pipeline/defs` is wrong.
     """
-    from ucs_pipeline.build import feeds_of
     from ucs_pipeline.definitions import defs
+    from ucs_pipeline.orchestration.build import feeds_of
 
     return feeds_of(defs)
 

@@ -7,7 +7,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from ucs_pipeline.entries.entry_id import EntryId
-from ucs_pipeline.status import FeedStatus
+from ucs_pipeline.orchestration.status import FeedStatus
 
 
 def prometheus_text(statuses: Sequence[FeedStatus]) -> str:

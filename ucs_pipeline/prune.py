@@ -11,9 +11,9 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, Bulk
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.event_log import SqliteEventLogStorage
 
-from ucs_pipeline.checks import checks_name
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.findings import CHECKS
+from ucs_pipeline.orchestration.checks.definitions import checks_name
+from ucs_pipeline.orchestration.checks.findings import CHECKS
 
 _PAGE = 1000
 _BACKFILL_TAG = "dagster/backfill"

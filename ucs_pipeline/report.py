@@ -8,7 +8,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.findings import Finding
+from ucs_pipeline.orchestration.checks.findings import Finding
 from ucs_pipeline.reading.verify import Verdict
 
 _SHOWN = 10

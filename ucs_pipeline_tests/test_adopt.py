@@ -12,14 +12,14 @@ import pytest
 from ucs_pipeline import adopt as adopt_module
 from ucs_pipeline.adopt import adopt
 from ucs_pipeline.bricks.number import name_of_ordinal
-from ucs_pipeline.build import build_defs
 from ucs_pipeline.clickhouse.source import Census, Source, open_source
 from ucs_pipeline.demo_data import ROWS
 from ucs_pipeline.errors import StreamError, UcsError
-from ucs_pipeline.facts import collect
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.stream_settings import Stream
-from ucs_pipeline.findings import findings
+from ucs_pipeline.orchestration.build import build_defs
+from ucs_pipeline.orchestration.checks.facts import collect
+from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.stream.stream import OrderedStream, open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import make_home, run_bricks, run_ucs, write_table

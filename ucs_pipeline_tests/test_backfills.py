@@ -12,8 +12,8 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, Bulk
 from dagster._core.storage.dagster_run import RunsFilter
 
 from ucs_pipeline.bricks.number import get_brick_list
-from ucs_pipeline.build import build_defs
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.cockpit import Cockpit

@@ -11,15 +11,15 @@ import pytest
 from ucs_pipeline.adopt import adopt
 from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.bricks.time import TimeBricks
-from ucs_pipeline.build import build_defs
 from ucs_pipeline.clickhouse.client import EmbeddedEngine
 from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, StreamError, UcsError
-from ucs_pipeline.facts import collect
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.findings import findings
+from ucs_pipeline.orchestration.build import build_defs
+from ucs_pipeline.orchestration.checks.facts import collect
+from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.publishing.backpressure import Room
 from ucs_pipeline.publishing.ordered.transfer import _moment, transfer
 from ucs_pipeline.publishing.rate_limit import Flow

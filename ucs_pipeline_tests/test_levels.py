@@ -9,18 +9,18 @@ import pyarrow as pa
 import pytest
 
 from ucs_pipeline.adopt import adopt
-from ucs_pipeline.automation import Request, next_bricks
-from ucs_pipeline.build import build_defs
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, StreamError
-from ucs_pipeline.facts import collect
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.findings import findings
+from ucs_pipeline.orchestration.build import build_defs
+from ucs_pipeline.orchestration.checks.facts import collect
+from ucs_pipeline.orchestration.checks.findings import findings
+from ucs_pipeline.orchestration.sensors.feed_sensor import _situation
+from ucs_pipeline.orchestration.sensors.next_bricks import Request, next_bricks
 from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.stream.stream import open_stream
-from ucs_pipeline.triggers import _situation
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import run_bricks, write_table
 

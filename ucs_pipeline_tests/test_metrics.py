@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ucs_pipeline.build import build_defs
 from ucs_pipeline.demo_data import DATASETS
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.metrics import prometheus_text
-from ucs_pipeline.status import feed_statuses
+from ucs_pipeline.orchestration.build import build_defs
+from ucs_pipeline.orchestration.status import feed_statuses
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import make_home, run_bricks, run_ucs, write_table
 

@@ -18,11 +18,11 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from ucs_pipeline.adopt import adopt
-from ucs_pipeline.build import build_defs
 from ucs_pipeline.clickhouse.source import open_source
-from ucs_pipeline.facts import Facts, collect
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.findings import findings
+from ucs_pipeline.orchestration.build import build_defs
+from ucs_pipeline.orchestration.checks.facts import Facts, collect
+from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer

@@ -39,9 +39,9 @@ import os, sys
 from unittest import mock
 import dagster as dg
 import feeds
-from ucs_pipeline import assets
-from ucs_pipeline.facts import collect
-from ucs_pipeline.findings import findings
+from ucs_pipeline.orchestration import assets
+from ucs_pipeline.orchestration.checks.facts import collect
+from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.report import print_findings, print_verdict
 from ucs_pipeline.clickhouse.source import open_source

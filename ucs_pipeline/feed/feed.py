@@ -1,7 +1,7 @@
 """A feed: what the user writes down about one table and one stream. No I/O happens here.
 
 The same class is the Dagster component (`type: ucs_pipeline.BrickFeed` in a `defs.yaml`) and the Python
-settings object; both reach the same builder in `ucs_pipeline.build`.
+settings object; both reach the same builder in `ucs_pipeline.orchestration.build`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ from ucs_pipeline.feed.rules import check
 from ucs_pipeline.feed.settings import Bricks
 from ucs_pipeline.feed.stream_settings import Stream
 from ucs_pipeline.feed.yaml_text import TEMPLATE, refuse_misread
-from ucs_pipeline.scaffold import FeedScaffolder
+from ucs_pipeline.orchestration.component.scaffold import FeedScaffolder
 
 
 @dg.scaffold_with(FeedScaffolder)
@@ -251,7 +251,7 @@ class BrickFeed(dg.Component, Described):
             _refuse_misread(context)
             if any(TEMPLATE in text for text in texts(settings)):
                 # Jinja is not imported for feeds without.
-                from ucs_pipeline.templates import filled_in
+                from ucs_pipeline.orchestration.component.templates import filled_in
 
                 settings = filled_in(settings, context.scope, secrets)
         except FeedError as error:
@@ -267,7 +267,7 @@ class BrickFeed(dg.Component, Described):
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster's signature
         """Definitions of this feed, for Dagster's component loader."""
-        from ucs_pipeline.build import build_feed
+        from ucs_pipeline.orchestration.build import build_feed
 
         return build_feed(self)
 

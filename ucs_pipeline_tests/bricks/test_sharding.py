@@ -14,7 +14,7 @@ from ucs_pipeline.bricks.sharding import Dealt, holder
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.settings import Bricks
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.sealing import Seal, seal
+from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
 from ucs_pipeline_tests.support.tables import Table, source_of
 
 ZONES = ("UTC", "Europe/Berlin", "Australia/Lord_Howe", "Asia/Kolkata", "America/Havana")

@@ -10,7 +10,7 @@ from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.sealing import Seal, seal
+from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
 from ucs_pipeline_tests.servers.old_clickhouse import old_clickhouse
 
 COLUMNS = {

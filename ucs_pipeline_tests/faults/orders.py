@@ -14,17 +14,17 @@ from typing import Any, Protocol
 
 import dagster as dg
 
-from ucs_pipeline.assets import OPEN_BRICK_TAG, brick_asset
-from ucs_pipeline.build import build_defs
 from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.orchestration.assets import OPEN_BRICK_TAG, brick_asset
+from ucs_pipeline.orchestration.build import build_defs
+from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
 from ucs_pipeline.publishing.ordered.plan import BrickReport
 from ucs_pipeline.publishing.ordered.transfer import transfer
-from ucs_pipeline.record import recorded
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.faults.shapes import Done

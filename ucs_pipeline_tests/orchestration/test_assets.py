@@ -13,12 +13,12 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline.assets import stream_key, table_key
-from ucs_pipeline.build import build_defs, feeds_of
 from ucs_pipeline.demo_data import DATASETS, ROWS, write_flights
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feeds import feed_named
+from ucs_pipeline.orchestration.assets import stream_key, table_key
+from ucs_pipeline.orchestration.build import build_defs, feeds_of
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT, RUN_IN_PROCESS, make_home, python, run_bricks, write_table
 
@@ -114,7 +114,7 @@ def test_the_undocumented_key_of_the_output_keeps_dagster_from_a_second_event_pe
     assert run_bricks(build_defs(_feed()), "numbers", instance, 0, 1).success
     assert len(_events(instance)) == 2
     # Without it Dagster adds one for each brick of the run, which is why it is there.
-    monkeypatch.setattr("ucs_pipeline.assets._NO_FURTHER_EVENT", {})
+    monkeypatch.setattr("ucs_pipeline.orchestration.assets._NO_FURTHER_EVENT", {})
     assert run_bricks(build_defs(_feed()), "numbers", instance, 0, 1).success
     assert len(_events(instance)) == 2 + 4
 
@@ -189,7 +189,7 @@ def test_a_missing_table_fails_in_one_sentence_and_is_not_tried_again(instance: 
 def test_a_server_that_is_away_is_tried_twice_more(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ucs_pipeline.assets._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("ucs_pipeline.orchestration.assets._RETRY_SECONDS", 0.01)
     monkeypatch.setenv("UCS_REDIS_URL", "redis://127.0.0.1:1/0")
     result = run_bricks(build_defs(_feed()), "numbers", instance, 0, 0)
     assert [event.event_type_value for event in result.all_node_events].count("STEP_UP_FOR_RETRY") == 2

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ucs_pipeline.bricks.sequences import between
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.sealing import Seal
+from ucs_pipeline.orchestration.sensors.sealed import Seal
 
 MANY_TRIES = 6
 """Launches of one brick without any progress after which somebody should look."""

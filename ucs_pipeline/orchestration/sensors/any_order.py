@@ -4,12 +4,12 @@ from collections.abc import Collection, Sequence
 
 import dagster as dg
 
-from ucs_pipeline.automation import Situation
 from ucs_pipeline.entries.entry_id import START, State
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.orchestration.materializations import newest
+from ucs_pipeline.orchestration.sensors.next_bricks import Situation
+from ucs_pipeline.orchestration.sensors.sealed import Seal
 from ucs_pipeline.publishing.any_order.plan import is_lost
-from ucs_pipeline.record import newest
-from ucs_pipeline.sealing import Seal
 from ucs_pipeline.stream.ledger import Ledger
 from ucs_pipeline.stream.stream import RedisStream
 

@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import dagster as dg
 
-from ucs_pipeline.alerts import alert_defs
-from ucs_pipeline.assets import FEED_METADATA, brick_asset, stream_key, table_key
-from ucs_pipeline.checks import check_defs, checks_name
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.triggers import trigger_defs
+from ucs_pipeline.orchestration.assets import FEED_METADATA, brick_asset, stream_key, table_key
+from ucs_pipeline.orchestration.checks.definitions import check_defs, checks_name
+from ucs_pipeline.orchestration.sensors.alerts import alert_defs
+from ucs_pipeline.orchestration.sensors.feed_sensor import trigger_defs
 
 
 def build_feed(feed: BrickFeed) -> dg.Definitions:

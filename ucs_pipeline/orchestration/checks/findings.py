@@ -9,7 +9,7 @@ from ucs_pipeline.entries.entry_id import START, EntryId
 
 if TYPE_CHECKING:
     # Checks are declared in every process; what they look at is imported by those that run them.
-    from ucs_pipeline.facts import Facts
+    from ucs_pipeline.orchestration.checks.facts import Facts
 
 _AGAIN = "publish to another stream name, or delete the stream and launch all bricks"
 _PLACES = {
@@ -73,7 +73,7 @@ def findings(facts: "Facts", warning: str | None = None) -> list[Finding]:
     gaps = no_gaps
     if facts.feed.any_order:
         # What it says is made of what is here.
-        from ucs_pipeline.ledger_findings import gaps_allowed as gaps
+        from ucs_pipeline.orchestration.checks.any_order import gaps_allowed as gaps
     return [
         all_rows_arrived(facts),
         gaps(facts),
@@ -88,7 +88,7 @@ def not_behind(facts: "Facts") -> Finding:
     behind = stream_not_behind
     if facts.feed.any_order:
         # What it says is made of what is here.
-        from ucs_pipeline.ledger_findings import ledger_not_behind as behind
+        from ucs_pipeline.orchestration.checks.any_order import ledger_not_behind as behind
     return behind(facts)
 
 

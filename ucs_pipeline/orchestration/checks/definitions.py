@@ -9,10 +9,10 @@ from contextlib import suppress
 
 import dagster as dg
 
-from ucs_pipeline.assets import stream_key
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.findings import CHECKS, STREAM_NOT_BEHIND, Check, Finding, findings, not_behind
+from ucs_pipeline.orchestration.assets import stream_key
+from ucs_pipeline.orchestration.checks.findings import CHECKS, STREAM_NOT_BEHIND, Check, Finding, findings, not_behind
 
 SHOWN = 100
 """Offenders shown in a check's table, at most."""
@@ -69,10 +69,10 @@ def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         # Heavy imports wait for a run: definitions load in every process.
         from ucs_pipeline.clickhouse.source import open_source
-        from ucs_pipeline.facts import collect
-        from ucs_pipeline.overview import overview
+        from ucs_pipeline.orchestration.checks.facts import collect
+        from ucs_pipeline.orchestration.checks.overview import overview
+        from ucs_pipeline.orchestration.status import feed_statuses
         from ucs_pipeline.redis.connection import connect_redis
-        from ucs_pipeline.status import feed_statuses
         from ucs_pipeline.stream.stream import open_stream
 
         try:
@@ -108,7 +108,7 @@ def after_run(feed: BrickFeed, instance: dg.DagsterInstance) -> Iterator[dg.Asse
 
     Nothing if Redis does not answer any more: what the run has recorded stays as true as it was.
     """
-    from ucs_pipeline.facts import collect_without_table
+    from ucs_pipeline.orchestration.checks.facts import collect_without_table
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.stream.stream import open_stream
 

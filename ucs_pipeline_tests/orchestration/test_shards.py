@@ -15,21 +15,21 @@ import pytest
 from click.testing import CliRunner
 
 from ucs_pipeline.adopt import adopt
-from ucs_pipeline.build import assemble, build_defs, build_feed, feeds_of
 from ucs_pipeline.cli import ucs
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import FeedError, StreamError
-from ucs_pipeline.facts import collect
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.findings import findings
+from ucs_pipeline.orchestration.build import assemble, build_defs, build_feed, feeds_of
+from ucs_pipeline.orchestration.checks.facts import collect
+from ucs_pipeline.orchestration.checks.findings import findings
+from ucs_pipeline.orchestration.status import feed_statuses
 from ucs_pipeline.publishing.ordered.plan import BrickReport
 from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.reading.reader import read_entries
 from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.status import feed_statuses
 from ucs_pipeline.stream.shard_state import noted, read_note
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
@@ -190,7 +190,7 @@ def test_a_shard_refuses_a_hole_in_its_own_bricks(instance: dg.DagsterInstance, 
 _RUN = """
 import dagster as dg
 from ucs_pipeline_tests.support.home import run_bricks
-from ucs_pipeline.build import build_defs
+from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.feed.feed import BrickFeed
 feed = BrickFeed.model_validate_json({settings!r})
 with dg.instance_for_test(temp_dir={home!r}) as instance:

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from ucs_pipeline.entries.display import content_shown, ranges
-from ucs_pipeline.findings import NO_GAPS, STREAM_NOT_BEHIND, Finding, finished
+from ucs_pipeline.orchestration.checks.findings import NO_GAPS, STREAM_NOT_BEHIND, Finding, finished
 
 if TYPE_CHECKING:
-    from ucs_pipeline.facts import Facts
+    from ucs_pipeline.orchestration.checks.facts import Facts
 
 
 def gaps_allowed(facts: "Facts") -> Finding:

@@ -10,13 +10,20 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline.automation import MANY_TRIES, Request, Situation, Tries, first_to_publish, next_bricks
-from ucs_pipeline.build import build_defs
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.sealing import Seal, seal
+from ucs_pipeline.orchestration.build import build_defs
+from ucs_pipeline.orchestration.sensors.next_bricks import (
+    MANY_TRIES,
+    Request,
+    Situation,
+    Tries,
+    first_to_publish,
+    next_bricks,
+)
+from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import write_table
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ucs_pipeline.status import FeedStatus
+from ucs_pipeline.orchestration.status import FeedStatus
 
 
 def overview(status: FeedStatus, table_rows: int) -> Mapping[str, str]:

@@ -18,16 +18,16 @@ from dagster._core.test_utils import create_test_daemon_workspace_context, freez
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._daemon.sensor import execute_sensor_iteration
 
-from ucs_pipeline.build import build_defs
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.webhook import URL_VARIABLE, WebhookError, post
+from ucs_pipeline.orchestration.build import build_defs
+from ucs_pipeline.orchestration.sensors.webhook import URL_VARIABLE, WebhookError, post
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.servers.webhook_server import SECRET, WebhookServer, closed_port
 from ucs_pipeline_tests.support.home import run_bricks, write_table
 
 FEEDS = """
 from ucs_pipeline import build_defs
-from ucs_pipeline_tests.test_alerts import feed
+from ucs_pipeline_tests.orchestration.test_alerts import feed
 
 defs = build_defs(feed("numbers"), feed("nowhere"))
 """
@@ -100,7 +100,7 @@ def test_a_server_without_tls_is_named_as_such(webhook: WebhookServer) -> None:
 
 
 def test_an_answer_in_drops_does_not_hold_a_post_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ucs_pipeline.webhook._TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("ucs_pipeline.orchestration.sensors.webhook._TIMEOUT_SECONDS", 0.5)
     ended = threading.Event()
 
     def drip(listener: socket.socket) -> None:
@@ -271,7 +271,7 @@ def test_a_slow_webhook_holds_up_one_alert_and_not_a_tick(
     )
     runs = [daemon.fail() for _ in range(3)]
     monkeypatch.setenv(URL_VARIABLE, webhook.url)
-    monkeypatch.setattr("ucs_pipeline.alerts._TICK_SECONDS", 0)
+    monkeypatch.setattr("ucs_pipeline.orchestration.sensors.alerts._TICK_SECONDS", 0)
     defs = build_defs(feed("nowhere"))
     for sent in range(1, 4):
         context = dg.build_sensor_context(daemon.instance, cursor=cursor, definitions=defs)

@@ -12,9 +12,9 @@ from ucs_pipeline.clickhouse.source import Census, Content
 from ucs_pipeline.clickhouse.sql.keys import OUTSIDE
 from ucs_pipeline.entries.display import bricks_are, fields_shown, ranges
 from ucs_pipeline.entries.entry_id import START, EntryId, State
-from ucs_pipeline.facts import Facts
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.findings import CHECKS, Finding, findings
+from ucs_pipeline.orchestration.checks.facts import Facts
+from ucs_pipeline.orchestration.checks.findings import CHECKS, Finding, findings
 from ucs_pipeline.publishing.ordered.plan import BrickReport
 from ucs_pipeline.reading.verify import Difference, Verdict
 from ucs_pipeline.report import print_findings, print_verdict

@@ -11,11 +11,11 @@ from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGra
 from dagster._core.definitions.metadata.metadata_value import ObjectMetadataValue
 from dagster._core.storage.tags import BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
 
-from ucs_pipeline.asset_text import columns, description, settings
 from ucs_pipeline.errors import OutOfTurnError, SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.orchestration.asset_page import columns, description, settings
+from ucs_pipeline.orchestration.materializations import DATA_VERSION_TAG, data_version, metadata, recorded
 from ucs_pipeline.publishing.ordered.plan import BrickReport
-from ucs_pipeline.record import DATA_VERSION_TAG, data_version, metadata, recorded
 from ucs_pipeline.run_queue import queue_again
 
 FEED_METADATA = "ucs/feed"
@@ -98,7 +98,7 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
     ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.Output[None]]:
         # Made of what is here.
-        from ucs_pipeline.checks import after_run
+        from ucs_pipeline.orchestration.checks.definitions import after_run
 
         graph = context.job_def.asset_layer.asset_graph
         refuse_unordered(feed, graph)
@@ -139,11 +139,11 @@ def _freshness(feed: BrickFeed) -> dg.FreshnessPolicy | None:
 def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[int]) -> Iterator[BrickReport]:
     # Heavy imports wait for a run: definitions load in every process.
     from ucs_pipeline.clickhouse.source import open_source
+    from ucs_pipeline.orchestration.numbering_guard import refuse_renumbered
     from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
     from ucs_pipeline.publishing.ordered.transfer import transfer
     from ucs_pipeline.publishing.progress_log import Progress
     from ucs_pipeline.redis.connection import connect_redis
-    from ucs_pipeline.renumbering import refuse_renumbered
     from ucs_pipeline.stream.shard_state import noted
     from ucs_pipeline.stream.stream import open_stream
 

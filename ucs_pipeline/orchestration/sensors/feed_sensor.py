@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 
-from ucs_pipeline.assets import OPEN_BRICK_TAG, run_tags
-from ucs_pipeline.automation import Request, Situation, Tries, first_to_publish, next_bricks
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.sealing import Seal, seal
+from ucs_pipeline.orchestration.assets import OPEN_BRICK_TAG, run_tags
+from ucs_pipeline.orchestration.sensors.next_bricks import Request, Situation, Tries, first_to_publish, next_bricks
+from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
 
 if TYPE_CHECKING:
     from ucs_pipeline.clickhouse.source import Source
@@ -98,7 +98,7 @@ def _next(
 
 def _situation(feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> Situation:
     from ucs_pipeline.clickhouse.source import open_source
-    from ucs_pipeline.ledger_situation import ledger_situation
+    from ucs_pipeline.orchestration.sensors.any_order import ledger_situation
     from ucs_pipeline.publishing.backpressure import fullness
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.stream.shard_state import refuse_other_dealing
@@ -139,7 +139,7 @@ def _progress(
 ) -> tuple[int | None, int | None, EntryId]:
     """The first brick that is not done, a brick in progress, and the highest recorded entry."""
     from ucs_pipeline.entries.entry_id import START
-    from ucs_pipeline.record import recorded
+    from ucs_pipeline.orchestration.materializations import recorded
 
     done, busy = _statuses(asset, instance)
     bricks = list(zip(feed.numbering.starts, _names(asset), strict=True))

@@ -1,0 +1,1 @@
+"""All that Dagster shows and runs."""

@@ -1,0 +1,1 @@
+"""A feed's asset checks."""

@@ -1,0 +1,1 @@
+"""The feed as a Dagster component, in YAML or Python."""

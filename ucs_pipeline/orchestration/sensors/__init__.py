@@ -1,0 +1,1 @@
+"""What launches bricks, and what reports failures."""
