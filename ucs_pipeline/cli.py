@@ -33,7 +33,7 @@ def check() -> None:
     """Check every feed in ucs_pipeline/defs, and say what is wrong with each. Connects to nothing."""
     from dagster._utils.warnings import disable_dagster_warnings
 
-    from ucs_pipeline.feed_files import check as check_feeds
+    from ucs_pipeline.project.files import check as check_feeds
 
     with disable_dagster_warnings():
         feeds, mistakes = check_feeds()
@@ -52,9 +52,9 @@ def verify(feed: str) -> None:
 
     from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.feed.shards import streams_of
-    from ucs_pipeline.feeds import feed_named, use_project_home
     from ucs_pipeline.orchestration.checks.facts import collect
     from ucs_pipeline.orchestration.checks.findings import findings
+    from ucs_pipeline.project.feeds import feed_named, use_project_home
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.report import print_findings, print_verdict
     from ucs_pipeline.stream.stream import open_stream
@@ -90,8 +90,8 @@ def status(form: str, as_json: bool) -> None:
 
     import dagster as dg
 
-    from ucs_pipeline.feeds import all_feeds, use_project_home
     from ucs_pipeline.orchestration.status import feed_statuses, print_statuses
+    from ucs_pipeline.project.feeds import all_feeds, use_project_home
 
     use_project_home()
     with dg.DagsterInstance.get() as instance:
@@ -121,8 +121,8 @@ def read(feed: str, brick: str | None, rows: int, as_csv: bool) -> None:
     shown in the order of its stream, unless others write to it as well.
     """
     from ucs_pipeline.feed.shards import stream_with
-    from ucs_pipeline.feeds import feed_named, start_in, use_project_home
     from ucs_pipeline.print_brick import print_brick, print_entries, write_csv, write_entries
+    from ucs_pipeline.project.feeds import feed_named, start_in, use_project_home
     from ucs_pipeline.reading.brick import read_brick
 
     use_project_home()
@@ -161,7 +161,7 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
     from ucs_pipeline.adopt import adopt as adopt_bricks
     from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.feed.shards import streams_of
-    from ucs_pipeline.feeds import feed_named, last_whole_in, use_project_home
+    from ucs_pipeline.project.feeds import feed_named, last_whole_in, use_project_home
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.report import bar, console
     from ucs_pipeline.stream.stream import open_stream
@@ -218,7 +218,7 @@ def prune(days: int, dry_run: bool) -> None:
 
     import dagster as dg
 
-    from ucs_pipeline.feeds import all_feeds, use_project_home
+    from ucs_pipeline.project.feeds import all_feeds, use_project_home
     from ucs_pipeline.prune import prune as prune_runs
 
     use_project_home()
@@ -236,8 +236,8 @@ def stop() -> None:
     """Stop the embedded redis-server. Its data stays; the next command starts it again."""
     import dagster as dg
 
-    from ucs_pipeline.feeds import use_project_home
     from ucs_pipeline.orchestration.status import publishing
+    from ucs_pipeline.project.feeds import use_project_home
     from ucs_pipeline.redis.embedded_server import stop_embedded_redis
 
     if not stop_embedded_redis():

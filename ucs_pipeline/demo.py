@@ -13,8 +13,8 @@ from ucs_pipeline.clickhouse import source
 from ucs_pipeline.demo_data import DATASETS, Dataset, load_data, write_data
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.feeds import feed_named, use_project_home
 from ucs_pipeline.orchestration.materializations import recorded
+from ucs_pipeline.project.feeds import feed_named, use_project_home
 from ucs_pipeline.publishing.ordered.plan import known
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.redis import connection as redis_link

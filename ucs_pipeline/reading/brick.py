@@ -7,7 +7,7 @@ from ucs_pipeline.entries.entry_id import EntryId, floor
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import stream_with
-from ucs_pipeline.feeds import feed_named, start_in
+from ucs_pipeline.project.feeds import feed_named, start_in
 
 if TYPE_CHECKING:
     import pandas as pd

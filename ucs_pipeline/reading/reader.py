@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ucs_pipeline.entries.entry_id import EntryId, floor
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.feeds import feed_named
+from ucs_pipeline.project.feeds import feed_named
 
 if TYPE_CHECKING:
     import redis

@@ -417,7 +417,7 @@ def test_commands_take_the_whole_feed_or_one_shard(
     home: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(PROJECT / "dagster.yaml", home)
-    monkeypatch.setattr("ucs_pipeline.feeds.all_feeds", lambda: feeds_of(build_defs(_feed(shards=2))))
+    monkeypatch.setattr("ucs_pipeline.project.feeds.all_feeds", lambda: feeds_of(build_defs(_feed(shards=2))))
 
     def said(*arguments: str, code: int = 0) -> str:
         done = CliRunner().invoke(ucs, arguments)

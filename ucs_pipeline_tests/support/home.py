@@ -21,7 +21,7 @@ import sys, warnings
 import dagster as dg
 warnings.simplefilter("ignore")
 from ucs_pipeline.demo import run_range
-from ucs_pipeline.feeds import feed_named
+from ucs_pipeline.project.feeds import feed_named
 feed = feed_named("flights")
 with dg.DagsterInstance.get() as instance:
     sys.exit(0 if run_range(feed, feed.ordinals, instance).success else 1)

@@ -10,8 +10,8 @@ from dagster.components.core.defs_module import ComponentPath, find_defs_or_comp
 
 from ucs_pipeline.errors import SourceError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.file_mistakes import DEFS, Mistake, mistake_in, shown_path
 from ucs_pipeline.orchestration.build import assemble, clashes, feeds_of
+from ucs_pipeline.project.file_errors import DEFS, Mistake, mistake_in, shown_path
 
 
 class Look(NamedTuple):

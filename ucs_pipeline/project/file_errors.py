@@ -19,7 +19,7 @@ from ucs_pipeline.feed.error_messages import words
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redaction import HIDDEN
 
-DEFS = Path(__file__).parent / "defs"
+DEFS = Path(__file__).parent.parent / "defs"
 """Where the feeds of the project are."""
 
 _REPEATED = re.compile(r"(anchor|alias|tag|handle) (['\"]).*\2")

@@ -181,7 +181,7 @@ def test_every_file_that_is_wrong_is_named_with_one_sentence(project: Path) -> N
 
 def test_a_dagster_project_of_its_own_shows_no_secret_of_a_feed_that_is_yaml(project: Path) -> None:
     load = (
-        "import traceback\nimport dagster as dg\nfrom ucs_pipeline.feed_files import DEFS\n"
+        "import traceback\nimport dagster as dg\nfrom ucs_pipeline.project.files import DEFS\n"
         "try: dg.load_from_defs_folder(path_within_project=DEFS.parent)\n"
         "except Exception: traceback.print_exc()"
     )

@@ -1,0 +1,1 @@
+"""The feeds of a code location, and the errors in its files."""
