@@ -22,10 +22,10 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ucs_pipeline.adopt import adopt
 from ucs_pipeline.bricks.number import BRICK, name_of_ordinal
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.status import feed_statuses
 from ucs_pipeline.redis.connection import connect_redis

@@ -99,7 +99,7 @@ def status(form: str, as_json: bool) -> None:
     if as_json or form == "json":
         click.echo(json.dumps([dataclasses.asdict(feed) for feed in found], indent=2))
     elif form == "prometheus":
-        from ucs_pipeline.metrics import prometheus_text
+        from ucs_pipeline.operations.metrics import prometheus_text
 
         click.echo(prometheus_text(found), nl=False)
         # Texts are no metrics. Each is said once, though it may be that of every feed.
@@ -158,9 +158,9 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
     """
     import dagster as dg
 
-    from ucs_pipeline.adopt import adopt as adopt_bricks
     from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.feed.shards import streams_of
+    from ucs_pipeline.operations.adopt import adopt as adopt_bricks
     from ucs_pipeline.project.feeds import feed_named, last_whole_in, use_project_home
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.report import bar, console
@@ -218,8 +218,8 @@ def prune(days: int, dry_run: bool) -> None:
 
     import dagster as dg
 
+    from ucs_pipeline.operations.prune import prune as prune_runs
     from ucs_pipeline.project.feeds import all_feeds, use_project_home
-    from ucs_pipeline.prune import prune as prune_runs
 
     use_project_home()
     before = datetime.now(tz=UTC) - timedelta(days=days)

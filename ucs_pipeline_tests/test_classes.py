@@ -8,7 +8,6 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline.adopt import adopt
 from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.clickhouse.client import EmbeddedEngine
@@ -17,6 +16,7 @@ from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, StreamError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings

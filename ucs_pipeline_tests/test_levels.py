@@ -8,11 +8,11 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline.adopt import adopt
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, StreamError
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings

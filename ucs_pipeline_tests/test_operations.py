@@ -17,9 +17,9 @@ import pyarrow as pa
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from ucs_pipeline.adopt import adopt
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import Facts, collect
 from ucs_pipeline.orchestration.checks.findings import findings

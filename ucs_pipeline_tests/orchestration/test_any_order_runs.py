@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 
 from ucs_pipeline import read_brick
-from ucs_pipeline.adopt import adopt
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.errors import FeedError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.metrics import prometheus_text
+from ucs_pipeline.operations.adopt import adopt
+from ucs_pipeline.operations.metrics import prometheus_text
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.findings import CHECKS
 from ucs_pipeline.orchestration.status import feed_statuses

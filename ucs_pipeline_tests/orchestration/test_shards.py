@@ -14,13 +14,13 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from ucs_pipeline.adopt import adopt
 from ucs_pipeline.cli import ucs
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import FeedError, StreamError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import streams_of
+from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import assemble, build_defs, build_feed, feeds_of
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings

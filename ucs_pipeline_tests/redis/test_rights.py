@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 import redis
 
-from ucs_pipeline.adopt import adopt
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings

@@ -9,14 +9,14 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline import adopt as adopt_module
-from ucs_pipeline.adopt import adopt
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.clickhouse.source import Census, Source, open_source
 from ucs_pipeline.demo_data import ROWS
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.stream_settings import Stream
+from ucs_pipeline.operations import adopt as adopt_module
+from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings

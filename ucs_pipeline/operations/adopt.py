@@ -18,7 +18,7 @@ from ucs_pipeline.clickhouse.source import Content, Source
 from ucs_pipeline.entries.entry_id import START, EntryId, State, floor
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.handled import row_after, rows_after
+from ucs_pipeline.operations.handled import row_after, rows_after
 from ucs_pipeline.orchestration.assets import brick_event
 from ucs_pipeline.orchestration.materializations import ADOPTED
 from ucs_pipeline.project.feeds import last_whole_in

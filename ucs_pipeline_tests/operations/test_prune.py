@@ -14,8 +14,8 @@ from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
 from ucs_pipeline.cli import ucs
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.operations.prune import Pruned, prune
 from ucs_pipeline.orchestration.materializations import recorded
-from ucs_pipeline.prune import Pruned, prune
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 from ucs_pipeline_tests.support.home import PROJECT, make_home, run_bricks
 

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ucs_pipeline.demo_data import DATASETS
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.metrics import prometheus_text
+from ucs_pipeline.operations.metrics import prometheus_text
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.status import feed_statuses
 from ucs_pipeline_tests.servers.redis_server import RedisServer
