@@ -29,10 +29,10 @@ from dagster_postgres.event_log import PostgresEventLogStorage
 
 from ucs_pipeline.bricks.number import BRICK
 from ucs_pipeline.entries.entry_id import EntryId
-from ucs_pipeline.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.instance.event_log import PooledSqliteEventLogStorage
+from ucs_pipeline.instance.postgres_event_log import PooledPostgresEventLogStorage
 from ucs_pipeline.orchestration.assets import brick_event
-from ucs_pipeline.postgres_event_log import PooledPostgresEventLogStorage
 from ucs_pipeline.publishing.ordered.plan import BrickReport
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 

@@ -17,8 +17,8 @@ import yaml  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 
 import ucs_pipeline
-from ucs_pipeline.event_log import PooledSqliteEventLogStorage
-from ucs_pipeline.run_queue import StreamRunCoordinator
+from ucs_pipeline.instance.event_log import PooledSqliteEventLogStorage
+from ucs_pipeline.instance.run_queue import StreamRunCoordinator
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import make_home, python, run_ucs

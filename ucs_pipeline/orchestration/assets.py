@@ -13,10 +13,10 @@ from dagster._core.storage.tags import BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
 
 from ucs_pipeline.errors import OutOfTurnError, SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.instance.run_queue import queue_again
 from ucs_pipeline.orchestration.asset_page import columns, description, settings
 from ucs_pipeline.orchestration.materializations import DATA_VERSION_TAG, data_version, metadata, recorded
 from ucs_pipeline.publishing.ordered.plan import BrickReport
-from ucs_pipeline.run_queue import queue_again
 
 FEED_METADATA = "ucs/feed"
 """Asset metadata that shows the feed's settings, without secrets, to people in the UI, and that holds the feed itself

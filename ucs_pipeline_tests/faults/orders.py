@@ -17,8 +17,8 @@ import dagster as dg
 from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
-from ucs_pipeline.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.instance.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.orchestration.assets import OPEN_BRICK_TAG, brick_asset
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.materializations import recorded

@@ -38,7 +38,11 @@ def home(home: Path) -> Path:
 
 @pytest.fixture(params=["PooledSqliteEventLogStorage", None], ids=["pooled", "stock"])
 def instance(home: Path, request: pytest.FixtureRequest) -> Iterator[dg.DagsterInstance]:
-    storage = {"module": "ucs_pipeline.event_log", "class": request.param, "config": {"base_dir": "history/runs"}}
+    storage = {
+        "module": "ucs_pipeline.instance.event_log",
+        "class": request.param,
+        "config": {"base_dir": "history/runs"},
+    }
     overrides = {"event_log_storage": storage} if request.param else None
     with dg.instance_for_test(temp_dir=str(home), overrides=overrides) as found:
         yield found

@@ -66,7 +66,7 @@ class Deployment(Started):
 
     def start_worker(self, name: str) -> None:
         """Starts a worker for one run at a time."""
-        worker = ["celery", "-A", "ucs_pipeline.celery_worker", "worker", "-c", "1", "-n", f"{name}@%h"]
+        worker = ["celery", "-A", "ucs_pipeline.instance.celery_worker", "worker", "-c", "1", "-n", f"{name}@%h"]
         self._start(name, *worker, "--loglevel", "INFO")
 
     def stop(self, name: str) -> None:

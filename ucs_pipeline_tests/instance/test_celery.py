@@ -15,8 +15,8 @@ from dagster._core.storage.dagster_run import RunsFilter
 
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.instance.run_queue import StreamRunCoordinator
 from ucs_pipeline.reading.verify import verify
-from ucs_pipeline.run_queue import StreamRunCoordinator
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.many_workers import Deployment, pid_of, wait_until
@@ -34,7 +34,7 @@ ROWS = 100
 """Rows in a brick."""
 FEEDS = f"""
 from ucs_pipeline import build_defs
-from ucs_pipeline_tests.test_celery import feed
+from ucs_pipeline_tests.instance.test_celery import feed
 
 defs = build_defs(*map(feed, {NAMES}))
 """

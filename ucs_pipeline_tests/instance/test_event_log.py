@@ -15,8 +15,8 @@ import dagster as dg
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from ucs_pipeline.event_log import PooledSqliteEventLogStorage
-from ucs_pipeline.pending_events import PendingEvents
+from ucs_pipeline.instance.event_log import PooledSqliteEventLogStorage
+from ucs_pipeline.instance.pending_events import PendingEvents
 from ucs_pipeline_tests.support.home import make_home, python
 
 KEY = dg.AssetKey("bricks")

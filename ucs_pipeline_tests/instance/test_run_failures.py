@@ -13,9 +13,9 @@ from dagster._core.events import DagsterEvent, JobFailureData, RunFailureReason
 from dagster._core.events.log import EventLogEntry
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 
+from ucs_pipeline_tests.instance.test_postgres_event_log import _instance
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 from ucs_pipeline_tests.support.home import make_home
-from ucs_pipeline_tests.test_postgres_event_log import _instance
 
 # Dagster's daemon says so as it looks for the first time.
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated")
@@ -110,6 +110,6 @@ def test_a_failure_whose_status_never_comes_is_heard_of_in_the_end(
     sqlite.event_log_storage.store_event(_failure(run_id))
     daemon.look()
     assert daemon.heard == []
-    monkeypatch.setattr("ucs_pipeline.run_failures._PATIENCE_SECONDS", -1)
+    monkeypatch.setattr("ucs_pipeline.instance.run_failures._PATIENCE_SECONDS", -1)
     daemon.look()
     assert daemon.heard == [(run_id, STARTED)]

@@ -20,8 +20,8 @@ from dagster_postgres.utils import (
 )
 from sqlalchemy import Connection, Engine, func, select
 
-from ucs_pipeline.grouped_events import GroupedEventLog
-from ucs_pipeline.pending_events import PendingEvents
+from ucs_pipeline.instance.grouped_events import GroupedEventLog
+from ucs_pipeline.instance.pending_events import PendingEvents
 
 
 class PooledPostgresEventLogStorage(GroupedEventLog, PostgresEventLogStorage):

@@ -23,9 +23,9 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.event import listen
 from sqlalchemy.pool import QueuePool
 
-from ucs_pipeline.grouped_events import INSERT, GroupedEventLog, waits
 from ucs_pipeline.home import project_home
-from ucs_pipeline.pending_events import PendingEvents
+from ucs_pipeline.instance.grouped_events import INSERT, GroupedEventLog, waits
+from ucs_pipeline.instance.pending_events import PendingEvents
 
 _OPEN_FILES = 16
 """Databases kept open at once: the index, and the runs a process is busy with."""

@@ -13,13 +13,13 @@ import psycopg2
 import pytest
 from sqlalchemy import Connection, text
 
-from ucs_pipeline.grouped_events import Pending
-from ucs_pipeline.postgres_event_log import PooledPostgresEventLogStorage
+from ucs_pipeline.instance.grouped_events import Pending
+from ucs_pipeline.instance.postgres_event_log import PooledPostgresEventLogStorage
+from ucs_pipeline_tests.instance.test_event_log import KEY, MATERIALIZED, NAMES, _run, _seen
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
-from ucs_pipeline_tests.test_event_log import KEY, MATERIALIZED, NAMES, _run, _seen
 
 CLASSES = {
-    "pooled": ("ucs_pipeline.postgres_event_log", "PooledPostgresEventLogStorage"),
+    "pooled": ("ucs_pipeline.instance.postgres_event_log", "PooledPostgresEventLogStorage"),
     "stock": ("dagster_postgres.event_log", "PostgresEventLogStorage"),
 }
 

@@ -1,4 +1,4 @@
-"""The Celery app of a worker: `celery -A ucs_pipeline.celery_worker worker`.
+"""The Celery app of a worker: `celery -A ucs_pipeline.instance.celery_worker worker`.
 
 Broker and result backend are those of the launcher in dagster.yaml. Dagster's own worker command is told them in a file
 of its own, and leaves a copy, passwords included, in DAGSTER_HOME at each start.
@@ -9,9 +9,9 @@ from celery.signals import task_postrun, task_prerun
 from dagster._core.instance.ref import InstanceRef
 from dagster_celery.tasks import create_execute_job_task
 
-from ucs_pipeline.celery_launcher import Lease, LeasedCeleryRunLauncher
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.home import project_home
+from ucs_pipeline.instance.celery_launcher import Lease, LeasedCeleryRunLauncher
 
 _leases: dict[str, Lease] = {}
 

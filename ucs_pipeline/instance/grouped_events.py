@@ -14,8 +14,8 @@ from dagster import DagsterEventType, EventLogEntry
 from dagster._core.storage.event_log import SqlEventLogStorage, SqlEventLogStorageTable
 from sqlalchemy import Connection, Engine
 
-from ucs_pipeline.pending_events import PendingEvents
-from ucs_pipeline.run_failures import settled
+from ucs_pipeline.instance.pending_events import PendingEvents
+from ucs_pipeline.instance.run_failures import settled
 
 _GROUP = 200
 """Events written in one transaction at most."""

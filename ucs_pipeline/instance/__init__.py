@@ -1,0 +1,1 @@
+"""What `dagster.yaml` and process managers plug in."""
