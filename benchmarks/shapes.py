@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ucs_pipeline.demo_data import write_flights
+from ucs_pipeline.cli.demo_data import write_flights
 from ucs_pipeline.feed.feed import BrickFeed
 
 STREAM = "flights"

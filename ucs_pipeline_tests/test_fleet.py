@@ -48,10 +48,10 @@ def _run(project: Path, redis_url: str, *command: str) -> str:
 
 def test_ten_files_are_ten_feeds(project: Path, redis_server: RedisServer) -> None:
     _run(project, redis_server.url, "dagster", "definitions", "validate")
-    statuses = json.loads(_run(project, redis_server.url, "ucs_pipeline.cli", "status", "--json"))
+    statuses = json.loads(_run(project, redis_server.url, "ucs_pipeline.cli.main", "status", "--json"))
     assert [(status["feed"], status["bricks"]) for status in statuses] == [
         (name, number + 1) for number, name in enumerate(NAMES)
     ]
-    table = _run(project, redis_server.url, "ucs_pipeline.cli", "status")
+    table = _run(project, redis_server.url, "ucs_pipeline.cli.main", "status")
     for name in NAMES:
         assert f"│ {name} " in table

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ucs_pipeline import BrickFeed, build_defs, print_brick
+from ucs_pipeline import BrickFeed, build_defs
+from ucs_pipeline.cli import entry_tables as print_brick
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.entries.display import fields_shown
 from ucs_pipeline.feed.redis_keys import fence_key

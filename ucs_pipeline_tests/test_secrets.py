@@ -43,7 +43,7 @@ from ucs_pipeline.orchestration import assets
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.report import print_findings, print_verdict
+from ucs_pipeline.cli.output import print_findings, print_verdict
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.stream.stream import open_stream
 

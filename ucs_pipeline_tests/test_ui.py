@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
-from ucs_pipeline.demo_data import DATASETS, ROWS
+from ucs_pipeline.cli.demo_data import DATASETS, ROWS
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.cockpit import Cockpit, chromium, chromium_page, screenshot
 

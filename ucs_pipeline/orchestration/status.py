@@ -11,13 +11,13 @@ from dagster import AssetPartitionStatus
 from rich.table import Table
 from rich.text import Text
 
+from ucs_pipeline.cli.output import print_table
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.orchestration.assets import FEED_TAG
 from ucs_pipeline.orchestration.materializations import rows_by_brick
 from ucs_pipeline.redis.connection import connect_each, translate
-from ucs_pipeline.report import print_table
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from ucs_pipeline.bricks.number import name_of_ordinal
+from ucs_pipeline.cli.demo_data import ROWS
 from ucs_pipeline.clickhouse.source import Census, Source, open_source
-from ucs_pipeline.demo_data import ROWS
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.stream_settings import Stream
@@ -435,7 +435,7 @@ def test_a_brick_off_the_list_is_refused(instance: dg.DagsterInstance, redis_ser
 def test_the_command_adopts_and_the_demo_publishes_the_rest(
     tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ucs_pipeline.demo_data import write_flights
+    from ucs_pipeline.cli.demo_data import write_flights
 
     monkeypatch.delenv("UCS_CLICKHOUSE_URL", raising=False)
     home = make_home(tmp_path)
@@ -467,7 +467,7 @@ def test_the_command_asks_a_person(tmp_path: Path, redis_server: RedisServer, an
     import subprocess
     import sys
 
-    from ucs_pipeline.demo_data import write_flights
+    from ucs_pipeline.cli.demo_data import write_flights
     from ucs_pipeline_tests.support.home import PROJECT
 
     home = make_home(tmp_path)
@@ -475,7 +475,7 @@ def test_the_command_asks_a_person(tmp_path: Path, redis_server: RedisServer, an
     person, terminal = pty.openpty()
     os.write(person, answer)
     result = subprocess.run(
-        [sys.executable, "-m", "ucs_pipeline.cli", "adopt", "flights", "0.0.0.1"],
+        [sys.executable, "-m", "ucs_pipeline.cli.main", "adopt", "flights", "0.0.0.1"],
         cwd=PROJECT,
         env={**os.environ, "DAGSTER_HOME": str(home), "UCS_REDIS_URL": redis_server.url},
         stdin=terminal,

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ucs_pipeline.demo_data import DATASETS
+from ucs_pipeline.cli.demo_data import DATASETS
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.operations.metrics import prometheus_text
 from ucs_pipeline.orchestration.build import build_defs

@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped]
 from click.testing import CliRunner
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
-from ucs_pipeline.cli import ucs
+from ucs_pipeline.cli.main import ucs
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.operations.prune import Pruned, prune
 from ucs_pipeline.orchestration.materializations import recorded

@@ -13,7 +13,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline.demo_data import DATASETS, ROWS, write_flights
+from ucs_pipeline.cli.demo_data import DATASETS, ROWS, write_flights
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.orchestration.assets import stream_key, table_key

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ucs_pipeline.bricks.number import NumberBricks, name_of_ordinal
 from ucs_pipeline.bricks.partitions import Numbering
+from ucs_pipeline.cli.output import print_findings, print_verdict
 from ucs_pipeline.clickhouse.source import Census, Content
 from ucs_pipeline.clickhouse.sql.keys import OUTSIDE
 from ucs_pipeline.entries.display import bricks_are, fields_shown, ranges
@@ -17,7 +18,6 @@ from ucs_pipeline.orchestration.checks.facts import Facts
 from ucs_pipeline.orchestration.checks.findings import CHECKS, Finding, findings
 from ucs_pipeline.publishing.ordered.plan import BrickReport
 from ucs_pipeline.reading.verify import Difference, Verdict
-from ucs_pipeline.report import print_findings, print_verdict
 
 NOTHING_OUTSIDE = dict.fromkeys(OUTSIDE, 0)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from ucs_pipeline.cli import ucs
+from ucs_pipeline.cli.main import ucs
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import FeedError, StreamError

@@ -8,7 +8,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline.demo_data import DATASETS
+from ucs_pipeline.cli.demo_data import DATASETS
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.status import FeedStatus, Group, feed_statuses, print_statuses

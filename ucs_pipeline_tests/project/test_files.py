@@ -145,7 +145,7 @@ def _write(project: Path, path: str, text: str) -> None:
 
 
 def _ucs(project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return _python(project, "-m", "ucs_pipeline.cli", *arguments)
+    return _python(project, "-m", "ucs_pipeline.cli.main", *arguments)
 
 
 def _python(project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import redis
 
+from ucs_pipeline.cli.entry_tables import print_entries, write_entries
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import beside, has_neighbours
-from ucs_pipeline.print_brick import print_entries, write_entries
 from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
 from ucs_pipeline.publishing.backpressure import trim_acknowledged

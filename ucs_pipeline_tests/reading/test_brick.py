@@ -7,9 +7,9 @@ import pytest
 import redis
 
 from ucs_pipeline import read_brick
+from ucs_pipeline.cli.entry_tables import print_brick
 from ucs_pipeline.errors import BrickError, StreamError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.print_brick import print_brick
 from ucs_pipeline.reading.brick import table_of
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import make_home, run_ucs

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from playwright.sync_api import Page, expect, sync_playwright
 
-from ucs_pipeline.demo_data import DATASETS, write_data
+from ucs_pipeline.cli.demo_data import DATASETS, write_data
 from ucs_pipeline_tests.servers.lifetime import Started
 from ucs_pipeline_tests.servers.ports import HeldPort
 from ucs_pipeline_tests.support.home import make_home

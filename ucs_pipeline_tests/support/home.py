@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ucs_pipeline.bricks.number import name_of_ordinal
-from ucs_pipeline.demo_data import DATASETS
+from ucs_pipeline.cli.demo_data import DATASETS
 
 PROJECT = Path(__file__).parents[2]
 
@@ -20,7 +20,7 @@ RUN_IN_PROCESS = """
 import sys, warnings
 import dagster as dg
 warnings.simplefilter("ignore")
-from ucs_pipeline.demo import run_range
+from ucs_pipeline.cli.demo import run_range
 from ucs_pipeline.project.feeds import feed_named
 feed = feed_named("flights")
 with dg.DagsterInstance.get() as instance:
@@ -60,7 +60,7 @@ def python(text: str, home: Path, **environment: str) -> "subprocess.Popen[bytes
 
 def ucs(*arguments: str, home: Path, **environment: str) -> "subprocess.Popen[bytes]":
     """The command `ucs` in that home; its output goes to `process.log` there."""
-    return _start([sys.executable, "-m", "ucs_pipeline.cli", *arguments], home, environment)
+    return _start([sys.executable, "-m", "ucs_pipeline.cli.main", *arguments], home, environment)
 
 
 def run_ucs(*arguments: str, home: Path, **environment: str) -> tuple[int, str]:

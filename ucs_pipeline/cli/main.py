@@ -23,7 +23,7 @@ def demo() -> None:
     Reads the embedded ClickHouse engine, or the server at UCS_CLICKHOUSE_URL; writes to the embedded redis-server,
     or to the one at UCS_REDIS_URL. Exits with 0 only if table and stream agree.
     """
-    from ucs_pipeline.demo import run_demo
+    from ucs_pipeline.cli.demo import run_demo
 
     sys.exit(0 if run_demo() else 1)
 
@@ -50,13 +50,13 @@ def verify(feed: str) -> None:
     """Compare every row of FEED with its entry in the stream, and run its checks. Exits with 0 only if all is well."""
     import dagster as dg
 
+    from ucs_pipeline.cli.output import print_findings, print_verdict
     from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.feed.shards import streams_of
     from ucs_pipeline.orchestration.checks.facts import collect
     from ucs_pipeline.orchestration.checks.findings import findings
     from ucs_pipeline.project.feeds import feed_named, use_project_home
     from ucs_pipeline.redis.connection import connect_redis
-    from ucs_pipeline.report import print_findings, print_verdict
     from ucs_pipeline.stream.stream import open_stream
 
     use_project_home()
@@ -120,8 +120,8 @@ def read(feed: str, brick: str | None, rows: int, as_csv: bool) -> None:
     The streams of a feed with several are merged, as far as no row is missing between two of them. An any-order feed is
     shown in the order of its stream, unless others write to it as well.
     """
+    from ucs_pipeline.cli.entry_tables import print_brick, print_entries, write_csv, write_entries
     from ucs_pipeline.feed.shards import stream_with
-    from ucs_pipeline.print_brick import print_brick, print_entries, write_csv, write_entries
     from ucs_pipeline.project.feeds import feed_named, start_in, use_project_home
     from ucs_pipeline.reading.brick import read_brick
 
@@ -158,12 +158,12 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
     """
     import dagster as dg
 
+    from ucs_pipeline.cli.output import bar, console
     from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.feed.shards import streams_of
     from ucs_pipeline.operations.adopt import adopt as adopt_bricks
     from ucs_pipeline.project.feeds import feed_named, last_whole_in, use_project_home
     from ucs_pipeline.redis.connection import connect_redis
-    from ucs_pipeline.report import bar, console
     from ucs_pipeline.stream.stream import open_stream
 
     use_project_home()

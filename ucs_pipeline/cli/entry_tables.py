@@ -8,13 +8,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from ucs_pipeline.cli.output import console, full_width, print_table
 from ucs_pipeline.entries.display import printable
 from ucs_pipeline.entries.entry_id import START, EntryId
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.reading.brick import table_of
 from ucs_pipeline.reading.reader import read_entries
-from ucs_pipeline.report import console, full_width, print_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
-from ucs_pipeline.demo_data import ROWS
+from ucs_pipeline.cli.demo_data import ROWS
 from ucs_pipeline.orchestration.checks.findings import CHECKS
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import dagster as dg
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ucs_pipeline.cli.demo_data import DATASETS, Dataset, load_data, write_data
+from ucs_pipeline.cli.output import console, print_verdict
 from ucs_pipeline.clickhouse import source
-from ucs_pipeline.demo_data import DATASETS, Dataset, load_data, write_data
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.orchestration.materializations import recorded
@@ -18,7 +19,6 @@ from ucs_pipeline.project.feeds import feed_named, use_project_home
 from ucs_pipeline.publishing.ordered.plan import known
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.redis import connection as redis_link
-from ucs_pipeline.report import console, print_verdict
 from ucs_pipeline.stream.stream import OrderedStream, open_stream
 
 

@@ -22,10 +22,10 @@ import pyarrow.parquet
 import pytest
 import redis
 
+from ucs_pipeline.cli.demo_data import ROWS, SCHEMA, write_flights
 from ucs_pipeline.clickhouse.client import EmbeddedEngine, Hide
 from ucs_pipeline.clickhouse.embedded import embedded_connection, tables_dir
 from ucs_pipeline.clickhouse.source import Source
-from ucs_pipeline.demo_data import ROWS, SCHEMA, write_flights
 from ucs_pipeline.errors import SourceError, StreamError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.home import data_dir, project_home
