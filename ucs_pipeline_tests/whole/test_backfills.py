@@ -27,13 +27,13 @@ STEP = 2_500
 """Ids between two rows: four rows a brick."""
 MOST = 6
 FEEDS = """
-from ucs_pipeline_tests.test_backfills import feed
+from ucs_pipeline_tests.whole.test_backfills import feed
 from ucs_pipeline import build_defs
 
 defs = build_defs(*map(feed, ["whole", "beyond", "gap", "finished", "failed", "cancelled", "twice", "any_order"]))
 """
 
-_BEFORE = "from ucs_pipeline_tests.test_backfills import before; before()"
+_BEFORE = "from ucs_pipeline_tests.whole.test_backfills import before; before()"
 _RESUME = """
 mutation ($id: String!) {
   reexecutePartitionBackfill(reexecutionParams: {parentRunId: $id, strategy: FROM_FAILURE}) {
