@@ -14,9 +14,9 @@ from ucs_pipeline.errors import StreamError
 from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.stream.ledger import Account, Ledger, Opening
 from ucs_pipeline.stream.stream import RedisStream
+from ucs_pipeline_tests.faults.test_model import settle
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.tables import expected, numbers, source_of
-from ucs_pipeline_tests.test_model import settle
 
 ROWS, STEP, BRICKS = 10, 2_000, 2
 FEED = numbers(ROWS, STEP).feed(BRICKS * 10_000 - 1, stream={"order": "any"})
