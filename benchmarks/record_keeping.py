@@ -33,7 +33,7 @@ from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.instance.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.instance.postgres_event_log import PooledPostgresEventLogStorage
 from ucs_pipeline.orchestration.assets import brick_event
-from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 
 KEY = dg.AssetKey("bricks")

@@ -90,7 +90,8 @@ def status(form: str, as_json: bool) -> None:
 
     import dagster as dg
 
-    from ucs_pipeline.orchestration.status import feed_statuses, print_statuses
+    from ucs_pipeline.cli.output import print_statuses
+    from ucs_pipeline.orchestration.status import feed_statuses
     from ucs_pipeline.project.feeds import all_feeds, use_project_home
 
     use_project_home()
@@ -121,8 +122,9 @@ def read(feed: str, brick: str | None, rows: int, as_csv: bool) -> None:
     shown in the order of its stream, unless others write to it as well.
     """
     from ucs_pipeline.cli.entry_tables import print_brick, print_entries, write_csv, write_entries
+    from ucs_pipeline.feed.feed import start_in
     from ucs_pipeline.feed.shards import stream_with
-    from ucs_pipeline.project.feeds import feed_named, start_in, use_project_home
+    from ucs_pipeline.project.feeds import feed_named, use_project_home
     from ucs_pipeline.reading.brick import read_brick
 
     use_project_home()
@@ -160,9 +162,10 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
 
     from ucs_pipeline.cli.output import bar, console
     from ucs_pipeline.clickhouse.source import open_source
+    from ucs_pipeline.feed.feed import last_whole_in
     from ucs_pipeline.feed.shards import streams_of
     from ucs_pipeline.operations.adopt import adopt as adopt_bricks
-    from ucs_pipeline.project.feeds import feed_named, last_whole_in, use_project_home
+    from ucs_pipeline.project.feeds import feed_named, use_project_home
     from ucs_pipeline.redis.connection import connect_redis
     from ucs_pipeline.stream.stream import open_stream
 

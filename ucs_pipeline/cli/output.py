@@ -6,9 +6,11 @@ from contextlib import ExitStack, contextmanager
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.orchestration.checks.findings import Finding
+from ucs_pipeline.orchestration.checks.finding import Finding
+from ucs_pipeline.orchestration.status import FeedStatus, Group
 from ucs_pipeline.reading.verify import Verdict
 
 _SHOWN = 10
@@ -99,3 +101,33 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
             progress.update(task, completed=number)
 
         yield done
+
+
+def print_statuses(statuses: Sequence[FeedStatus]) -> None:
+    """Prints one row per feed."""
+    # Few columns with several lines each fit into 80 characters.
+    table = Table(show_lines=True)
+    for name in ("feed", "bricks", "rows recorded", "stream", "consumer groups"):
+        table.add_column(name)
+    for status in statuses:
+        bricks = [f"{status.done:,} of {status.bricks:,} done", f"next: {status.next_brick or 'none'}"]
+        if status.failed:
+            bricks.append(f"{status.failed:,} failed")
+        stream = [status.stream, *_stream_lines(status)]
+        groups = [_backlog(group) for group in status.redis.groups] if status.redis else []
+        cells = (status.feed, "\n".join(bricks), f"{status.rows:,}", "\n".join(stream), "\n".join(groups))
+        table.add_row(*map(Text, cells))
+    print_table(table)
+
+
+def _stream_lines(status: FeedStatus) -> list[str]:
+    if status.redis is None:
+        return [str(status.problem)]
+    if status.redis.top is None:
+        return ["not there yet"]
+    return [f"{status.redis.length:,} of {status.max_len:,} entries", f"top: {status.redis.top}"]
+
+
+def _backlog(group: Group) -> str:
+    undelivered = "?" if group.undelivered is None else f"{group.undelivered:,}"
+    return f"{group.name}:\n  {group.pending:,} pending\n  {undelivered} to come"

@@ -14,6 +14,7 @@ from ucs_pipeline.clickhouse.batch_rules import Counted, check
 from ucs_pipeline.clickhouse.client import URL_VARIABLE as URL_VARIABLE
 from ucs_pipeline.clickhouse.client import EmbeddedEngine as EmbeddedEngine
 from ucs_pipeline.clickhouse.client import Engine, HttpEngine
+from ucs_pipeline.clickhouse.no_rows import empty
 from ucs_pipeline.clickhouse.prefetch import Background
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.clickhouse.sql.keys import OUTSIDE
@@ -22,7 +23,6 @@ from ucs_pipeline.clickhouse.sql.selection import selected
 from ucs_pipeline.clickhouse.versions import behind, merges, read_twice
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.publishing.emptiness import empty
 
 _SCAN_SETTINGS: Mapping[str, str | int] = {
     **TEXT_SETTINGS,

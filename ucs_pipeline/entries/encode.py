@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from ucs_pipeline.entries.arrow import Packed, binary, digits, integers, join, numbers, packed
 from ucs_pipeline.entries.entry_id import EntryId
+from ucs_pipeline.entries.resp import bulk
 from ucs_pipeline.errors import SourceError
 
 _CRLF = b"\r\n"
@@ -197,11 +198,6 @@ def encode(stream: bytes, batches: Iterator[pa.RecordBatch], kind: type[Entries]
             entries = kind(stream, batch, rows + 1 if first == ordinal else 1)
             ordinal, rows = entries.segments[-1].last
             yield entries
-
-
-def bulk(value: bytes) -> bytes:
-    """A bulk string of the Redis protocol."""
-    return b"$%d\r\n%b\r\n" % (len(value), value)
 
 
 def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

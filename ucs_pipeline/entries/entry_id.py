@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-from ucs_pipeline.feed.feed import BrickFeed
-
 _MAX_ROW = 2**64 - 1
 
 
@@ -59,8 +57,3 @@ class State(NamedTuple):
     def trimmed(self) -> EntryId:
         """Entries up to this id are gone from the stream's front. An empty stream was trimmed up to its top."""
         return EntryId(self.first.ordinal, self.first.row - 1) if self.first else self.top
-
-
-def floor(feed: BrickFeed) -> EntryId:
-    """What all entries of a feed are above: the beginning or, with an `id_offset`, what an old program has written."""
-    return EntryId(feed.numbering.first, 0) if feed.stream.id_offset else START

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ucs_pipeline.entries.encode import bulk
+from ucs_pipeline.entries.resp import bulk
 from ucs_pipeline.errors import SourceError
 
 if TYPE_CHECKING:

@@ -1,6 +1,7 @@
 """What the settings of a feed must be beside each other. Pure; each rule says what was found and what to do."""
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -10,10 +11,38 @@ from dagster._utils.schedules import is_valid_cron_string
 from ucs_pipeline.bricks.partitions import Share
 from ucs_pipeline.bricks.sharding import Dealt
 from ucs_pipeline.bricks.time import HOUR, MILLISECONDS
-from ucs_pipeline.clickhouse.sql.queries import FIXED_SETTINGS
 from ucs_pipeline.errors import BrickError
 from ucs_pipeline.feed.redis_keys import has_neighbours
 from ucs_pipeline.feed.yaml_text import named
+
+FIXED_SETTINGS: Mapping[str, str | int] = {
+    # A result that is cut off must be an error: each of these could end one early without a word.
+    **dict.fromkeys(("limit", "offset", "page"), 0),
+    **dict.fromkeys(
+        (f"{what}_overflow_mode" for what in ("read", "sort", "result", "timeout", "group_by", "set", "join")), "throw"
+    ),
+    **dict.fromkeys((f"{what}_overflow_mode" for what in ("distinct", "transfer")), "throw"),
+    **dict.fromkeys(("read_overflow_mode_leaf", "timeout_overflow_mode_leaf"), "throw"),
+    **dict.fromkeys(("partial_result_on_first_cancel", "discard_query_data", "run_query_in_background"), 0),
+    # Rows that are left out, or come back, although the query does not say so.
+    **dict.fromkeys(("select", "filter", "order", "sort", "additional_result_filter"), ""),
+    **dict.fromkeys(("skip_unavailable_shards", "ignore_cold_parts_seconds", "distributed_group_by_no_merge"), 0),
+    **dict.fromkeys(("parallel_replicas_count", "parallel_replica_offset"), 0),
+    **dict.fromkeys(("external_storage_max_read_rows", "external_storage_max_read_bytes"), 0),
+    "additional_table_filters": "{}",
+    "apply_deleted_mask": 1,
+    "final": 0,
+    # Answers that may be older than the question.
+    **dict.fromkeys(("use_query_cache", "query_cache_for_subqueries", "use_cache_for_count_from_files"), 0),
+    **dict.fromkeys((f"schema_inference_use_cache_for_{where}" for where in ("file", "s3", "azure", "hdfs", "url")), 0),
+    # The columns and rows of an answer.
+    **dict.fromkeys((f"describe_{what}" for what in ("compact_output", "include_subcolumns")), 0),
+    **dict.fromkeys(("describe_include_virtual_columns", "describe_extend_object_types", "print_pretty_type_names"), 0),
+    **dict.fromkeys(("extremes", "aggregate_functions_null_for_empty", "prefer_column_name_to_alias"), 0),
+    "output_format_arrow_low_cardinality_as_dictionary": 0,
+    "output_format_native_encode_types_in_binary_format": 0,
+}
+"""ClickHouse settings that keep an answer whole, fresh and in its shape. Neither a profile nor a feed changes them."""
 
 if TYPE_CHECKING:
     from ucs_pipeline.feed.feed import BrickFeed

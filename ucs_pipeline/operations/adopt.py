@@ -15,17 +15,17 @@ from dagster._core.events import StepMaterializationData
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from ucs_pipeline.clickhouse.source import Content, Source
-from ucs_pipeline.entries.entry_id import START, EntryId, State, floor
+from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed, last_whole_in
 from ucs_pipeline.operations.handled import row_after, rows_after
 from ucs_pipeline.orchestration.assets import brick_event
 from ucs_pipeline.orchestration.materializations import ADOPTED
-from ucs_pipeline.project.feeds import last_whole_in
-from ucs_pipeline.publishing.ordered.plan import BrickReport, least_offset
+from ucs_pipeline.publishing.brick_results import BrickReport
+from ucs_pipeline.publishing.ordered.plan import least_offset
 from ucs_pipeline.redis.connection import translate
 from ucs_pipeline.stream.shard_state import Note, refuse_other_dealing, write_note
-from ucs_pipeline.stream.stream import OrderedStream
+from ucs_pipeline.stream.stream import OrderedStream, floor
 
 _BATCH = 500
 _LAST_ROW = 2**64 - 1

@@ -10,10 +10,10 @@ from itertools import islice
 
 from ucs_pipeline.clickhouse.source import Content, Source
 from ucs_pipeline.entries.encode import encode
-from ucs_pipeline.entries.entry_id import START, EntryId, State, floor
+from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.stream.stream import OrderedStream
+from ucs_pipeline.stream.stream import OrderedStream, floor
 
 _PAGE = 1_000
 

@@ -13,7 +13,7 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.orchestration.checks.definitions import checks_name
-from ucs_pipeline.orchestration.checks.findings import CHECKS
+from ucs_pipeline.orchestration.checks.finding import CHECKS
 
 _PAGE = 1000
 _BACKFILL_TAG = "dagster/backfill"

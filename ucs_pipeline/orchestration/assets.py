@@ -16,7 +16,7 @@ from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.instance.run_queue import queue_again
 from ucs_pipeline.orchestration.asset_page import columns, description, settings
 from ucs_pipeline.orchestration.materializations import DATA_VERSION_TAG, data_version, metadata, recorded
-from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.brick_results import BrickReport
 
 FEED_METADATA = "ucs/feed"
 """Asset metadata that shows the feed's settings, without secrets, to people in the UI, and that holds the feed itself
@@ -141,10 +141,10 @@ def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[i
     from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.orchestration.numbering_guard import refuse_renumbered
     from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
+    from ucs_pipeline.publishing.ordered.shard_progress import noted
     from ucs_pipeline.publishing.ordered.transfer import transfer
     from ucs_pipeline.publishing.progress_log import Progress
     from ucs_pipeline.redis.connection import connect_redis
-    from ucs_pipeline.stream.shard_state import noted
     from ucs_pipeline.stream.stream import open_stream
 
     def records(starts: Sequence[int]) -> Mapping[int, BrickReport]:

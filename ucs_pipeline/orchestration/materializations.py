@@ -10,7 +10,7 @@ import dagster as dg
 from ucs_pipeline.entries.display import hash_text
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.publishing.ordered.plan import BrickReport, Key
+from ucs_pipeline.publishing.brick_results import BrickReport, Key
 
 DATA_VERSION_TAG = "dagster/data_version"
 """Tag of an event that holds the version of a brick's content. Dagster keeps an index of it."""

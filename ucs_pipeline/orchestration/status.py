@@ -8,10 +8,7 @@ from typing import Any
 import dagster as dg
 import redis
 from dagster import AssetPartitionStatus
-from rich.table import Table
-from rich.text import Text
 
-from ucs_pipeline.cli.output import print_table
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
@@ -104,31 +101,6 @@ def publishing(instance: dg.DagsterInstance) -> int:
     return sum(FEED_TAG in run.tags for run in at_work)
 
 
-def print_statuses(statuses: Sequence[FeedStatus]) -> None:
-    """Prints one row per feed."""
-    # Few columns with several lines each fit into 80 characters.
-    table = Table(show_lines=True)
-    for name in ("feed", "bricks", "rows recorded", "stream", "consumer groups"):
-        table.add_column(name)
-    for status in statuses:
-        bricks = [f"{status.done:,} of {status.bricks:,} done", f"next: {status.next_brick or 'none'}"]
-        if status.failed:
-            bricks.append(f"{status.failed:,} failed")
-        stream = [status.stream, *_stream_lines(status)]
-        groups = [_backlog(group) for group in status.redis.groups] if status.redis else []
-        cells = (status.feed, "\n".join(bricks), f"{status.rows:,}", "\n".join(stream), "\n".join(groups))
-        table.add_row(*map(Text, cells))
-    print_table(table)
-
-
-def _stream_lines(status: FeedStatus) -> list[str]:
-    if status.redis is None:
-        return [str(status.problem)]
-    if status.redis.top is None:
-        return ["not there yet"]
-    return [f"{status.redis.length:,} of {status.max_len:,} entries", f"top: {status.redis.top}"]
-
-
 def _status(feed: BrickFeed, instance: dg.DagsterInstance, stream: StreamStatus | str) -> FeedStatus:
     names, key = feed.numbering.names(), dg.AssetKey(feed.name)
     partitions = dg.StaticPartitionsDefinition(names)
@@ -173,8 +145,3 @@ def _group(group: dict[str, Any], state: State) -> Group:
     elif delivered < state.first:
         undelivered = state.length
     return Group(group["name"].decode(errors="backslashreplace"), group["pending"], undelivered)
-
-
-def _backlog(group: Group) -> str:
-    undelivered = "?" if group.undelivered is None else f"{group.undelivered:,}"
-    return f"{group.name}:\n  {group.pending:,} pending\n  {undelivered} to come"

@@ -7,11 +7,12 @@ from typing import TypeVar
 
 import redis
 
+from ucs_pipeline.entries.batches import Transaction
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamFullError
 from ucs_pipeline.feed.stream_settings import Stream
 from ucs_pipeline.redis.connection import translate
-from ucs_pipeline.stream.stream import RedisStream, Transaction, reading_groups
+from ucs_pipeline.stream.stream import RedisStream, reading_groups
 
 T = TypeVar("T", bound=Transaction)
 

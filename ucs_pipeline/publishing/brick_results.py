@@ -2,14 +2,53 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ucs_pipeline.bricks.partitions import Numbering
+from ucs_pipeline.entries.batches import Transaction
 from ucs_pipeline.entries.encode import Segment
-from ucs_pipeline.publishing.ordered.plan import BrickReport
-from ucs_pipeline.stream.stream import Transaction
+from ucs_pipeline.entries.entry_id import EntryId
+
+Fields = Mapping[bytes, bytes]
+"""Fields of an entry."""
+
+Key = int | str
+"""A key as it is reported."""
+
+
+@dataclass(frozen=True)
+class BrickReport:
+    """A brick (or a coarser partition) whose every row is in the stream."""
+
+    ordinal: int
+    """Start of the partition: the ordinal of its first brick."""
+    rows: int
+    first_key: Key | None
+    last_key: Key | None
+    first_entry: EntryId | None
+    last_entry: EntryId | None
+    content_hash: int | None = None
+    """Sum modulo 2^64 of the xxHash64 of every row's payload; None in a record made before there was one."""
+    published: int = 0
+    """Rows added by this run; the others were in the stream before it."""
+    bytes: int = 0
+    """Bytes sent to Redis for the rows added."""
+    seconds: float = 0.0
+    """Time that the rows added took, at the pace of the last second or more before the brick was done."""
+    length_before: int | None = None
+    """Entries in the stream before the brick's first row was added; None if none was added."""
+    length_after: int | None = None
+    preview: Mapping[EntryId, Fields] = field(default_factory=dict, compare=False)
+    """Its first entries, to be shown."""
+    adopted: bool = False
+    """Whether another program published it before the feed's stream began, so that the stream never had its rows."""
+    remark: str | None = field(default=None, compare=False)
+    """What is odd about the run that reports it, in a sentence."""
+    replay: int = 0
+    """How many times an any-order feed had published it before."""
+
 
 _PREVIEW_ROWS = 3
 _PACE_SECONDS = 1.0

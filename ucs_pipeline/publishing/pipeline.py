@@ -11,10 +11,12 @@ from typing import Any, Generic, Self, TypeVar
 
 import hiredis
 
+from ucs_pipeline.entries.batches import Transaction
+from ucs_pipeline.entries.resp import command
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.redis.connection import classify
-from ucs_pipeline.redis.raw_connection import Wire, command
-from ucs_pipeline.stream.stream import RedisStream, Transaction
+from ucs_pipeline.redis.raw_connection import Wire
+from ucs_pipeline.stream.stream import RedisStream
 
 T = TypeVar("T", bound=Transaction)
 Sent = TypeVar("Sent")

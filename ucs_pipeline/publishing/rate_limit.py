@@ -5,9 +5,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+from ucs_pipeline.entries.batches import TRANSACTION_ROWS, Transaction
 from ucs_pipeline.feed.stream_settings import Stream
 from ucs_pipeline.publishing.backpressure import Room, T
-from ucs_pipeline.stream.stream import TRANSACTION_ROWS, Transaction
 
 _STEPS_PER_SECOND = 10
 _LATE_SECONDS = 1.0

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 
 from ucs_pipeline.clickhouse.source import Source
+from ucs_pipeline.entries.batches import Rows, partitions
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.publishing.any_order.resume import Rows, partitions
 from ucs_pipeline.reading.any_order_search import Search, trimmed_rows
 from ucs_pipeline.reading.verify import SHOWN, Difference, Verdict
 from ucs_pipeline.stream.ledger import Account

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ucs_pipeline.entries.entry_id import EntryId, floor
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import BrickFeed, start_in
 from ucs_pipeline.feed.shards import stream_with
-from ucs_pipeline.project.feeds import feed_named, start_in
+from ucs_pipeline.project.feeds import feed_named
+from ucs_pipeline.stream.stream import floor
 
 if TYPE_CHECKING:
     import pandas as pd

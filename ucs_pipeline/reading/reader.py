@@ -12,10 +12,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from ucs_pipeline.entries.entry_id import EntryId, floor
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.project.feeds import feed_named
+from ucs_pipeline.stream.stream import floor
 
 if TYPE_CHECKING:
     import redis

@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 from ucs_pipeline.bricks.sequences import between
 from ucs_pipeline.clickhouse.source import Source
+from ucs_pipeline.entries.batches import Transaction, cut
 from ucs_pipeline.entries.encode import encode
-from ucs_pipeline.entries.entry_id import EntryId, State, floor
+from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.stream.stream import Comparer, OrderedStream, Transaction, cut
+from ucs_pipeline.stream.comparer import Comparer
+from ucs_pipeline.stream.stream import OrderedStream, floor
 
 SHOWN = 100
 """Differences that are kept to be shown."""

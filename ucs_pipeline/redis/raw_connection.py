@@ -7,7 +7,6 @@ from typing import Any, Self
 import hiredis
 import redis
 
-from ucs_pipeline.entries.encode import bulk
 from ucs_pipeline.redis.connection import translate
 from ucs_pipeline.redis.discovery import Found, WrongServerError
 
@@ -90,8 +89,3 @@ class Wire:
         if not data:
             raise translate(ConnectionError("the connection was closed; if that repeats, its log may name a limit"))
         return data
-
-
-def command(*arguments: bytes) -> bytes:
-    """A command of the Redis protocol."""
-    return b"*%d\r\n%b" % (len(arguments), b"".join(map(bulk, arguments)))

@@ -7,15 +7,14 @@ rows after it. To lose `done` and `top`, or to find old ones, makes a reader wai
 keep two dealings out of one stream. A publisher that finds a note ahead of its stream forgets what it says is complete.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ucs_pipeline.entries.entry_id import START, EntryId, State, floor
+from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import beside, fence_key
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.stream.stream import floor
 
 if TYPE_CHECKING:
     from ucs_pipeline.stream.stream import OrderedStream
@@ -109,70 +108,6 @@ def refuse_other_dealing(feed: BrickFeed, stream: "OrderedStream", state: State)
             "a new `stream.name`, or delete that stream"
         )
     return found
-
-
-class Notes:
-    """Keeps the note of a feed's shard while its bricks are published; of any other feed, nothing."""
-
-    def __init__(self, feed: BrickFeed, stream: "OrderedStream", note: Note, state: State) -> None:
-        self._stream = stream
-        self._feed = feed
-        self._note = note
-        self._top = state.top
-        self._newest = _NOWHERE
-
-    @classmethod
-    def begin(cls, feed: BrickFeed, stream: "OrderedStream") -> "Self | None":
-        """Looks whether the feed may publish to the stream, and begins its note.
-
-        Raises:
-            StreamError: what was published before was dealt otherwise, or Redis refuses or cannot be reached.
-        """
-        state = stream.state()
-        found = refuse_other_dealing(feed, stream, state)
-        if feed.share is None:
-            return None
-        if found is None or found.dealing != Note.of(feed).dealing:
-            found = Note.of(feed)
-            write_note(stream, found)
-        elif found.top and found.top > state.top:
-            # The stream was lost, or an older copy of it came back. Its top will be there once more, and then the note
-            # must not say that what it said is complete: the table may have changed.
-            found = Note(found.dealing)
-            write_note(stream, found)
-        return cls(feed, stream, found, state)
-
-    def done(self, report: BrickReport) -> None:
-        """Writes down that a partition is complete, and with it all before it, unless Redis cannot take it now."""
-        self._top = max(self._top, report.last_entry or self._top)
-        if report.ordinal <= self._newest:
-            # Redis lost entries, and bricks are published again: it may have lost the note as well.
-            self._note, self._top = Note(self._note.dealing), report.last_entry or self._stream.state().top
-        self._newest = report.ordinal
-        end = self._feed.numbering.end(report.ordinal)
-        if end <= self._note.done:
-            return
-        try:
-            write_note(self._stream, self._note._replace(done=end, top=self._top))
-            self._note = self._note._replace(done=end)
-        except StreamUnavailableError:
-            # The next one says as much, and more.
-            return
-
-
-def noted(
-    feed: BrickFeed, stream: "OrderedStream", reports: Iterator[BrickReport], open_brick: str | None
-) -> Iterator[BrickReport]:
-    """Keeps the note of a feed's shard while its reports pass; `open_brick` can still grow, and is not complete.
-
-    Raises:
-        StreamError: what was published before was dealt otherwise, or Redis refuses or cannot be reached.
-    """
-    notes = Notes.begin(feed, stream)
-    for report in reports:
-        if notes and feed.numbering.name(report.ordinal) != open_brick:
-            notes.done(report)
-        yield report
 
 
 def _dealt_otherwise(feed: BrickFeed, stream: str, found: Note | None, own: Note) -> StreamError:

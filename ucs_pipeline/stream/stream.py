@@ -1,53 +1,21 @@
 """A stream: its top, its entries read back, and the transactions that are appended to it."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
-import hiredis
 import redis
 
-from ucs_pipeline.entries.encode import Entries
-from ucs_pipeline.entries.entry_id import START, EntryId, State, floor
+from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import FeedError, StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import MARKS
-from ucs_pipeline.redis.connection import classify, not_allowed, translate
-from ucs_pipeline.redis.raw_connection import Wire, command
-
-TRANSACTION_ROWS = 1024
-"""Rows that are appended together, at most: Redis takes about two milliseconds for them, in which others wait."""
+from ucs_pipeline.redis.connection import not_allowed, translate
 
 _MAX_SEQUENCE = 2**64 - 1
-_TRANSACTION_BYTES = 1 << 19
 _PAGE_ROWS, _PAGE_BYTES = 1_000, 1 << 22
 
 Fields = Mapping[bytes, bytes] | Mapping[str, str]
 """Fields of an entry, as a client gives them."""
-
-
-@dataclass(frozen=True)
-class Transaction:
-    """Consecutive rows that are appended together or not at all."""
-
-    entries: Entries
-    start: int
-    stop: int
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return self.stop - self.start
-
-    @property
-    def size(self) -> int:
-        """Bytes of the requests."""
-        return self.entries.size(self.start, self.stop)
-
-    @property
-    def ids(self) -> tuple[EntryId, EntryId]:
-        """Ids of the first and the last row."""
-        return self.entries.id(self.start), self.entries.id(self.stop - 1)
 
 
 def parse_state(info: Mapping[str, Any] | None) -> State:
@@ -64,16 +32,6 @@ def parse_state(info: Mapping[str, Any] | None) -> State:
         info.get("entries-added"),
         EntryId.parse(deleted) if deleted else None,
     )
-
-
-def cut(entries: Entries, start: int, stop: int, most: int = TRANSACTION_ROWS) -> Iterator[Transaction]:
-    """Cuts rows into transactions of at most `most` rows, small enough for Redis not to hold up other clients."""
-    while start < stop:
-        end = min(start + most, stop)
-        while end - start > 1 and entries.size(start, end) > _TRANSACTION_BYTES:
-            end = start + (end - start) // 2
-        yield Transaction(entries, start, end)
-        start = end
 
 
 class Page(NamedTuple):
@@ -223,28 +181,6 @@ def open_stream(feed: BrickFeed, client: "redis.Redis") -> OrderedStream:
     return OrderedStream(feed.stream_name, client, floor(feed))
 
 
-class Comparer:
-    """Compares rows with the entries of the same ids, as bytes, over a connection of its own."""
-
-    def __init__(self, stream: OrderedStream) -> None:
-        self._stream = stream
-        self._wire = Wire(stream.client)
-        self._key = stream.name.encode()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self._wire.close()
-
-    def holds(self, entries: Entries, start: int, stop: int) -> bool:
-        """Whether the stream holds exactly these rows, byte for byte."""
-        first, last = entries.id(start), entries.id(stop - 1)
-        self._wire.send([command(b"XRANGE", self._key, str(first).encode(), str(last).encode())])
-        expected = b"".join((b"*%d\r\n" % (stop - start), entries.views.rows(start, stop)))
-        if self._wire.expect(expected):
-            return True
-        reply = self._wire.reply()
-        if isinstance(reply, hiredis.ReplyError):
-            raise self._stream.named(classify(str(reply)))
-        return False
+def floor(feed: BrickFeed) -> EntryId:
+    """What all entries of a feed are above: the beginning or, with an `id_offset`, what an old program has written."""
+    return EntryId(feed.numbering.first, 0) if feed.stream.id_offset else START

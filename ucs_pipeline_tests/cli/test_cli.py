@@ -10,7 +10,7 @@ import pytest
 from dagster._core.test_utils import create_run_for_test
 
 from ucs_pipeline.cli.demo_data import ROWS
-from ucs_pipeline.orchestration.checks.findings import CHECKS
+from ucs_pipeline.orchestration.checks.finding import CHECKS
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import make_home, run_ucs, ucs

@@ -17,6 +17,7 @@ from ucs_pipeline.clickhouse.sql.row_payload import literal
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.rules import FIXED_SETTINGS
 
 TABLES = (
     # Types whose text has several forms, versions of a row, a row that was deleted, columns that SELECT * leaves out.
@@ -146,7 +147,7 @@ def _profiles() -> list[tuple[str, str]]:
     return [
         (name, value)
         for name, kind, usual in settings
-        if name in sql.FIXED_SETTINGS or sql.shapes(name) or name == "compatibility" or kind == "Bool"
+        if name in FIXED_SETTINGS or sql.shapes(name) or name == "compatibility" or kind == "Bool"
         if not _REFUSED.match(name)
         for value in _values(name, kind, usual)
     ]

@@ -25,6 +25,7 @@ from ucs_pipeline.clickhouse.source import EmbeddedEngine, Source
 from ucs_pipeline.entries import encode as entries_module
 from ucs_pipeline.entries.encode import Entries, Segment, encode
 from ucs_pipeline.entries.entry_id import EntryId
+from ucs_pipeline.entries.resp import bulk
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline_tests.servers.redis_server import RedisServer
@@ -282,7 +283,7 @@ def _encoded(engine: EmbeddedEngine, feed: BrickFeed, stream: bytes = b"s") -> l
 
 def _publish(redis_server: RedisServer, entries: Entries) -> None:
     """Sends the requests as they are; Redis answers with the ids."""
-    wanted = b"".join(entries_module.bulk(str(entries.id(index)).encode()) for index in range(entries.count))
+    wanted = b"".join(bulk(str(entries.id(index)).encode()) for index in range(entries.count))
     with socket.create_connection(("127.0.0.1", redis_server.port), timeout=30) as wire:
         wire.sendall(bytes(entries.requests.rows(0, entries.count)))
         answer = b""
@@ -317,10 +318,9 @@ def _raw(redis_server: RedisServer, command: Sequence[bytes]) -> bytes:
     """Redis' bytes for a command; an ECHO behind it marks their end."""
     mark = uuid.uuid4().hex.encode()
     request = b"".join(
-        b"*%d\r\n" % len(parts) + b"".join(entries_module.bulk(part) for part in parts)
-        for parts in (command, (b"ECHO", mark))
+        b"*%d\r\n" % len(parts) + b"".join(bulk(part) for part in parts) for parts in (command, (b"ECHO", mark))
     )
-    answer, end = b"", entries_module.bulk(mark)
+    answer, end = b"", bulk(mark)
     with socket.create_connection(("127.0.0.1", redis_server.port), timeout=30) as wire:
         wire.sendall(request)
         while not answer.endswith(end):

@@ -23,7 +23,7 @@ from ucs_pipeline.orchestration.assets import OPEN_BRICK_TAG, brick_asset
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
-from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.stream import OrderedStream

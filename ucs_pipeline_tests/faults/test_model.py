@@ -9,12 +9,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from ucs_pipeline.entries.batches import Transaction
 from ucs_pipeline.entries.encode import Entries, encode
 from ucs_pipeline.entries.entry_id import START, EntryId
+from ucs_pipeline.entries.resp import command
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.publishing.ordered.publisher import FencedError, Publisher
-from ucs_pipeline.redis.raw_connection import Wire, command
-from ucs_pipeline.stream.stream import OrderedStream, Transaction
+from ucs_pipeline.redis.raw_connection import Wire
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.tables import expected, numbers, source_of
 

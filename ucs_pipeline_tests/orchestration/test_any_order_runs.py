@@ -16,7 +16,7 @@ from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.operations.metrics import prometheus_text
 from ucs_pipeline.orchestration.build import build_defs
-from ucs_pipeline.orchestration.checks.findings import CHECKS
+from ucs_pipeline.orchestration.checks.finding import CHECKS
 from ucs_pipeline.orchestration.status import feed_statuses
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer

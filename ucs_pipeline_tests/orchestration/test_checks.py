@@ -14,13 +14,14 @@ from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEvent
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.clickhouse.client import EmbeddedEngine, Hide
 from ucs_pipeline.clickhouse.source import Source, open_source
-from ucs_pipeline.entries.encode import bulk
 from ucs_pipeline.entries.entry_id import EntryId
+from ucs_pipeline.entries.resp import bulk
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import Facts, collect
-from ucs_pipeline.orchestration.checks.findings import CHECKS, findings
+from ucs_pipeline.orchestration.checks.finding import CHECKS
+from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.orchestration.materializations import contents, recorded
 from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.reading.verify import verify

@@ -15,8 +15,9 @@ from ucs_pipeline.entries.display import bricks_are, fields_shown, ranges
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.orchestration.checks.facts import Facts
-from ucs_pipeline.orchestration.checks.findings import CHECKS, Finding, findings
-from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.orchestration.checks.finding import CHECKS, Finding
+from ucs_pipeline.orchestration.checks.findings import findings
+from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.reading.verify import Difference, Verdict
 
 NOTHING_OUTSIDE = dict.fromkeys(OUTSIDE, 0)

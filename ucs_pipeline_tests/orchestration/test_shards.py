@@ -25,12 +25,13 @@ from ucs_pipeline.orchestration.build import assemble, build_defs, build_feed, f
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.orchestration.status import feed_statuses
-from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.brick_results import BrickReport
+from ucs_pipeline.publishing.ordered.shard_progress import noted
 from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.reading.reader import read_entries
 from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.stream.shard_state import noted, read_note
+from ucs_pipeline.stream.shard_state import read_note
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT, python, run_bricks, write_table

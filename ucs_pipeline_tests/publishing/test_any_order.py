@@ -24,7 +24,7 @@ from ucs_pipeline.feed.redis_keys import beside, has_neighbours
 from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
 from ucs_pipeline.publishing.backpressure import trim_acknowledged
-from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.reading.any_order_search import trimmed_rows
 from ucs_pipeline.reading.any_order_verify import ledger_verify
 from ucs_pipeline.reading.brick import read_brick

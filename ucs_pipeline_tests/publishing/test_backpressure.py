@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
+from ucs_pipeline.entries.batches import Transaction
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.stream_settings import Stream
 from ucs_pipeline.publishing.backpressure import Room, trim_acknowledged
-from ucs_pipeline.publishing.brick_results import Span
-from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.brick_results import BrickReport, Span
 from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.publishing.rate_limit import Flow
-from ucs_pipeline.stream.stream import OrderedStream, Transaction
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
 from ucs_pipeline_tests.support.accidents import at
 from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of

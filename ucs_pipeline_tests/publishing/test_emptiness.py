@@ -5,7 +5,7 @@ import pytest
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.orchestration.materializations import metadata
 from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
-from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -15,16 +15,19 @@ from typing import Any
 
 import pytest
 
+from ucs_pipeline.entries.batches import Transaction, cut
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.redis_keys import fence_key
+from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.comparison import Comparison
-from ucs_pipeline.publishing.ordered.plan import BrickReport, plan
+from ucs_pipeline.publishing.ordered.plan import plan
 from ucs_pipeline.publishing.ordered.publisher import FencedError, Publisher
 from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.reading.verify import verify
-from ucs_pipeline.stream.stream import Comparer, OrderedStream, Page, Transaction, cut
+from ucs_pipeline.stream.comparer import Comparer
+from ucs_pipeline.stream.stream import OrderedStream, Page
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT
 from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of

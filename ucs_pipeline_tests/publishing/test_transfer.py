@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import redis
 
+from ucs_pipeline.entries.batches import cut
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.publishing.brick_results import Span
-from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.brick_results import BrickReport, Span
 from ucs_pipeline.publishing.ordered.publisher import Publisher
 from ucs_pipeline.publishing.ordered.transfer import transfer
-from ucs_pipeline.stream.stream import OrderedStream, cut
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.faults.proxy import Proxy
 from ucs_pipeline_tests.servers.redis_cluster import wait_until
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -14,13 +14,13 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.publisher import Publisher
+from ucs_pipeline.publishing.ordered.shard_progress import noted
 from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.reading.reader import read_entries
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.redis.connection import connect_each, connect_redis
-from ucs_pipeline.stream.shard_state import noted
 from ucs_pipeline.stream.stream import OrderedStream, open_stream
 from ucs_pipeline_tests.servers.redis_cluster import RedisCluster, WatchedRedis, wait_until
 from ucs_pipeline_tests.servers.webhook_server import closed_port

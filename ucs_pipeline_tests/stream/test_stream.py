@@ -9,6 +9,7 @@ import hiredis
 import pytest
 from redis.crc import key_slot
 
+from ucs_pipeline.entries.batches import Transaction, cut
 from ucs_pipeline.entries.encode import Entries, encode
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
@@ -16,7 +17,7 @@ from ucs_pipeline.feed.redis_keys import fence_key
 from ucs_pipeline.publishing.ordered.publisher import FencedError, Publisher
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.redis.raw_connection import Wire
-from ucs_pipeline.stream.stream import OrderedStream, Transaction, cut
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of
 

@@ -12,6 +12,7 @@ from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.clickhouse.client import EmbeddedEngine
 from ucs_pipeline.clickhouse.source import Source, open_source
+from ucs_pipeline.entries.batches import cut
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, StreamError, UcsError
@@ -24,7 +25,7 @@ from ucs_pipeline.publishing.backpressure import Room
 from ucs_pipeline.publishing.ordered.transfer import _moment, transfer
 from ucs_pipeline.publishing.rate_limit import Flow
 from ucs_pipeline.reading.brick import read_brick
-from ucs_pipeline.stream.stream import cut, open_stream
+from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import run_bricks, write_table
 from ucs_pipeline_tests.support.tables import Table, source_of

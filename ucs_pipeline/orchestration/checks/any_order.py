@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ucs_pipeline.entries.display import content_shown, ranges
-from ucs_pipeline.orchestration.checks.findings import NO_GAPS, STREAM_NOT_BEHIND, Finding, finished
+from ucs_pipeline.orchestration.checks.finding import NO_GAPS, STREAM_NOT_BEHIND, Finding, finished
 
 if TYPE_CHECKING:
     from ucs_pipeline.orchestration.checks.facts import Facts

@@ -12,7 +12,8 @@ import dagster as dg
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.orchestration.assets import stream_key
-from ucs_pipeline.orchestration.checks.findings import CHECKS, STREAM_NOT_BEHIND, Check, Finding, findings, not_behind
+from ucs_pipeline.orchestration.checks.finding import CHECKS, STREAM_NOT_BEHIND, Check, Finding
+from ucs_pipeline.orchestration.checks.findings import findings, not_behind
 
 SHOWN = 100
 """Offenders shown in a check's table, at most."""

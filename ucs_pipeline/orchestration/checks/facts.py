@@ -9,7 +9,7 @@ import dagster as dg
 from ucs_pipeline.clickhouse.source import Census, Content, Source
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.orchestration.materializations import contents
-from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.reading.any_order_verify import ledger_verify
 from ucs_pipeline.reading.verify import Verdict, verify
 from ucs_pipeline.stream.ledger import Account, Ledger

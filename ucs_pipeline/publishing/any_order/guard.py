@@ -14,10 +14,10 @@ How the gate knows that the stream is the one the ledger is about: see `ledger_m
 
 import secrets
 
+from ucs_pipeline.entries.resp import command
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.redis_keys import aside_key, ledger_key, mark_name
 from ucs_pipeline.publishing.ordered.guard import MULTI
-from ucs_pipeline.redis.raw_connection import command
 
 OPEN, MOVED, GONE, FULL, REFUSED = 1, b"moved", b"gone", b"full", b"refused"
 """What the scripts of a transaction find: see `LedgerGate`."""

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from ucs_pipeline.entries.display import bricks_are
 from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.publishing.ordered.plan import BrickReport
+from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.stream.ledger import Account, Opening
 
 

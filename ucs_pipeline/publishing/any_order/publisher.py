@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 
 import hiredis
 
+from ucs_pipeline.entries.batches import TRANSACTION_ROWS, Transaction
+from ucs_pipeline.entries.resp import command
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.feed.redis_keys import fence_key, ledger_key
 from ucs_pipeline.publishing.any_order.guard import DOUBT, FULL, GONE, MOVED, OPEN, LedgerGate, refuse_numbering
 from ucs_pipeline.publishing.pipeline import AROUND_ROWS, Sender
 from ucs_pipeline.redis.connection import classify
-from ucs_pipeline.redis.raw_connection import command
 from ucs_pipeline.stream.ledger import Account, Ledger, Opening, numbering_text
-from ucs_pipeline.stream.stream import TRANSACTION_ROWS, RedisStream, Transaction
+from ucs_pipeline.stream.stream import RedisStream
 
 
 class MovedError(Exception):

@@ -1,42 +1,13 @@
 """Holds the table against what the ledger has already: nothing is published after rows that differ."""
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
-from ucs_pipeline.bricks.partitions import Numbering
+from ucs_pipeline.entries.batches import Rows
 from ucs_pipeline.entries.display import content_shown
 from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.stream.ledger import Account, Opening
-
-
-class Rows(NamedTuple):
-    """Consecutive rows of one partition inside some entries."""
-
-    partition: int
-    start: int
-    stop: int
-
-    @property
-    def number(self) -> int:
-        """How many they are."""
-        return self.stop - self.start
-
-
-def partitions(entries: Entries, numbering: Numbering, start: int = 0) -> Iterator[Rows]:
-    """The rows from `start` on, in one piece per partition."""
-    open_: Rows | None = None
-    for segment in entries.within(start, entries.count):
-        partition = numbering.start(segment.first.ordinal)
-        if open_ and open_.partition == partition:
-            open_ = open_._replace(stop=segment.stop)
-            continue
-        if open_:
-            yield open_
-        open_ = Rows(partition, segment.start, segment.stop)
-    if open_:
-        yield open_
 
 
 class Resumption:

@@ -8,21 +8,21 @@ from dataclasses import replace
 from ucs_pipeline.bricks.partitions import Numbering
 from ucs_pipeline.clickhouse.prefetch import Background
 from ucs_pipeline.clickhouse.source import Source
+from ucs_pipeline.entries.batches import cut, partitions
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.publishing.any_order.plan import Replay, ledger_plan
 from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, Part
-from ucs_pipeline.publishing.any_order.resume import Resumption, partitions
+from ucs_pipeline.publishing.any_order.resume import Resumption
 from ucs_pipeline.publishing.backoff import Patience
 from ucs_pipeline.publishing.backpressure import Room
-from ucs_pipeline.publishing.brick_results import Span, Tally
+from ucs_pipeline.publishing.brick_results import BrickReport, Span, Tally
 from ucs_pipeline.publishing.emptiness import Emptiness
-from ucs_pipeline.publishing.ordered.plan import BrickReport
 from ucs_pipeline.publishing.ordered.transfer import Records, told
 from ucs_pipeline.publishing.rate_limit import Flow
 from ucs_pipeline.stream.ledger import Account, Ledger, Opening
-from ucs_pipeline.stream.stream import RedisStream, cut
+from ucs_pipeline.stream.stream import RedisStream
 
 _STALL_SECONDS = 2.0
 _LOOK_SECONDS = 0.1

@@ -1,9 +1,11 @@
 """Holds the table against what the stream has already: nothing is published on top of rows that do not match."""
 
+from ucs_pipeline.entries.batches import Transaction
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.publishing.ordered.plan import Plan, changed, differs
-from ucs_pipeline.stream.stream import Comparer, OrderedStream, Transaction
+from ucs_pipeline.stream.comparer import Comparer
+from ucs_pipeline.stream.stream import OrderedStream
 
 
 class Comparison:

@@ -20,8 +20,8 @@ transaction, and the rows behind it would be added without having been looked at
 """
 
 from ucs_pipeline.entries.entry_id import EntryId
+from ucs_pipeline.entries.resp import command
 from ucs_pipeline.feed.redis_keys import aside_key, fence_key
-from ucs_pipeline.redis.raw_connection import command
 
 FENCED, LOST, GONE = b"fenced", b"lost", b"gone"
 """What a gate finds in the place of a top: another publisher's token, no token, no stream."""

@@ -1,52 +1,15 @@
 """Which bricks of a request are there already, and where publishing starts. Pure decisions on known facts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
 from ucs_pipeline.entries.display import bricks_are
-from ucs_pipeline.entries.entry_id import START, EntryId, State, floor
+from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import OutOfTurnError, StreamError
 from ucs_pipeline.feed.feed import BrickFeed
-
-Fields = Mapping[bytes, bytes]
-"""Fields of an entry."""
-
-Key = int | str
-"""A key as it is reported."""
-
-
-@dataclass(frozen=True)
-class BrickReport:
-    """A brick (or a coarser partition) whose every row is in the stream."""
-
-    ordinal: int
-    """Start of the partition: the ordinal of its first brick."""
-    rows: int
-    first_key: Key | None
-    last_key: Key | None
-    first_entry: EntryId | None
-    last_entry: EntryId | None
-    content_hash: int | None = None
-    """Sum modulo 2^64 of the xxHash64 of every row's payload; None in a record made before there was one."""
-    published: int = 0
-    """Rows added by this run; the others were in the stream before it."""
-    bytes: int = 0
-    """Bytes sent to Redis for the rows added."""
-    seconds: float = 0.0
-    """Time that the rows added took, at the pace of the last second or more before the brick was done."""
-    length_before: int | None = None
-    """Entries in the stream before the brick's first row was added; None if none was added."""
-    length_after: int | None = None
-    preview: Mapping[EntryId, Fields] = field(default_factory=dict, compare=False)
-    """Its first entries, to be shown."""
-    adopted: bool = False
-    """Whether another program published it before the feed's stream began, so that the stream never had its rows."""
-    remark: str | None = field(default=None, compare=False)
-    """What is odd about the run that reports it, in a sentence."""
-    replay: int = 0
-    """How many times an any-order feed had published it before."""
+from ucs_pipeline.publishing.brick_results import BrickReport
+from ucs_pipeline.stream.stream import floor
 
 
 class Plan(NamedTuple):

@@ -10,20 +10,22 @@ from functools import partial
 from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.clickhouse.prefetch import Background
 from ucs_pipeline.clickhouse.source import Source
+from ucs_pipeline.entries.batches import Transaction, cut
 from ucs_pipeline.entries.encode import Entries, encode
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.publishing.backoff import Patience
 from ucs_pipeline.publishing.backpressure import Room
-from ucs_pipeline.publishing.brick_results import Span, Tally
+from ucs_pipeline.publishing.brick_results import BrickReport, Span, Tally
 from ucs_pipeline.publishing.emptiness import Emptiness
 from ucs_pipeline.publishing.limits import Limits, limits_of
 from ucs_pipeline.publishing.ordered.comparison import Comparison
-from ucs_pipeline.publishing.ordered.plan import BrickReport, Plan, hole, known, loss, plan, refuse_adopted, stray
+from ucs_pipeline.publishing.ordered.plan import Plan, hole, known, loss, plan, refuse_adopted, stray
 from ucs_pipeline.publishing.ordered.publisher import FencedError, Publisher
 from ucs_pipeline.publishing.rate_limit import Flow
-from ucs_pipeline.stream.stream import Comparer, OrderedStream, Transaction, cut
+from ucs_pipeline.stream.comparer import Comparer
+from ucs_pipeline.stream.stream import OrderedStream
 
 Records = Callable[[Sequence[int]], Mapping[int, BrickReport]]
 """Looks up what is recorded as done for some bricks, by ordinal."""

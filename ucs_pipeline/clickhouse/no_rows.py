@@ -1,0 +1,34 @@
+"""What to say of bricks without rows of a table that has some. Pure."""
+
+from collections.abc import Sequence
+
+from ucs_pipeline.bricks.time import MILLISECONDS, PER_SECOND
+from ucs_pipeline.entries.display import printable
+from ucs_pipeline.feed.feed import BrickFeed
+
+
+def empty(feed: BrickFeed, wanted: Sequence[int], sample: str | None) -> str:
+    """What to say of partitions without rows. `sample`: the key of some row of the table, None if it is NULL."""
+    bricks = feed.numbering
+    key = "a NULL key" if sample is None else f"key {printable(sample)}"
+    unit = _fitting_unit(feed, sample)
+    advice = (
+        f"it would be in the feed's bricks if keys counted {unit}: set `bricks.unit: {unit}`, and give the feed "
+        "another name and another stream, since these bricks are recorded as done without rows"
+        if unit
+        else "if rows were expected here, check `key`, `where` and `bricks`"
+    )
+    return (
+        f"feed {feed.name!r}: no row is in {bricks.span(wanted[0], wanted[-1])}, but table {feed.shown.table!r} has "
+        f"rows, such as one with {key}; {advice}"
+    )
+
+
+def _fitting_unit(feed: BrickFeed, sample: str | None) -> str | None:
+    """Another unit with which a key that is in no brick of the feed would be in one."""
+    if feed.bricks.kind != "time" or sample is None or not (sample.isascii() and sample.isdecimal()):
+        return None
+    bricks = feed.numbering
+    first, end = ((ordinal - bricks.offset) // MILLISECONDS for ordinal in (bricks.first, bricks.after(bricks.last)))
+    fitting = [unit for unit, per_second in PER_SECOND.items() if first <= int(sample) // per_second < end]
+    return None if feed.bricks.unit in fitting else next(iter(fitting), None)

@@ -1,0 +1,71 @@
+"""One check of a feed, and its outcome. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ucs_pipeline.orchestration.checks.facts import Facts
+
+
+class Check(NamedTuple):
+    """One of the checks of a feed."""
+
+    name: str
+    description: str
+    serious: bool
+    """Whether a failure breaks what the feed promises, rather than something to know about its table."""
+
+
+ALL_ROWS_ARRIVED = Check(
+    "all_rows_arrived",
+    "Every finished brick has the rows and the content in the table that were recorded when it was published, and what "
+    "is still in the stream says the same as the table, byte for byte.",
+    True,
+)
+
+
+NO_GAPS = Check("no_gaps", "Every brick below the newest finished one is finished.", True)
+
+
+NO_LATE_ROWS = Check("no_late_rows", "No finished brick has grown or changed in the table since.", False)
+
+
+NO_UNASSIGNED_ROWS = Check(
+    "no_unassigned_rows", "Every row's key lies in a brick of the feed: none is NULL, negative or off the list.", False
+)
+
+
+STREAM_NOT_BEHIND = Check(
+    "stream_not_behind", "The stream reaches to the last entry that was recorded: Redis has lost nothing.", True
+)
+
+
+CHECKS = (ALL_ROWS_ARRIVED, NO_GAPS, NO_LATE_ROWS, NO_UNASSIGNED_ROWS, STREAM_NOT_BEHIND)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check."""
+
+    check: Check
+    sentence: str
+    """What was found, what was expected and, if that is not the same, what to do."""
+    figures: Mapping[str, int | str]
+    columns: Sequence[str]
+    """Names of an offender's parts."""
+    offenders: Sequence[Sequence[int | str]]
+    """What should not be so, in order; the first ones if they are many."""
+    more: int = 0
+    """Offenders beyond those."""
+    warning: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found."""
+        return not self.offenders
+
+
+def finished(facts: "Facts") -> str:
+    """How a sentence about finished bricks begins."""
+    return f"feed {facts.feed.name!r}: of {len(facts.records):,} finished bricks"

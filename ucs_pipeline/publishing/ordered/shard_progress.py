@@ -1,0 +1,75 @@
+"""Keeps the state of a feed's shard while its bricks are published."""
+
+from collections.abc import Iterator
+from typing import Self
+
+from ucs_pipeline.entries.entry_id import State
+from ucs_pipeline.errors import StreamUnavailableError
+from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.publishing.brick_results import BrickReport
+from ucs_pipeline.stream.shard_state import _NOWHERE, Note, refuse_other_dealing, write_note
+from ucs_pipeline.stream.stream import OrderedStream
+
+
+class Notes:
+    """Keeps the note of a feed's shard while its bricks are published; of any other feed, nothing."""
+
+    def __init__(self, feed: BrickFeed, stream: OrderedStream, note: Note, state: State) -> None:
+        self._stream = stream
+        self._feed = feed
+        self._note = note
+        self._top = state.top
+        self._newest = _NOWHERE
+
+    @classmethod
+    def begin(cls, feed: BrickFeed, stream: OrderedStream) -> "Self | None":
+        """Looks whether the feed may publish to the stream, and begins its note.
+
+        Raises:
+            StreamError: what was published before was dealt otherwise, or Redis refuses or cannot be reached.
+        """
+        state = stream.state()
+        found = refuse_other_dealing(feed, stream, state)
+        if feed.share is None:
+            return None
+        if found is None or found.dealing != Note.of(feed).dealing:
+            found = Note.of(feed)
+            write_note(stream, found)
+        elif found.top and found.top > state.top:
+            # The stream was lost, or an older copy of it came back. Its top will be there once more, and then the note
+            # must not say that what it said is complete: the table may have changed.
+            found = Note(found.dealing)
+            write_note(stream, found)
+        return cls(feed, stream, found, state)
+
+    def done(self, report: BrickReport) -> None:
+        """Writes down that a partition is complete, and with it all before it, unless Redis cannot take it now."""
+        self._top = max(self._top, report.last_entry or self._top)
+        if report.ordinal <= self._newest:
+            # Redis lost entries, and bricks are published again: it may have lost the note as well.
+            self._note, self._top = Note(self._note.dealing), report.last_entry or self._stream.state().top
+        self._newest = report.ordinal
+        end = self._feed.numbering.end(report.ordinal)
+        if end <= self._note.done:
+            return
+        try:
+            write_note(self._stream, self._note._replace(done=end, top=self._top))
+            self._note = self._note._replace(done=end)
+        except StreamUnavailableError:
+            # The next one says as much, and more.
+            return
+
+
+def noted(
+    feed: BrickFeed, stream: OrderedStream, reports: Iterator[BrickReport], open_brick: str | None
+) -> Iterator[BrickReport]:
+    """Keeps the note of a feed's shard while its reports pass; `open_brick` can still grow, and is not complete.
+
+    Raises:
+        StreamError: what was published before was dealt otherwise, or Redis refuses or cannot be reached.
+    """
+    notes = Notes.begin(feed, stream)
+    for report in reports:
+        if notes and feed.numbering.name(report.ordinal) != open_brick:
+            notes.done(report)
+        yield report

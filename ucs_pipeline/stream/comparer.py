@@ -1,0 +1,38 @@
+"""Rows of the table compared with the entries of the same ids, as bytes."""
+
+from typing import Self
+
+import hiredis
+
+from ucs_pipeline.entries.encode import Entries
+from ucs_pipeline.entries.resp import command
+from ucs_pipeline.redis.connection import classify
+from ucs_pipeline.redis.raw_connection import Wire
+from ucs_pipeline.stream.stream import OrderedStream
+
+
+class Comparer:
+    """Compares rows with the entries of the same ids, as bytes, over a connection of its own."""
+
+    def __init__(self, stream: OrderedStream) -> None:
+        self._stream = stream
+        self._wire = Wire(stream.client)
+        self._key = stream.name.encode()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._wire.close()
+
+    def holds(self, entries: Entries, start: int, stop: int) -> bool:
+        """Whether the stream holds exactly these rows, byte for byte."""
+        first, last = entries.id(start), entries.id(stop - 1)
+        self._wire.send([command(b"XRANGE", self._key, str(first).encode(), str(last).encode())])
+        expected = b"".join((b"*%d\r\n" % (stop - start), entries.views.rows(start, stop)))
+        if self._wire.expect(expected):
+            return True
+        reply = self._wire.reply()
+        if isinstance(reply, hiredis.ReplyError):
+            raise self._stream.named(classify(str(reply)))
+        return False
