@@ -95,8 +95,8 @@ def test_other_rules_of_the_zone_are_refused_with_what_to_do(
 ) -> None:
     _record(instance, _feed(HOURS), 3)
     (tmp_path / "Europe").mkdir()
-    with importlib.resources.open_binary("tzdata.zoneinfo.Asia", "Kolkata") as other:
-        (tmp_path / "Europe" / "Berlin").write_bytes(other.read())
+    other = importlib.resources.files("tzdata.zoneinfo.Asia") / "Kolkata"
+    (tmp_path / "Europe" / "Berlin").write_bytes(other.read_bytes())
     try:
         zoneinfo.reset_tzpath([str(tmp_path)])
         zoneinfo.ZoneInfo.clear_cache()
