@@ -20,7 +20,7 @@ import pytest
 from benchmarks.contenders import Stage, cli_pipe
 from benchmarks.shapes import SHAPES, write_rows
 from ucs_pipeline.bricks.number import BRICK
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.cockpit import Cockpit
 
@@ -42,7 +42,7 @@ class Times(NamedTuple):
     last_green: float
 
 
-def backfill(feed: BrickFeed, home: Path, redis_url: str) -> Times:
+def backfill(feed: Feed, home: Path, redis_url: str) -> Times:
     """One backfill of all bricks of a feed."""
     asset = dg.AssetKey(feed.name)
     with pytest.MonkeyPatch.context() as patch:

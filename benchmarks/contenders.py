@@ -19,9 +19,10 @@ import redis
 from benchmarks.reader import reader_beside
 from benchmarks.scripts import add_in_pipelines, add_row_by_row
 from benchmarks.shapes import STREAM
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.encode import encode
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
 from ucs_pipeline.publishing.ordered.transfer import transfer
@@ -44,7 +45,7 @@ class Moved(NamedTuple):
 class Stage:
     """What all contenders share: a table, a server, and the same rows in the forms that some of them start from."""
 
-    feed: BrickFeed
+    feed: Feed
     server: RedisServer
     directory: Path
     unix: bool

@@ -31,12 +31,12 @@ def publish(path: str, rows: int, url: str) -> None:
     """Publishes the file, and prints seconds, idle and peak memory in MiB."""
     import redis
 
+    from ucs_pipeline import Feed
     from ucs_pipeline.clickhouse.source import open_source
-    from ucs_pipeline.feed.feed import BrickFeed
     from ucs_pipeline.publishing.ordered.transfer import transfer
     from ucs_pipeline.stream.stream import OrderedStream
 
-    feed = BrickFeed(
+    feed = Feed(
         name="rows",
         table=f"file('{path}')",
         key="id",

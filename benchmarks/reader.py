@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from benchmarks.shapes import STREAM
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.encode import encode
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 
 
 @contextmanager
-def reader_beside(feed: BrickFeed) -> Iterator[None]:
+def reader_beside(feed: Feed) -> Iterator[None]:
     """Runs it meanwhile, with the lowest priority: it takes what others leave of the processors."""
     settings = feed.model_dump_json(by_alias=True, exclude_defaults=True)
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.reader", str(os.getpid()), settings]
@@ -30,7 +30,7 @@ def reader_beside(feed: BrickFeed) -> Iterator[None]:
 
 def main() -> None:
     """Reads until the parent is gone; prints a line after the first rows."""
-    parent, feed = int(sys.argv[1]), BrickFeed(**json.loads(sys.argv[2]))
+    parent, feed = int(sys.argv[1]), Feed(**json.loads(sys.argv[2]))
     os.nice(19)
     source, begun = open_source(feed), False
     while True:

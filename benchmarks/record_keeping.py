@@ -29,7 +29,7 @@ from dagster_postgres.event_log import PostgresEventLogStorage
 
 from ucs_pipeline.bricks.number import BRICK
 from ucs_pipeline.entries.entry_id import EntryId
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.instance.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.instance.postgres_event_log import PooledPostgresEventLogStorage
 from ucs_pipeline.orchestration.assets import brick_event
@@ -60,7 +60,7 @@ POSTGRES: dict[str, type[Any]] = {
 }
 
 
-def asset(feed: BrickFeed, pause: float) -> dg.AssetsDefinition:
+def asset(feed: Feed, pause: float) -> dg.AssetsDefinition:
     """An asset with the bricks of a feed, whose events are the feed's and so many milliseconds apart."""
     partitions = dg.StaticPartitionsDefinition(feed.numbering.names())
 
@@ -79,7 +79,7 @@ def asset(feed: BrickFeed, pause: float) -> dg.AssetsDefinition:
 
 def run_once(instance: dg.DagsterInstance, bricks: int, pause: float) -> dict[str, float]:
     """One ranged run: milliseconds a brick of its creation, and of its step by the step's own events."""
-    feed = BrickFeed(
+    feed = Feed(
         name=KEY.to_user_string(), table="rows", key="id", bricks={"class": "number", "last": bricks * BRICK - 1}
     )
     names = feed.numbering.name(0), feed.numbering.name(bricks - 1)

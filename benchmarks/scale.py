@@ -22,9 +22,10 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import BRICK, name_of_ordinal
 from ucs_pipeline.clickhouse.source import open_source
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.status import feed_statuses
@@ -36,7 +37,7 @@ PROJECT = Path(__file__).parents[1]
 _TICKS = 5
 
 
-def feed_of(bricks: int) -> BrickFeed:
+def feed_of(bricks: int) -> Feed:
     """A feed of so many bricks."""
     return BrickFeed(name="rows", table="rows", key="id", bricks={"class": "number", "last": bricks * BRICK - 1})
 

@@ -10,12 +10,12 @@ import pandas as pd
 from ucs_pipeline.bricks.number import BRICK
 from ucs_pipeline.clickhouse.client import URL_VARIABLE
 from ucs_pipeline.clickhouse.embedded import embedded_connection
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 
 _PIPELINE = 1_000
 
 
-def add_row_by_row(client: Any, feed: BrickFeed, rows: int) -> int:
+def add_row_by_row(client: Any, feed: Feed, rows: int) -> int:
     """One XADD, one answer. Returns how many rows were added."""
     added = 0
     for records in _bricks(feed, rows):
@@ -25,7 +25,7 @@ def add_row_by_row(client: Any, feed: BrickFeed, rows: int) -> int:
     return added
 
 
-def add_in_pipelines(client: Any, feed: BrickFeed, rows: int) -> int:
+def add_in_pipelines(client: Any, feed: Feed, rows: int) -> int:
     """A thousand XADDs, then a thousand answers. Returns how many rows were added."""
     added = 0
     for records in _bricks(feed, rows):
@@ -38,7 +38,7 @@ def add_in_pipelines(client: Any, feed: BrickFeed, rows: int) -> int:
     return added
 
 
-def _bricks(feed: BrickFeed, rows: int) -> Iterator[list[dict[Any, str]]]:
+def _bricks(feed: Feed, rows: int) -> Iterator[list[dict[Any, str]]]:
     """The first bricks, up to about so many rows."""
     chosen = {**(feed.columns or {}), **{name: f"'{value}'" for name, value in feed.constants.items()}}
     select = ", ".join(f"{expression} AS `{name}`" for name, expression in chosen.items())

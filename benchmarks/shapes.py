@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ucs_pipeline.cli.demo_data import write_flights
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 
 STREAM = "flights"
 _ROW_GROUP = 100_000
@@ -26,9 +26,9 @@ class Shape:
     step: int = 1
     """Ids from one row to the next."""
 
-    def feed(self, path: Path, rows: int) -> BrickFeed:
+    def feed(self, path: Path, rows: int) -> Feed:
         """A feed over a file of `write_rows`."""
-        return BrickFeed(
+        return Feed(
             name=STREAM,
             table=f"file('{path}')",
             key=f"id * {self.step}" if self.step > 1 else "id",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.shapes import SHAPES, write_rows
 from ucs_pipeline.bricks.number import BRICK
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 WAYS = ((1, 1), (2, 1), (4, 1), (2, 2), (4, 2))
@@ -27,7 +27,7 @@ WAYS = ((1, 1), (2, 1), (4, 1), (2, 2), (4, 2))
 
 _PUBLISH = """
 import sys
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.clickhouse.source import open_source
@@ -43,7 +43,7 @@ print("done", flush=True)
 """
 
 
-def publish(feed: BrickFeed, shards: int, servers: Sequence[RedisServer]) -> float:
+def publish(feed: Feed, shards: int, servers: Sequence[RedisServer]) -> float:
     """Seconds from the start of all shards, whose processes wait with their engines running, to the end of the last."""
     with ExitStack() as running:
         processes = []
@@ -77,7 +77,7 @@ def _hear(process: "subprocess.Popen[str]", word: str) -> None:
         raise SystemExit(f"a publisher failed before it was {word}")
 
 
-def _settings(feed: BrickFeed, shards: int) -> str:
+def _settings(feed: Feed, shards: int) -> str:
     stream = feed.stream.model_copy(update={"shards": shards})
     return feed.model_copy(update={"stream": stream}).model_dump_json(by_alias=True, exclude_defaults=True)
 

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ucs_pipeline.feed.feed import BrickFeed
     from ucs_pipeline.orchestration.build import build_defs
+    from ucs_pipeline.orchestration.component.brick_feed import BrickFeed
     from ucs_pipeline.reading.brick import read_brick
     from ucs_pipeline.reading.reader import Reader, read_entries
 
@@ -12,7 +12,7 @@ __all__ = ["BrickFeed", "Reader", "__version__", "build_defs", "read_brick", "re
 __version__ = "0.1.0"
 
 _HOME = {
-    "BrickFeed": "ucs_pipeline.feed.feed",
+    "BrickFeed": "ucs_pipeline.orchestration.component.brick_feed",
     "Reader": "ucs_pipeline.reading.reader",
     "build_defs": "ucs_pipeline.orchestration.build",
     "read_brick": "ucs_pipeline.reading.brick",

@@ -13,7 +13,7 @@ from ucs_pipeline.cli.demo_data import DATASETS, Dataset, load_data, write_data
 from ucs_pipeline.cli.output import console, print_verdict
 from ucs_pipeline.clickhouse import source
 from ucs_pipeline.errors import UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.project.feeds import feed_named, use_project_home
 from ucs_pipeline.publishing.ordered.plan import known
@@ -34,7 +34,7 @@ def run_demo() -> bool:
     return agree
 
 
-def _run(feed: BrickFeed, stream: OrderedStream, instance: dg.DagsterInstance) -> bool:
+def _run(feed: Feed, stream: OrderedStream, instance: dg.DagsterInstance) -> bool:
     data = DATASETS[feed.table]
     _prepare_table(data)
     table = source.open_source(feed)
@@ -59,9 +59,7 @@ def _prepare_table(data: Dataset) -> None:
     write_data(data, tables_dir())
 
 
-def _publish(
-    feed: BrickFeed, table: source.Source, stream: OrderedStream, instance: dg.DagsterInstance
-) -> float | None:
+def _publish(feed: Feed, table: source.Source, stream: OrderedStream, instance: dg.DagsterInstance) -> float | None:
     """Runs the feed's asset over all its bricks. Returns seconds, or None if there was nothing to do."""
     bricks = feed.numbering
     done = len(known(feed, bricks.starts, stream.state(), recorded(instance, feed, bricks.starts)))
@@ -80,7 +78,7 @@ def _publish(
     return time.monotonic() - started
 
 
-def run_range(feed: BrickFeed, wanted: Sequence[int], instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+def run_range(feed: Feed, wanted: Sequence[int], instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     """One run of the feed's asset over consecutive bricks, in this process."""
     from ucs_pipeline.definitions import defs
 
@@ -142,7 +140,7 @@ def _following(stream: OrderedStream, progress: Progress) -> Iterator[None]:
         progress.update(progress.task_ids[0], completed=stream.state().length)
 
 
-def _say_what_next(feed: BrickFeed) -> None:
+def _say_what_next(feed: Feed) -> None:
     if not os.environ.get(redis_link.URL_VARIABLE):
         socket = redis_link.redis_url().removeprefix("unix://")
         console.print(f"look at the stream:  redis-cli -s {socket} XRANGE {feed.stream_name} - + COUNT 1", markup=False)

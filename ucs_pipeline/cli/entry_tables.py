@@ -11,7 +11,7 @@ from rich.text import Text
 from ucs_pipeline.cli.output import console, full_width, print_table
 from ucs_pipeline.entries.display import printable
 from ucs_pipeline.entries.entry_id import START, EntryId
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.reading.brick import table_of
 from ucs_pipeline.reading.reader import read_entries
@@ -45,7 +45,7 @@ def _gone(start: int, first: EntryId) -> str:
     return f"; those before entry {first} were trimmed, if its bricks before that one had any"
 
 
-def print_entries(feed: BrickFeed, most: int) -> None:
+def print_entries(feed: Feed, most: int) -> None:
     """Prints the first entries of a feed that are there, in the order of `read_entries`."""
     streams = [part.stream_name for part in streams_of(feed)]
     title = f"stream {streams[0]}" if len(streams) == 1 else f"streams {streams[0]} to {streams[-1]}"
@@ -75,7 +75,7 @@ def _print(title: str, frame: "pd.DataFrame") -> int:
     return len(rows)
 
 
-def write_entries(feed: BrickFeed, file: BinaryIO) -> None:
+def write_entries(feed: Feed, file: BinaryIO) -> None:
     r"""Writes the entries of a feed as `write_csv` does, as `read_entries` orders them; memory does not grow.
 
     They are read twice: only all of them together say which fields there are.

@@ -8,7 +8,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.checks.finding import Finding
 from ucs_pipeline.orchestration.status import FeedStatus, Group
 from ucs_pipeline.reading.verify import Verdict
@@ -19,7 +19,7 @@ _WIDEST = 10_000
 console = Console(highlight=False, soft_wrap=True)
 
 
-def print_verdict(feed: BrickFeed, verdict: Verdict, *more: tuple[str, str], unassigned: int = 0) -> None:
+def print_verdict(feed: Feed, verdict: Verdict, *more: tuple[str, str], unassigned: int = 0) -> None:
     """Prints a comparison of table and stream, after some rows of the caller's own.
 
     `unassigned`: rows of the table that are in no brick, so that nothing is said of them by the comparison.

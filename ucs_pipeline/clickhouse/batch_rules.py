@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 
 from ucs_pipeline.entries.arrow import numbers
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 
 
-def check(feed: BrickFeed, batch: pa.RecordBatch, first: int, last: int) -> None:
+def check(feed: Feed, batch: pa.RecordBatch, first: int, last: int) -> None:
     """Refuses a batch (columns as in `sql.queries.scan`) of the bricks with ordinals `first` to `last`.
 
     Raises:
@@ -45,7 +45,7 @@ class Counted:
     answer of a cache, or of a replica that lags. They are refused before a row of the next brick closes the brick.
     """
 
-    def __init__(self, feed: BrickFeed, counts: Mapping[int, int]) -> None:
+    def __init__(self, feed: Feed, counts: Mapping[int, int]) -> None:
         """`counts`: rows per brick, by ordinal; bricks without rows may be left out."""
         self._feed = feed
         self._counts = iter(sorted(counts.items()))
@@ -90,6 +90,6 @@ class Counted:
             self._next = next(self._counts, None)
 
 
-def _column_hint(feed: BrickFeed) -> str:
+def _column_hint(feed: Feed) -> str:
     column = feed.shown.bricks.column
     return "" if column is None else f", and that its column {column!r} holds the ordinals of this class"

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from ucs_pipeline.bricks.time import MILLISECONDS, PER_SECOND
 from ucs_pipeline.entries.display import printable
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 
 
-def empty(feed: BrickFeed, wanted: Sequence[int], sample: str | None) -> str:
+def empty(feed: Feed, wanted: Sequence[int], sample: str | None) -> str:
     """What to say of partitions without rows. `sample`: the key of some row of the table, None if it is NULL."""
     bricks = feed.numbering
     key = "a NULL key" if sample is None else f"key {printable(sample)}"
@@ -24,7 +24,7 @@ def empty(feed: BrickFeed, wanted: Sequence[int], sample: str | None) -> str:
     )
 
 
-def _fitting_unit(feed: BrickFeed, sample: str | None) -> str | None:
+def _fitting_unit(feed: Feed, sample: str | None) -> str | None:
     """Another unit with which a key that is in no brick of the feed would be in one."""
     if feed.bricks.kind != "time" or sample is None or not (sample.isascii() and sample.isdecimal()):
         return None

@@ -22,7 +22,7 @@ from ucs_pipeline.clickhouse.sql.row_payload import TEXT_SETTINGS
 from ucs_pipeline.clickhouse.sql.selection import selected
 from ucs_pipeline.clickhouse.versions import behind, merges, read_twice
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 
 _SCAN_SETTINGS: Mapping[str, str | int] = {
     **TEXT_SETTINGS,
@@ -71,7 +71,7 @@ class _Portion(NamedTuple):
 class Source:
     """One feed's table."""
 
-    def __init__(self, feed: BrickFeed, engine: Engine) -> None:
+    def __init__(self, feed: Feed, engine: Engine) -> None:
         self.feed = feed
         self._engine = engine
         self._shape: sql.Shape | None = None
@@ -281,7 +281,7 @@ class Source:
         return type(error)(f"feed {self.feed.name!r}: {error}")
 
 
-def open_source(feed: BrickFeed) -> Source:
+def open_source(feed: Feed) -> Source:
     """The feed's table where `UCS_CLICKHOUSE_URL` says, else in the embedded engine. Connects at the first query."""
     url = os.environ.get(URL_VARIABLE)
     return Source(feed, HttpEngine(url) if url else EmbeddedEngine())

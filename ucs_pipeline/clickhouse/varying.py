@@ -12,7 +12,7 @@ from typing import Any
 from ucs_pipeline.clickhouse.sql import explained
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 
 Row = dict[str, Any]
 Rows = Callable[[str, Mapping[str, str | int]], list[Row]]
@@ -22,7 +22,7 @@ _CALLED = re.compile(r"\b(\w+)\(")
 _STORED = ("DEFAULT", "MATERIALIZED")
 
 
-def refuse_varying(feed: BrickFeed, rows: Rows, described: Sequence[Row], expressions: Sequence[str]) -> None:
+def refuse_varying(feed: Feed, rows: Rows, described: Sequence[Row], expressions: Sequence[str]) -> None:
     """Keeps values out of a stream that are not of their row alone, as far as the engine tells.
 
     Raises:
@@ -54,7 +54,7 @@ def refuse_varying(feed: BrickFeed, rows: Rows, described: Sequence[Row], expres
             _refuse_unstored(feed, rows, column, name, own.tables)
 
 
-def _refuse_unstored(feed: BrickFeed, rows: Rows, column: str, function: str, tables: Iterable[str]) -> None:
+def _refuse_unstored(feed: Feed, rows: Rows, column: str, function: str, tables: Iterable[str]) -> None:
     """Refuses a column that was added to a table: where it is not stored, each query calculates it anew."""
     for table in tables:
         parts = sum(row["parts"] for row in if_allowed(rows, sql.unstored(table, column)))
@@ -77,9 +77,7 @@ def _varying(rows: Rows, names: Collection[str]) -> set[str]:
     return {name for name in names if name.lower() in varying}
 
 
-def _views(
-    feed: BrickFeed, rows: Rows, tables: Collection[str], expressions: Sequence[str]
-) -> Iterator[explained.Calls]:
+def _views(feed: Feed, rows: Rows, tables: Collection[str], expressions: Sequence[str]) -> Iterator[explained.Calls]:
     """What the views among a feed's tables call and read, and those that they read from."""
     waiting, seen = list(tables), set[str]()
     alone = len(waiting) == 1
@@ -115,7 +113,7 @@ def if_allowed(rows: Rows, query: str, settings: Mapping[str, str | int] = Mappi
         return []
 
 
-def _mentions(feed: BrickFeed, used: Sequence[Row], function: str) -> str:
+def _mentions(feed: Feed, used: Sequence[Row], function: str) -> str:
     """What of a feed has a function in it."""
     texts = {"its `key`": feed.key, "its `where`": feed.where, "its `bricks.column`": feed.bricks.column}
     texts |= {f"field {field!r}": text for field, text in (feed.columns or {}).items()}

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from ucs_pipeline.clickhouse.sql import explained
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.clickhouse.varying import Rows, if_allowed
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 
 _MERGING = re.compile(
     r"(Replicated|Shared)?(Replacing|(Versioned)?Collapsing|Summing|Aggregating|Coalescing|Graphite)MergeTree"
@@ -20,7 +20,7 @@ def merges(engine: str) -> bool:
     return bool(_MERGING.fullmatch(engine))
 
 
-def read_twice(feed: BrickFeed, what: str, advice: str = "set `final: true`") -> str:
+def read_twice(feed: Feed, what: str, advice: str = "set `final: true`") -> str:
     """The warning about such a table. `what`: what it is."""
     return (
         f"feed {feed.name!r}: table {feed.shown.table!r} {what} without FINAL: its rows may be merged or replaced "
@@ -28,7 +28,7 @@ def read_twice(feed: BrickFeed, what: str, advice: str = "set `final: true`") ->
     )
 
 
-def behind(feed: BrickFeed, shape: sql.Shape, rows: Rows) -> str | None:
+def behind(feed: Feed, shape: sql.Shape, rows: Rows) -> str | None:
     """The warning about such tables behind the feed's, which has another engine; None if there are none.
 
     Raises:
@@ -51,7 +51,7 @@ def _lines(rows: Rows, query: str) -> list[str]:
     return [row["explain"] for row in if_allowed(rows, query)]
 
 
-def _remote(feed: BrickFeed, rows: Rows) -> list[str]:
+def _remote(feed: Feed, rows: Rows) -> list[str]:
     """The table that a Distributed table stands for, if this server has one of its name."""
     query = sql.engine(feed.table)
     found = (_DISTRIBUTED.match(row["engine_full"]) for row in if_allowed(rows, query)) if query else ()

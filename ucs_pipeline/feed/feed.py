@@ -1,39 +1,23 @@
 """A feed: what the user writes down about one table and one stream. No I/O happens here.
 
-The same class is the Dagster component (`type: ucs_pipeline.BrickFeed` in a `defs.yaml`) and the Python
-settings object; both reach the same builder in `ucs_pipeline.orchestration.build`.
+`BrickFeed`, the Dagster component, is this and what Dagster makes of it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-import dagster as dg
-from pydantic import (
-    BaseModel,
-    Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
-    ValidationError,
-    create_model,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from ucs_pipeline.bricks.partitions import Numbering, Share
-from ucs_pipeline.errors import FeedError, UcsError
+from ucs_pipeline.errors import BrickError, FeedError, UcsError
 from ucs_pipeline.feed import redaction as masking
-from ucs_pipeline.feed.described import Described
-from ucs_pipeline.feed.error_messages import called, mistake, sentence, shown, texts
-from ucs_pipeline.feed.rules import check
-from ucs_pipeline.feed.settings import Bricks
-from ucs_pipeline.feed.stream_settings import Stream
-from ucs_pipeline.feed.yaml_text import TEMPLATE, refuse_misread
-from ucs_pipeline.orchestration.component.scaffold import FeedScaffolder
+from ucs_pipeline.feed import rules
+from ucs_pipeline.feed.error_messages import sentence
+from ucs_pipeline.feed.settings import Bricks, Settings, Stream
 
 
-@dg.scaffold_with(FeedScaffolder)
-class BrickFeed(dg.Component, Described):
+class Feed(Settings):
     """Moves a ClickHouse table into a Redis stream, brick by brick, exactly once and in order.
 
     One feed is one partitioned asset: each brick is a partition, and materialising it puts the brick's rows
@@ -127,7 +111,7 @@ class BrickFeed(dg.Component, Described):
         return self.stream.name or self.name
 
     @property
-    def whole(self) -> "BrickFeed":
+    def whole(self) -> "Feed":
         """The feed that the user wrote; of a shard, the one it is a part of."""
         return self
 
@@ -153,7 +137,7 @@ class BrickFeed(dg.Component, Described):
         )
 
     @property
-    def shown(self) -> "BrickFeed":
+    def shown(self) -> "Feed":
         """The feed as people may see it: the same, without secrets in its SQL. What is queried is the feed itself."""
         return self._masked[0]
 
@@ -163,7 +147,7 @@ class BrickFeed(dg.Component, Described):
         return self._masked[1]
 
     @cached_property
-    def _masked(self) -> "tuple[BrickFeed, Callable[[str], str]]":
+    def _masked(self) -> "tuple[Feed, Callable[[str], str]]":
         secrets: set[str] = set()
         may_be = self.whole._from_environment
 
@@ -207,96 +191,24 @@ class BrickFeed(dg.Component, Described):
         try:
             super().__init__(**settings)
         except ValidationError as error:
-            raise FeedError(sentence(settings, error, BrickFeed)) from None
+            raise FeedError(sentence(settings, error, type(self))) from None
 
     @model_validator(mode="after")
-    def _consistent(self) -> "BrickFeed":
-        check(self)
+    def _consistent(self) -> "Feed":
+        rules.check_name(self.name)
+        try:
+            rules.refuse_endless(self.bricks, self.stream.shards)
+            partitions = self.numbering
+        except BrickError as error:
+            raise ValueError(str(error)) from None
+        rules.check_partitions(partitions, self.stream.shards, self.bricks.last)
+        rules.check_order(self.bricks, self.stream, self.stream_name, self.tail)
+        rules.check_fields(self.columns, self.constants)
+        rules.check_settings(self.settings)
         return self
 
-    @classmethod
-    def model(cls) -> type[BaseModel]:
-        """The model behind the YAML; what is wrong comes as one sentence."""
-        derived = super().model()
-        wrap: Any = model_validator(mode="wrap")
-        return create_model(derived.__name__, __base__=derived, __validators__={"_one_sentence": wrap(_checked)})
 
-    @classmethod
-    def resolve_from_yaml(cls, yaml: str, *, scope: Mapping[str, Any] | None = None) -> Self:
-        """The feed a YAML text describes.
-
-        Raises:
-            FeedError: it describes none.
-        """
-        try:
-            feed: Self = super().resolve_from_yaml(yaml, scope=scope)
-        except ValidationError as error:
-            raise FeedError(error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")) from None
-        try:
-            refuse_misread(yaml)
-        except FeedError as error:
-            raise FeedError(f"{called(feed.name)}: {error}") from None
-        return feed
-
-    @classmethod
-    def resolve_from_model(cls, context: dg.ResolutionContext, model: BaseModel) -> Self:
-        """The feed a YAML file describes, its `{{ templates }}` filled in.
-
-        Raises:
-            FeedError: it describes none.
-        """
-        settings: dict[str, Any] = model.model_dump(exclude_unset=True)
-        secrets: set[str] = set()
-        try:
-            _refuse_misread(context)
-            if any(TEMPLATE in text for text in texts(settings)):
-                # Jinja is not imported for feeds without.
-                from ucs_pipeline.orchestration.component.templates import filled_in
-
-                settings = filled_in(settings, context.scope, secrets)
-        except FeedError as error:
-            raise FeedError(f"{called(settings.get('name'))}: {error}") from None
-        try:
-            # All settings are plain data; taken as a whole, they fail with one sentence and not with a traceback per
-            # level.
-            feed = cls(**settings)
-        except FeedError as error:
-            raise FeedError(masking.hider(secrets - {settings.get("name")})(str(error))) from None
-        feed._from_environment = frozenset(secrets)
-        return feed
-
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster's signature
-        """Definitions of this feed, for Dagster's component loader."""
-        from ucs_pipeline.orchestration.build import build_feed
-
-        return build_feed(self)
-
-
-def _refuse_misread(context: dg.ResolutionContext) -> None:
-    if context.source_position_tree:
-        position = context.source_position_tree.position
-        file = Path(position.filename)
-        # Of a text that is in no file, `resolve_from_yaml` takes care.
-        if file.is_file():
-            refuse_misread(file.read_text(encoding="utf-8"), position.start.line)
-
-
-def _checked(value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseModel:
-    # Dagster's model allows a template wherever another type is expected, and so reports each mistake twice.
-    try:
-        return handler(value)
-    except ValidationError as error:
-        if not isinstance(value, Mapping):
-            raise mistake(None, f"a feed is a mapping of settings (found {shown(value)})") from None
-        name = value.get("name")
-        try:
-            BrickFeed(**value)
-        except FeedError as wrong:
-            raise mistake(name, str(wrong)) from None
-        raise mistake(name, sentence(value, error, BrickFeed)) from None
-
-
-def start_in(feed: BrickFeed, brick: str) -> int:
+def start_in(feed: Feed, brick: str) -> int:
     """Start of a brick (or a coarser partition) of the feed.
 
     Raises:
@@ -306,7 +218,7 @@ def start_in(feed: BrickFeed, brick: str) -> int:
     return _listed(feed, feed.numbering.start_named(brick), brick)
 
 
-def last_whole_in(feed: BrickFeed, brick: str) -> int:
+def last_whole_in(feed: Feed, brick: str) -> int:
     """Start of the partition that ends with a brick, by its name or, of number bricks, by its number such as `299`.
 
     Raises:
@@ -327,7 +239,7 @@ def last_whole_in(feed: BrickFeed, brick: str) -> int:
     return start
 
 
-def _listed(feed: BrickFeed, ordinal: int, brick: str) -> int:
+def _listed(feed: Feed, ordinal: int, brick: str) -> int:
     bricks = feed.numbering
     if ordinal not in bricks:
         first, last = bricks.name(bricks.first), bricks.name(bricks.last)

@@ -1,18 +1,16 @@
-"""What the settings of a feed must be beside each other. Pure; each rule says what was found and what to do."""
+"""What the settings of a feed must be beside each other. Pure; each rule says what was found and what to do.
+
+Every rule raises `ValueError` with a sentence that names the setting.
+"""
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
-import dagster as dg
-from dagster._core.definitions.utils import is_valid_name
-from dagster._utils.schedules import is_valid_cron_string
-
-from ucs_pipeline.bricks.partitions import Share
+from ucs_pipeline.bricks.partitions import Numbering, Share
 from ucs_pipeline.bricks.sharding import Dealt
 from ucs_pipeline.bricks.time import HOUR, MILLISECONDS
-from ucs_pipeline.errors import BrickError
 from ucs_pipeline.feed.redis_keys import has_neighbours
+from ucs_pipeline.feed.settings import Bricks, Stream
 from ucs_pipeline.feed.yaml_text import named
 
 FIXED_SETTINGS: Mapping[str, str | int] = {
@@ -44,9 +42,6 @@ FIXED_SETTINGS: Mapping[str, str | int] = {
 }
 """ClickHouse settings that keep an answer whole, fresh and in its shape. Neither a profile nor a feed changes them."""
 
-if TYPE_CHECKING:
-    from ucs_pipeline.feed.feed import BrickFeed
-
 MAX_PARTITIONS = 100_000
 """Dagster's documented ceiling of partitions per asset."""
 
@@ -62,28 +57,15 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
-def check(feed: "BrickFeed") -> None:
-    """Refuses settings that are right by themselves and cannot work together.
-
-    Raises:
-        ValueError: what is wrong, in a sentence that names the setting.
-    """
-    if not _NAME.fullmatch(feed.name):
+def check_name(name: str) -> None:
+    """Dagster and Redis both take the name."""
+    if not _NAME.fullmatch(name):
         raise ValueError("name must be letters, digits and underscores, starting with a letter")
-    # The assets of shards have names with a number, none of which is reserved.
-    if feed.stream.shards == 1 and not is_valid_name(feed.name):
-        raise ValueError(f"name {feed.name!r} is reserved by Dagster: choose another (stream.name may be {feed.name})")
-    _check_partitions(feed)
-    if feed.any_order:
-        _check_any_order(feed)
-    if feed.stream.pace is not None and feed.bricks.kind != "time":
-        raise ValueError(
-            f"stream.pace goes by the times of keys, and bricks.class is {feed.bricks.kind}: set "
-            "`stream.max_rows_per_second` instead"
-        )
-    _check_fields(feed)
-    _check_what_dagster_shows(feed)
-    for setting in feed.settings:
+
+
+def check_settings(settings: Iterable[str]) -> None:
+    """The ClickHouse settings are names, and none of those that decide which rows and columns an answer has."""
+    for setting in settings:
         if not _SETTING.fullmatch(setting):
             raise ValueError(f"settings: {named([setting])} is not the name of a ClickHouse setting")
         if setting in FIXED_SETTINGS:
@@ -93,18 +75,14 @@ def check(feed: "BrickFeed") -> None:
             )
 
 
-def _check_partitions(feed: "BrickFeed") -> None:
-    try:
-        _refuse_endless(feed)
-        numbering = feed.numbering
-    except BrickError as error:
-        raise ValueError(str(error)) from None
+def check_partitions(numbering: Numbering, shards: int, last: object) -> None:
+    """Entry ids can carry the bricks, Dagster the partitions, and every shard has some. `last`: as it is written."""
     if numbering.last > MAX_ORDINAL:
         raise ValueError(
-            f"bricks.last ({feed.bricks.last}) is beyond what an entry id can carry: its brick has the number "
+            f"bricks.last ({last}) is beyond what an entry id can carry: its brick has the number "
             f"{numbering.last}, and the largest is {MAX_ORDINAL}"
         )
-    shards, partitions = feed.stream.shards, len(numbering.starts)
+    partitions = len(numbering.starts)
     if 1 < shards <= partitions:
         sizes = [len(Dealt(numbering, Share(number, shards)).starts) for number in range(shards)]
     else:
@@ -118,17 +96,17 @@ def _check_partitions(feed: "BrickFeed") -> None:
         raise _too_many(f"{partitions:,} {numbering.unit}s")
 
 
-def _refuse_endless(feed: "BrickFeed") -> None:
+def refuse_endless(bricks: Bricks, shards: int) -> None:
     """Refuses a list that is too long at a glance: to make that of thousands of years takes up to minutes."""
-    if feed.bricks.kind != "time":
+    if bricks.kind != "time":
         return
-    first, last = feed.bricks.ends()
+    first, last = bricks.ends()
     # As few as they may be: the longest months and years, and clocks that change.
-    units = (last - first) // (_MOST_HOURS[feed.bricks.level] * HOUR * MILLISECONDS)
-    if units * 0.99 > MAX_PARTITIONS * feed.stream.shards:
-        raise _too_many(f"about {units:,} {feed.bricks.level}s")
+    units = (last - first) // (_MOST_HOURS[bricks.level] * HOUR * MILLISECONDS)
+    if units * 0.99 > MAX_PARTITIONS * shards:
+        raise _too_many(f"about {units:,} {bricks.level}s")
     if last >= _LAST_YEAR * MILLISECONDS:
-        raise ValueError(f"bricks.last ({feed.bricks.last}) is too late: the last hour is 9998-12-31T23")
+        raise ValueError(f"bricks.last ({bricks.last}) is too late: the last hour is 9998-12-31T23")
 
 
 def _too_many(partitions: str) -> ValueError:
@@ -138,46 +116,45 @@ def _too_many(partitions: str) -> ValueError:
     )
 
 
-def _check_any_order(feed: "BrickFeed") -> None:
+def check_order(bricks: Bricks, stream: Stream, stream_name: str, tail: str) -> None:
+    """What is set is for the feed's order and class."""
+    if stream.order == "any":
+        _check_any_order(stream, stream_name, tail)
+    if stream.pace is not None and bricks.kind != "time":
+        raise ValueError(
+            f"stream.pace goes by the times of keys, and bricks.class is {bricks.kind}: set "
+            "`stream.max_rows_per_second` instead"
+        )
+
+
+def _check_any_order(stream: Stream, stream_name: str, tail: str) -> None:
     for setting, given, reason in (
-        ("id_offset", feed.stream.id_offset, "Redis gives the ids"),
-        ("pace", feed.stream.pace, "bricks go in any order, and the clock does not: set max_rows_per_second"),
+        ("id_offset", stream.id_offset, "Redis gives the ids"),
+        ("pace", stream.pace, "bricks go in any order, and the clock does not: set max_rows_per_second"),
     ):
         if given:
             raise ValueError(f"stream.{setting} is for `order: strict`, and stream.order is any: {reason}")
-    if feed.stream.shards > 1:
+    if stream.shards > 1:
         raise ValueError(
             "stream.shards is for `order: strict`, and stream.order is any: bricks of any order go into one stream "
             "in parallel as it is; leave `shards` out"
         )
-    if feed.tail == "follow":
+    if tail == "follow":
         raise ValueError(
             "tail: follow is for `order: strict`, and stream.order is any: a brick is published when it can no "
             "longer change; set `tail: hold`"
         )
-    if not has_neighbours(feed.stream_name):
+    if not has_neighbours(stream_name):
         raise ValueError(
-            f"stream.name {feed.stream_name!r} has a brace that is no hash tag, by which no ledger can be in its "
+            f"stream.name {stream_name!r} has a brace that is no hash tag, by which no ledger can be in its "
             "cluster slot: leave the brace out"
         )
 
 
-def _check_fields(feed: "BrickFeed") -> None:
-    if feed.columns is not None and not feed.columns and not feed.constants:
+def check_fields(columns: Mapping[str, str] | None, constants: Mapping[str, str]) -> None:
+    """An entry has fields, each of them once."""
+    if columns is not None and not columns and not constants:
         raise ValueError("columns is empty and there are no constants: an entry needs at least one field")
-    twice = sorted(set(feed.columns or ()) & set(feed.constants))
+    twice = sorted(set(columns or ()) & set(constants))
     if twice:
         raise ValueError(f"field {twice[0]!r} is both in columns and in constants: name it once")
-
-
-def _check_what_dagster_shows(feed: "BrickFeed") -> None:
-    for setting, cron in (("schedule", feed.schedule), ("check_schedule", feed.check_schedule)):
-        if cron is not None and not is_valid_cron_string(cron):
-            raise ValueError(
-                f"{setting} {cron!r} is not a cron schedule: give minute, hour, day of the month, month and day of "
-                "the week, such as '30 5 * * *'"
-            )
-    try:
-        dg.AssetSpec(feed.name, group_name=feed.group, owners=feed.owners, tags=feed.tags)
-    except dg.DagsterInvalidDefinitionError as error:
-        raise ValueError(f"group, owners or tags: {error}") from None

@@ -1,11 +1,10 @@
-"""The `bricks` of a feed: which class its keys are, and from where to where."""
+"""The groups of a feed's settings: `bricks`, which keys it has, and `stream`, where its rows go."""
 
 from collections.abc import Mapping
 from datetime import date, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import dagster as dg
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ucs_pipeline.bricks.base import LEVELS, BrickClass
 from ucs_pipeline.bricks.number import BRICK, NumberBricks
@@ -13,7 +12,6 @@ from ucs_pipeline.bricks.partitions import Numbering
 from ucs_pipeline.bricks.text import Digit, TextBricks
 from ucs_pipeline.bricks.time import TimeBricks, Unit
 from ucs_pipeline.errors import BrickError
-from ucs_pipeline.feed.described import Described
 
 Level = Literal["brick", "block", "part", "shard"]
 
@@ -25,25 +23,31 @@ _ONLY: Mapping[str, tuple[str, ...]] = {
 """Settings that one class has and the others have not."""
 
 
-_End = Annotated[
-    int | str | None, dg.Resolver(lambda _context, value: value, model_field_type=int | str | float | date | None)
-]
-"""One end of a feed. What YAML may make of it is more than what it may be: the setting itself says what is wrong."""
+class Settings(BaseModel):
+    """Settings that take no name they do not have."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
-class Bricks(Described):
+class Written(NamedTuple):
+    """What YAML may make of a setting. It may be more than what the setting takes, which then says what is wrong."""
+
+    kind: Any
+
+
+_End = Annotated[int | str | None, Written(int | str | float | date | None)]
+"""One end of a feed."""
+
+
+class Bricks(Settings):
     """Which bricks a feed has: the class of its key and the first and last key."""
 
     # `class` is a Python keyword, so the attribute is `kind` and the setting keeps the standard's word.
-    kind: Annotated[
-        Literal["number", "time", "text"],
-        dg.Resolver(
-            lambda _context, value: value,
-            model_field_name="class",
-            description="Class of the key: number (bricks of 10,000 consecutive ids), time (of an hour), or text (of "
-            "keys whose md5 has the same four digits).",
-        ),
-    ] = Field(alias="class")
+    kind: Literal["number", "time", "text"] = Field(
+        alias="class",
+        description="Class of the key: number (bricks of 10,000 consecutive ids), time (of an hour), or text (of "
+        "keys whose md5 has the same four digits).",
+    )
     first: _End = Field(
         default=None,
         description="What the feed begins with; the brick that holds it is the first one. number: an id, 0 if left "
@@ -155,6 +159,63 @@ class Bricks(Described):
             BrickError: the class has no such bricks.
         """
         return Numbering(self.brick_class(), *self.ends(), LEVELS.index(self.level), offset)
+
+
+class Stream(Settings):
+    """The Redis stream a feed writes to."""
+
+    name: str | None = Field(
+        default=None, min_length=1, description="Key of the stream in Redis; the feed's name if left out."
+    )
+    order: Literal["strict", "any"] = Field(
+        default="strict",
+        description="strict: every entry id is <brick>-<row>, so the stream is always a prefix of the table in brick "
+        "order. any: bricks go in any order and in parallel, into a stream that others may write to as well; Redis "
+        "gives the ids, and a ledger beside the stream says what is in it.",
+    )
+    id_offset: int = Field(
+        default=0,
+        ge=0,
+        description="Added to the left half of every entry id, so that a feed can go on on a stream that has lower "
+        "entries of an old program; those are left alone.",
+    )
+    max_len: int = Field(
+        default=10_000_000,
+        ge=1,
+        description="Entries the stream may hold. A full stream is handled as `when_full` says.",
+    )
+    max_bytes: int | None = Field(
+        default=None, ge=1, description="Bytes of Redis memory the stream may take, beside `max_len`."
+    )
+    when_full: Literal["wait", "trim_acknowledged", "trim"] = Field(
+        default="wait",
+        description="wait: until consumers have trimmed. trim_acknowledged: remove what every consumer group has "
+        "acknowledged, then wait. trim: drop the oldest entries, read or not.",
+    )
+    timeout_s: float = Field(
+        default=180.0,
+        gt=0,
+        description="Seconds without progress after which a publisher that waits for Redis, for room or for ClickHouse "
+        "gives up.",
+    )
+    max_rows_per_second: float | None = Field(
+        default=None, gt=0, description="Most rows to publish per second, spread evenly; for replays and back-tests."
+    )
+    pace: float | None = Field(
+        default=None,
+        gt=0,
+        description="For time bricks: how many times as fast as the clock rows are published, by the times of their "
+        "keys, such as 1000; for replays and back-tests.",
+    )
+    min_replicas: int = Field(
+        default=0, ge=0, description="Replicas that must have a brick's entries before it counts as done."
+    )
+    shards: int = Field(
+        default=1,
+        ge=1,
+        description="Streams to spread the feed over, for more than one Redis core: partitions are dealt in turn to "
+        "<stream>.0, <stream>.1 and so on, each an asset of its own. Limits hold for each stream.",
+    )
 
 
 def _brick(bricks: BrickClass, setting: str, name: object) -> int:

@@ -11,17 +11,17 @@ from pydantic import PrivateAttr
 
 from ucs_pipeline.bricks.partitions import Share
 from ucs_pipeline.bricks.sharding import Dealt, holder
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 
 
-class Shard(BrickFeed):
+class Shard(Feed):
     """One stream of a feed with `stream.shards`, and the bricks that are dealt to it."""
 
-    _whole: BrickFeed = PrivateAttr()
+    _whole: Feed = PrivateAttr()
     _share: Share = PrivateAttr()
 
     @classmethod
-    def of(cls, whole: BrickFeed, number: int) -> "Shard":
+    def of(cls, whole: Feed, number: int) -> "Shard":
         """Shard `number`, from 0 on, of a feed."""
         settings = {name: getattr(whole, name) for name in type(whole).model_fields}
         stream = whole.stream.model_copy(update={"name": f"{whole.stream_name}.{number}"})
@@ -34,7 +34,7 @@ class Shard(BrickFeed):
         return shard
 
     @property
-    def whole(self) -> BrickFeed:
+    def whole(self) -> Feed:
         """The feed that the user wrote."""
         return self._whole
 
@@ -49,13 +49,13 @@ class Shard(BrickFeed):
         return Dealt(self._whole.numbering, self._share)
 
 
-def streams_of(feed: BrickFeed) -> Sequence[BrickFeed]:
+def streams_of(feed: Feed) -> Sequence[Feed]:
     """The feeds with one stream each that a feed is made of: itself, or its shards."""
     shards = feed.stream.shards
     return [feed] if shards == 1 or feed.share else [Shard.of(feed, number) for number in range(shards)]
 
 
-def stream_with(feed: BrickFeed, ordinal: int) -> BrickFeed:
+def stream_with(feed: Feed, ordinal: int) -> Feed:
     """The one of those feeds whose stream has a brick."""
     feeds = streams_of(feed)
     return feeds[holder(feed.numbering, ordinal, len(feeds))] if len(feeds) > 1 else feed

@@ -17,7 +17,7 @@ from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 from ucs_pipeline.clickhouse.source import Content, Source
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
-from ucs_pipeline.feed.feed import BrickFeed, last_whole_in
+from ucs_pipeline.feed.feed import Feed, last_whole_in
 from ucs_pipeline.operations.handled import row_after, rows_after
 from ucs_pipeline.orchestration.assets import brick_event
 from ucs_pipeline.orchestration.materializations import ADOPTED
@@ -47,7 +47,7 @@ class Adoption(NamedTuple):
 
 
 def adopt(
-    feed: BrickFeed,
+    feed: Feed,
     last_brick: str,
     source: Source,
     stream: OrderedStream,
@@ -119,12 +119,12 @@ def adopt(
     return Adoption(len(missing), found, recorded_before, top)
 
 
-def _not_recorded(feed: BrickFeed, starts: Sequence[int], instance: dg.DagsterInstance) -> list[int]:
+def _not_recorded(feed: Feed, starts: Sequence[int], instance: dg.DagsterInstance) -> list[int]:
     done = instance.get_materialized_partitions(dg.AssetKey(feed.name))
     return [start for start in starts if feed.numbering.name(start) not in done]
 
 
-def _began_with(feed: BrickFeed, last: int, instance: dg.DagsterInstance) -> EntryId | None:
+def _began_with(feed: Feed, last: int, instance: dg.DagsterInstance) -> EntryId | None:
     """The top that the stream began with, as recorded; None if `last` is not recorded as the last adopted brick."""
     which = dg.AssetRecordsFilter(dg.AssetKey(feed.name), asset_partitions=[feed.numbering.name(last)])
     records = instance.fetch_materializations(which, limit=1).records
@@ -135,7 +135,7 @@ def _began_with(feed: BrickFeed, last: int, instance: dg.DagsterInstance) -> Ent
     return EntryId.parse(str(written.value)) if written else None
 
 
-def _event(feed: BrickFeed, report: BrickReport, top: EntryId) -> dg.AssetMaterialization:
+def _event(feed: Feed, report: BrickReport, top: EntryId) -> dg.AssetMaterialization:
     event = brick_event(feed, report)
     if report.last_entry in (None, top):
         return event
@@ -164,7 +164,7 @@ def _entry(event: dg.AssetMaterialization) -> dg.EventLogEntry:
     )
 
 
-def _refuse_used(feed: BrickFeed, stream: OrderedStream, last: int, top: EntryId | None) -> None:
+def _refuse_used(feed: Feed, stream: OrderedStream, last: int, top: EntryId | None) -> None:
     state = stream.state()
     if (state.top <= floor(feed) or state.top == top) and state.first is None:
         return
@@ -176,7 +176,7 @@ def _refuse_used(feed: BrickFeed, stream: OrderedStream, last: int, top: EntryId
     )
 
 
-def _begin(feed: BrickFeed, stream: OrderedStream, last: int, top: EntryId) -> None:
+def _begin(feed: Feed, stream: OrderedStream, last: int, top: EntryId) -> None:
     token = "ucs-adopt"  # noqa: S105 - names a writer, and opens nothing
     client: Any = stream.client
     try:

@@ -12,15 +12,13 @@ from ucs_pipeline.clickhouse.source import Content, Source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.stream.stream import OrderedStream, floor
 
 _PAGE = 1_000
 
 
-def rows_after(
-    feed: BrickFeed, last: int, source: Source, stream: OrderedStream, contents: Mapping[int, Content]
-) -> int:
+def rows_after(feed: Feed, last: int, source: Source, stream: OrderedStream, contents: Mapping[int, Content]) -> int:
     """Rows of the partition after `last` that the previous writer's entries in the stream prove to be handled too.
 
     Args:
@@ -61,7 +59,7 @@ def rows_after(
     )
 
 
-def row_after(feed: BrickFeed, last: int, rows: int, source: Source) -> EntryId:
+def row_after(feed: Feed, last: int, rows: int, source: Source) -> EntryId:
     """Position of the row with number `rows` of the partition after `last`.
 
     Raises:
@@ -90,7 +88,7 @@ def _entries(state: State) -> int:
     return state.length if state.added is None else state.added
 
 
-def _where(feed: BrickFeed, entries: int, contents: Mapping[int, Content]) -> str:
+def _where(feed: Feed, entries: int, contents: Mapping[int, Content]) -> str:
     """Where so many rows end, and what to do about it."""
     bricks, left, before = feed.numbering, entries, ""
     for start in bricks.starts:
@@ -109,7 +107,7 @@ def _where(feed: BrickFeed, entries: int, contents: Mapping[int, Content]) -> st
     return f"All {bricks.unit}s of the feed together have {entries - left:,} rows"
 
 
-def _are_first_rows(feed: BrickFeed, start: int, rows: int, source: Source, stream: OrderedStream) -> bool:
+def _are_first_rows(feed: Feed, start: int, rows: int, source: Source, stream: OrderedStream) -> bool:
     """Whether the last entries of the previous writer are the first rows of a partition, in the order of the feed."""
     there = _last_entries(stream, floor(feed), rows)
     with closing(source.scan(start, feed.numbering.end(start))) as scan:

@@ -11,7 +11,7 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, Bulk
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.event_log import SqliteEventLogStorage
 
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.checks.definitions import checks_name
 from ucs_pipeline.orchestration.checks.finding import CHECKS
 
@@ -28,9 +28,7 @@ class Pruned:
     """Runs that hold the latest record of a brick or of a check, or belong to a backfill that goes on."""
 
 
-def prune(
-    feeds: Sequence[BrickFeed], instance: dg.DagsterInstance, before: datetime, *, dry_run: bool = False
-) -> Pruned:
+def prune(feeds: Sequence[Feed], instance: dg.DagsterInstance, before: datetime, *, dry_run: bool = False) -> Pruned:
     """Deletes the feeds' runs that ended before some time and hold nothing that is needed.
 
     Of those that stay, what they wrote to stdout and stderr is deleted. A dry run only counts.
@@ -50,7 +48,7 @@ def prune(
     return Pruned(deleted, len(found) - deleted)
 
 
-def _ended(feeds: Sequence[BrickFeed], instance: dg.DagsterInstance, before: datetime) -> dict[str, str | None]:
+def _ended(feeds: Sequence[Feed], instance: dg.DagsterInstance, before: datetime) -> dict[str, str | None]:
     """The backfill, if any, of each run that ended before some time and was about these feeds alone."""
     keys = {dg.AssetKey(feed.name) for feed in feeds}
     jobs = {checks_name(feed) for feed in feeds}
@@ -66,7 +64,7 @@ def _ended(feeds: Sequence[BrickFeed], instance: dg.DagsterInstance, before: dat
     return found
 
 
-def _holders(feed: BrickFeed, instance: dg.DagsterInstance) -> Iterator[str]:
+def _holders(feed: Feed, instance: dg.DagsterInstance) -> Iterator[str]:
     """The runs that a brick or a check of the feed is recorded by. Also of bricks that the feed has no more."""
     key = dg.AssetKey(feed.name)
     latest = instance.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_MATERIALIZATION)

@@ -6,11 +6,11 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import ledger_key
 
 
-def description(feed: BrickFeed, runs_tag: str) -> str:
+def description(feed: Feed, runs_tag: str) -> str:
     """What the feed's page in the UI says of it.
 
     Args:
@@ -35,7 +35,7 @@ def description(feed: BrickFeed, runs_tag: str) -> str:
     )
 
 
-def _dealt(feed: BrickFeed) -> Iterator[str]:
+def _dealt(feed: Feed) -> Iterator[str]:
     if feed.share:
         yield (
             f"Shard {feed.share.number} of the {feed.share.of} of feed `{feed.whole.name}`: {feed.numbering.unit}s are "
@@ -43,7 +43,7 @@ def _dealt(feed: BrickFeed) -> Iterator[str]:
         )
 
 
-def _where(feed: BrickFeed) -> str:
+def _where(feed: Feed) -> str:
     """How to ask Redis for the entries of a partition."""
     if feed.any_order:
         return (
@@ -60,13 +60,13 @@ def _where(feed: BrickFeed) -> str:
     )
 
 
-def settings(feed: BrickFeed) -> str:
+def settings(feed: Feed) -> str:
     """What is written in the feed's file, without its secrets, as JSON."""
     written = feed.whole.shown.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     return json.dumps(written, ensure_ascii=False)
 
 
-def columns(feed: BrickFeed) -> dict[str, dg.TableSchema]:
+def columns(feed: Feed) -> dict[str, dg.TableSchema]:
     """The fields of an entry and what is in them, if the feed names them."""
     if feed.shown.columns is None:
         return {}

@@ -12,7 +12,7 @@ from dagster._core.definitions.metadata.metadata_value import ObjectMetadataValu
 from dagster._core.storage.tags import BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
 
 from ucs_pipeline.errors import OutOfTurnError, SourceUnavailableError, StreamUnavailableError, UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.instance.run_queue import queue_again
 from ucs_pipeline.orchestration.asset_page import columns, description, settings
 from ucs_pipeline.orchestration.materializations import DATA_VERSION_TAG, data_version, metadata, recorded
@@ -44,14 +44,14 @@ CODE_VERSION = "1"
 """Version of what a row looks like in the stream; raised when the encoding changes."""
 
 
-def table_key(feed: BrickFeed) -> dg.AssetKey:
+def table_key(feed: Feed) -> dg.AssetKey:
     """Key of the external asset that stands for the feed's table."""
     # Two tables may look the same without their secrets.
     table = feed.table if feed.shown.table == feed.table else f"{feed.shown.table}_{feed.whole.name}"
     return _external_key("clickhouse", table, ".")
 
 
-def stream_key(feed: BrickFeed) -> dg.AssetKey:
+def stream_key(feed: Feed) -> dg.AssetKey:
     """Key of the external asset that stands for the feed's stream."""
     return _external_key("redis", feed.stream_name, ":")
 
@@ -65,7 +65,7 @@ def _external_key(kind: str, name: str, separator: str) -> dg.AssetKey:
     return dg.AssetKey([kind, f"{re.sub(r'[^A-Za-z0-9_]+', '_', name).strip('_')}_{digest}"])
 
 
-def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
+def brick_asset(feed: Feed) -> dg.AssetsDefinition:
     """The asset of a feed. Building it connects to nothing."""
 
     @dg.asset(
@@ -130,13 +130,13 @@ def brick_asset(feed: BrickFeed) -> dg.AssetsDefinition:
     return bricks
 
 
-def _freshness(feed: BrickFeed) -> dg.FreshnessPolicy | None:
+def _freshness(feed: Feed) -> dg.FreshnessPolicy | None:
     if feed.fresh_within_s is None:
         return None
     return dg.FreshnessPolicy.time_window(fail_window=timedelta(seconds=feed.fresh_within_s))
 
 
-def _move(context: dg.AssetExecutionContext, feed: BrickFeed, wanted: Sequence[int]) -> Iterator[BrickReport]:
+def _move(context: dg.AssetExecutionContext, feed: Feed, wanted: Sequence[int]) -> Iterator[BrickReport]:
     # Heavy imports wait for a run: definitions load in every process.
     from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.orchestration.numbering_guard import refuse_renumbered
@@ -168,7 +168,7 @@ def _replay_request(context: dg.AssetExecutionContext) -> str | None:
     return tags.get(ROOT_BACKFILL_ID_TAG) or tags.get(BACKFILL_ID_TAG) or run.root_run_id or run.run_id
 
 
-def run_tags(feed: BrickFeed, first: int, last: int, together: Sequence[str] = ()) -> dict[str, str]:
+def run_tags(feed: Feed, first: int, last: int, together: Sequence[str] = ()) -> dict[str, str]:
     """Tags by which runs are found in the UI: their feeds, and the bricks as they are launched there.
 
     `together`: names of the feeds that are launched in one run, the feed's own among them; left out, it is alone.
@@ -184,7 +184,7 @@ def runs_tag(name: str) -> str:
     return f"ucs.feed/{name}"
 
 
-def _wanted(context: dg.AssetExecutionContext, feed: BrickFeed) -> Sequence[int]:
+def _wanted(context: dg.AssetExecutionContext, feed: Feed) -> Sequence[int]:
     # Read once (each access slices the whole list), and read always: a body that never asks for its partitions
     # would succeed without any when launched without one.
     bricks = feed.numbering
@@ -213,7 +213,7 @@ def feed_names(graph: BaseAssetGraph[Any]) -> list[str]:
     return sorted(node.key.to_user_string() for node in nodes if FEED_METADATA in node.metadata)
 
 
-def refuse_unordered(feed: BrickFeed, graph: BaseAssetGraph[Any]) -> None:
+def refuse_unordered(feed: Feed, graph: BaseAssetGraph[Any]) -> None:
     """Refuses a run of the feed with an asset that is made from its stream, and that does not wait for the feed.
 
     Dagster starts the assets of a run in the order of those that are launched: it looks through no external asset.
@@ -236,7 +236,7 @@ def refuse_unordered(feed: BrickFeed, graph: BaseAssetGraph[Any]) -> None:
             )
 
 
-def brick_event(feed: BrickFeed, report: BrickReport) -> dg.AssetMaterialization:
+def brick_event(feed: Feed, report: BrickReport) -> dg.AssetMaterialization:
     """The event that records a brick as done."""
     upstream = table_key(feed).to_user_string()
     return dg.AssetMaterialization(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import dagster as dg
 
 from ucs_pipeline.errors import FeedError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.orchestration.assets import FEED_METADATA, brick_asset, stream_key, table_key
 from ucs_pipeline.orchestration.checks.definitions import check_defs, checks_name
@@ -14,17 +14,17 @@ from ucs_pipeline.orchestration.sensors.alerts import alert_defs
 from ucs_pipeline.orchestration.sensors.feed_sensor import trigger_defs
 
 
-def build_feed(feed: BrickFeed) -> dg.Definitions:
+def build_feed(feed: Feed) -> dg.Definitions:
     """Definitions of one feed, without what feeds share; `assemble` adds that."""
     return dg.Definitions.merge(*map(_build_stream, streams_of(feed)))
 
 
-def _build_stream(feed: BrickFeed) -> dg.Definitions:
+def _build_stream(feed: Feed) -> dg.Definitions:
     asset = brick_asset(feed)
     return dg.Definitions.merge(dg.Definitions(assets=[asset]), check_defs(feed), trigger_defs(feed, asset))
 
 
-def build_defs(*feeds: BrickFeed) -> dg.Definitions:
+def build_defs(*feeds: Feed) -> dg.Definitions:
     """Definitions of one or more feeds, ready for a code location.
 
     Raises:
@@ -65,7 +65,7 @@ def assemble(defs: dg.Definitions) -> dg.Definitions:
     return dg.Definitions.merge(defs, shared, alert_defs(feeds))
 
 
-def feeds_of(defs: dg.Definitions) -> list[BrickFeed]:
+def feeds_of(defs: dg.Definitions) -> list[Feed]:
     """The feeds behind some definitions, by name; where a feed has several streams, its shards."""
     found = [
         spec.metadata[FEED_METADATA].instance
@@ -79,10 +79,10 @@ class Clash(NamedTuple):
     """What feeds cannot be beside each other."""
 
     sentence: str
-    feeds: Sequence[BrickFeed]
+    feeds: Sequence[Feed]
 
 
-def clashes(feeds: Sequence[BrickFeed]) -> Iterator[Clash]:
+def clashes(feeds: Sequence[Feed]) -> Iterator[Clash]:
     """Which of some feeds, each with one stream, have no name and no stream of their own."""
     wholes = [feed.whole for feed in feeds if feed.share and not feed.share.number]
     shared = {f.stream_name for f in feeds} - {f.stream_name for f in feeds if not f.any_order}
@@ -91,7 +91,7 @@ def clashes(feeds: Sequence[BrickFeed]) -> Iterator[Clash]:
         ("named", [(f.name, f) for f in (*wholes, *feeds)]),
         ("writing to stream", [(f.stream_name, f) for f in feeds if f.stream_name not in shared]),
     ):
-        by_name: dict[str, list[BrickFeed]] = {}
+        by_name: dict[str, list[Feed]] = {}
         for name, feed in named:
             by_name.setdefault(name, []).append(feed)
         for name, culprits in by_name.items():
@@ -113,12 +113,12 @@ def clashes(feeds: Sequence[BrickFeed]) -> Iterator[Clash]:
             )
 
 
-def _distinct(feeds: list[BrickFeed]) -> list[BrickFeed]:
+def _distinct(feeds: list[Feed]) -> list[Feed]:
     """The same feeds, each with one stream, if each has a name and a stream of its own."""
     for clash in clashes(feeds):
         raise FeedError(clash.sentence)
     return feeds
 
 
-def _shown(feed: BrickFeed) -> str:
+def _shown(feed: Feed) -> str:
     return f"shard {feed.share.number} of {feed.whole.name!r}" if feed.share else repr(feed.name)

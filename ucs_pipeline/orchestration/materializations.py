@@ -9,7 +9,7 @@ import dagster as dg
 
 from ucs_pipeline.entries.display import hash_text
 from ucs_pipeline.entries.entry_id import EntryId
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.brick_results import BrickReport, Key
 
 DATA_VERSION_TAG = "dagster/data_version"
@@ -30,7 +30,7 @@ _KEY = {"number": "id", "time": "time", "text": "key"}
 """What a feed's keys are called, by class."""
 
 
-def metadata(feed: BrickFeed, report: BrickReport) -> dict[str, Any]:
+def metadata(feed: Feed, report: BrickReport) -> dict[str, Any]:
     """What is written down about a finished brick. Keys are stable: the UI plots the numeric ones."""
     written: dict[str, Any] = {
         "rows": report.rows,
@@ -71,7 +71,7 @@ def metadata(feed: BrickFeed, report: BrickReport) -> dict[str, Any]:
     return written
 
 
-def recorded(instance: dg.DagsterInstance, feed: BrickFeed, starts: Sequence[int]) -> Mapping[int, BrickReport]:
+def recorded(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) -> Mapping[int, BrickReport]:
     """What is recorded about those of the partitions that are marked as done, by start."""
     key = dg.AssetKey(feed.name)
     names = {feed.numbering.name(start): start for start in starts}
@@ -92,7 +92,7 @@ def recorded(instance: dg.DagsterInstance, feed: BrickFeed, starts: Sequence[int
     return reports
 
 
-def newest(instance: dg.DagsterInstance, feed: BrickFeed, number: int) -> Iterator[Mapping[int, BrickReport]]:
+def newest(instance: dg.DagsterInstance, feed: Feed, number: int) -> Iterator[Mapping[int, BrickReport]]:
     """What is recorded, by start: the newest records first, in pages of so many events."""
     cursor: str | None = None
     seen: set[int] = set()
@@ -113,7 +113,7 @@ def newest(instance: dg.DagsterInstance, feed: BrickFeed, number: int) -> Iterat
         cursor = found.cursor
 
 
-def contents(instance: dg.DagsterInstance, feed: BrickFeed, starts: Sequence[int]) -> Mapping[int, BrickReport]:
+def contents(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) -> Mapping[int, BrickReport]:
     """As `recorded`, for a whole feed: reads the data versions only, and leaves the first and last key out.
 
     Where partitions are coarser than bricks, only the newest hundred say what their last entry is; of the others it is
@@ -145,7 +145,7 @@ def rows_by_brick(instance: dg.DagsterInstance, feed: str) -> Mapping[str, int]:
     return {name: int(tags[DATA_VERSION_TAG].partition("-")[0]) for name, tags in found.items()}
 
 
-def _table(feed: BrickFeed, entries: Mapping[EntryId, Mapping[bytes, bytes]]) -> dg.TableMetadataValue:
+def _table(feed: Feed, entries: Mapping[EntryId, Mapping[bytes, bytes]]) -> dg.TableMetadataValue:
     """A line for each field, and as many of the entries side by side as a brick's page has room for, but one at least.
 
     The page cuts off what is wider, other rows' texts with it.
@@ -179,7 +179,7 @@ def _content(ordinal: int, rows: int, content_hash: int) -> BrickReport:
     return BrickReport(ordinal, rows, None, None, first, last, content_hash)
 
 
-def _report(feed: BrickFeed, ordinal: int, event: dg.AssetMaterialization) -> BrickReport:
+def _report(feed: Feed, ordinal: int, event: dg.AssetMaterialization) -> BrickReport:
     def value(key: str) -> Any:
         found = event.metadata.get(key)
         return None if found is None else found.value

@@ -8,13 +8,13 @@ from ucs_pipeline.bricks.base import LEVELS, BrickClass
 from ucs_pipeline.bricks.time import TimeBricks, zone_database
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import BrickError, StreamError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.stream.stream import RedisStream
 
 _PAGE = 10
 
 
-def refuse_renumbered(instance: dg.DagsterInstance, feed: BrickFeed, stream: RedisStream) -> None:
+def refuse_renumbered(instance: dg.DagsterInstance, feed: Feed, stream: RedisStream) -> None:
     """Keeps a feed from going on where it numbered its rows in another way.
 
     The same names and entry ids would stand for other rows, and those between the two be left out or come twice.
@@ -38,7 +38,7 @@ def refuse_renumbered(instance: dg.DagsterInstance, feed: BrickFeed, stream: Red
             _refuse_shifted(feed, stream, name, ordinals, EntryId.parse(str(last.value)))
 
 
-def _way_out(feed: BrickFeed) -> str:
+def _way_out(feed: Feed) -> str:
     bricks = feed.numbering.bricks
     if not isinstance(bricks, TimeBricks) or bricks.zone.key == "UTC":
         return "set `bricks` back to what it was, or give the feed another name and another stream"
@@ -50,7 +50,7 @@ def _way_out(feed: BrickFeed) -> str:
     )
 
 
-def _refuse_shifted(feed: BrickFeed, stream: RedisStream, name: str, ordinals: Sequence[int], last: EntryId) -> None:
+def _refuse_shifted(feed: Feed, stream: RedisStream, name: str, ordinals: Sequence[int], last: EntryId) -> None:
     """Refuses another `id_offset` on the stream that has the partition's last entry, or entries after it."""
     offset = feed.stream.id_offset
     lowered, raised = last.ordinal > ordinals[-1] + offset, last.ordinal < ordinals[0] + offset
@@ -66,7 +66,7 @@ def _refuse_shifted(feed: BrickFeed, stream: RedisStream, name: str, ordinals: S
         )
 
 
-def _recorded(instance: dg.DagsterInstance, feed: BrickFeed) -> Iterator[dg.AssetMaterialization]:
+def _recorded(instance: dg.DagsterInstance, feed: Feed) -> Iterator[dg.AssetMaterialization]:
     """Some of the partitions that were recorded last; those reported by hand have no bounds and are left out."""
     cursor, more, found = None, True, False
     while more and not found:

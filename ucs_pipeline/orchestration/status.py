@@ -11,7 +11,7 @@ from dagster import AssetPartitionStatus
 
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.assets import FEED_TAG
 from ucs_pipeline.orchestration.materializations import rows_by_brick
 from ucs_pipeline.redis.connection import connect_each, translate
@@ -66,7 +66,7 @@ class FeedStatus:
     """Why it cannot be read."""
 
 
-def feed_statuses(feeds: Sequence[BrickFeed], instance: dg.DagsterInstance) -> list[FeedStatus]:
+def feed_statuses(feeds: Sequence[Feed], instance: dg.DagsterInstance) -> list[FeedStatus]:
     """Where the feeds are. A Redis that does not answer is waited for once."""
     streams: list[StreamStatus | str]
     try:
@@ -101,7 +101,7 @@ def publishing(instance: dg.DagsterInstance) -> int:
     return sum(FEED_TAG in run.tags for run in at_work)
 
 
-def _status(feed: BrickFeed, instance: dg.DagsterInstance, stream: StreamStatus | str) -> FeedStatus:
+def _status(feed: Feed, instance: dg.DagsterInstance, stream: StreamStatus | str) -> FeedStatus:
     names, key = feed.numbering.names(), dg.AssetKey(feed.name)
     partitions = dg.StaticPartitionsDefinition(names)
     # A brick that is being published again counts as done, which its status alone would not say.

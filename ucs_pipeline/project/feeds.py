@@ -4,11 +4,11 @@ import os
 import warnings
 
 from ucs_pipeline.errors import UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.home import project_home
 
 
-def all_feeds() -> list[BrickFeed]:
+def all_feeds() -> list[Feed]:
     """Every feed of the project, by name; where a feed has several streams, its shards.
 
     Raises:
@@ -20,7 +20,7 @@ def all_feeds() -> list[BrickFeed]:
     return feeds_of(defs)
 
 
-def feed_named(name: str) -> BrickFeed:
+def feed_named(name: str) -> Feed:
     """The feed of that name; one with several streams, or one of its shards.
 
     Raises:

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.error_messages import words
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redaction import HIDDEN
 
 DEFS = Path(__file__).parent.parent / "defs"
@@ -74,7 +74,7 @@ def _sentence(error: BaseException) -> str | None:
         problems = error.errors(include_url=False)
         own = [str(wrong) for problem in problems if isinstance(wrong := problem.get("ctx", {}).get("error"), UcsError)]
         said = [_without_position(problem) for problem in problems]
-        outside = any(problem["loc"][0] in BrickFeed.model_fields for problem in said if problem["loc"])
+        outside = any(problem["loc"][0] in Feed.model_fields for problem in said if problem["loc"])
         way_out = ": indent the feed's settings below `attributes`" if outside else ""
         return "; ".join(own) or words(said, ComponentFileModel) + way_out
     if isinstance(error, ResolutionException):

@@ -9,7 +9,7 @@ from dagster.components.core.decl import build_filesystem_component_decl_from_co
 from dagster.components.core.defs_module import ComponentPath, find_defs_or_component_yaml
 
 from ucs_pipeline.errors import SourceError, UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.build import assemble, clashes, feeds_of
 from ucs_pipeline.project.file_errors import DEFS, Mistake, mistake_in, shown_path
 
@@ -17,14 +17,14 @@ from ucs_pipeline.project.file_errors import DEFS, Mistake, mistake_in, shown_pa
 class Look(NamedTuple):
     """What is in the files."""
 
-    feeds: list[tuple[Path, BrickFeed]]
+    feeds: list[tuple[Path, Feed]]
     """The feeds that load, each with its file; where a feed has several streams, its shards."""
     mistakes: list[Mistake]
 
 
 def look() -> Look:
     """Loads each file, and looks at what cannot be beside each other."""
-    feeds: list[tuple[Path, BrickFeed]] = []
+    feeds: list[tuple[Path, Feed]] = []
     mistakes: list[Mistake] = []
     files = list(_files(DEFS)) if DEFS.is_dir() else []
     if not files:
@@ -129,7 +129,7 @@ def _load(project: dg.ComponentTree, path: Path) -> dg.Definitions:
     return tree.build_defs()
 
 
-def _wrong_transform(file: Path, feed: BrickFeed) -> Mistake | None:
+def _wrong_transform(file: Path, feed: Feed) -> Mistake | None:
     if feed.transform is None:
         return None
     from ucs_pipeline.entries.transform import Transform

@@ -10,7 +10,7 @@ import redis
 from ucs_pipeline.entries.batches import Transaction
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamFullError
-from ucs_pipeline.feed.stream_settings import Stream
+from ucs_pipeline.feed.settings import Stream
 from ucs_pipeline.redis.connection import translate
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 

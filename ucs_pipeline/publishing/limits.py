@@ -10,7 +10,7 @@ import redis
 
 from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.redis.connection import not_allowed, translate
 from ucs_pipeline.stream.stream import RedisStream
 
@@ -29,7 +29,7 @@ class Limits(NamedTuple):
     known: bool = False
     """Whether Redis was asked; if not, these are its defaults."""
 
-    def refused(self, feed: BrickFeed, entries: Entries, start: int) -> tuple[int, StreamError] | None:
+    def refused(self, feed: Feed, entries: Entries, start: int) -> tuple[int, StreamError] | None:
         """The first row from `start` on that Redis would not take, and why; None if it takes all of them."""
         for row in entries.longer(min(self.value, self.row), start):
             lengths = entries.lengths(row)

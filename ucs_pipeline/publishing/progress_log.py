@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.brick_results import Span
 
 SECONDS = 20.0
@@ -13,9 +13,7 @@ SECONDS = 20.0
 class Progress:
     """Watches rows as they arrive; also inside a partition, which at a coarser level may take hours."""
 
-    def __init__(
-        self, feed: BrickFeed, wanted: Sequence[int], log: Callable[[str], None], seconds: float = SECONDS
-    ) -> None:
+    def __init__(self, feed: Feed, wanted: Sequence[int], log: Callable[[str], None], seconds: float = SECONDS) -> None:
         """`wanted`: starts of the partitions of the run, consecutive; `log` takes one sentence."""
         self._feed = feed
         self._wanted = wanted

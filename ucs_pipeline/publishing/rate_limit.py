@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ucs_pipeline.entries.batches import TRANSACTION_ROWS, Transaction
-from ucs_pipeline.feed.stream_settings import Stream
+from ucs_pipeline.feed.settings import Stream
 from ucs_pipeline.publishing.backpressure import Room, T
 
 _STEPS_PER_SECOND = 10

@@ -6,13 +6,13 @@ from contextlib import closing
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.reading.any_order_search import Search, rows_of, trimmed_rows
 from ucs_pipeline.stream.ledger import Account, Ledger
 from ucs_pipeline.stream.stream import RedisStream
 
 
-def ledger_entries(feed: BrickFeed, stream: RedisStream, start: int) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:
+def ledger_entries(feed: Feed, stream: RedisStream, start: int) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:
     """The entries of a partition that are in the stream now, in order; of a replayed one those of the last replay.
 
     They lie between the first and the last id that the ledger has of it. Where there are more entries than rows, or
@@ -42,7 +42,7 @@ def ledger_entries(feed: BrickFeed, stream: RedisStream, start: int) -> Iterator
 
 
 def _own(
-    feed: BrickFeed, stream: RedisStream, start: int, account: Account
+    feed: Feed, stream: RedisStream, start: int, account: Account
 ) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:
     source, state = open_source(feed), stream.state()
     search = Search(stream, account, state, trimmed_rows(feed, source, stream, start, account, state))

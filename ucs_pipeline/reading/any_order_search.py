@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.encode import UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import EntryId, State
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.stream.ledger import Account
 from ucs_pipeline.stream.stream import RedisStream
 
@@ -25,7 +25,7 @@ _WINDOW = 1_000_000
 Fields = Mapping[bytes, bytes]
 
 
-def rows_of(feed: BrickFeed, source: Source, start: int) -> Generator[list[Fields], None, None]:
+def rows_of(feed: Feed, source: Source, start: int) -> Generator[list[Fields], None, None]:
     """The rows of a partition as fields of entries, some at a time.
 
     Raises:
@@ -37,9 +37,7 @@ def rows_of(feed: BrickFeed, source: Source, start: int) -> Generator[list[Field
                 yield list(entries.fields(first, min(first + _ROWS, entries.count)).values())
 
 
-def trimmed_rows(
-    feed: BrickFeed, source: Source, stream: RedisStream, start: int, account: Account, state: State
-) -> int:
+def trimmed_rows(feed: Feed, source: Source, stream: RedisStream, start: int, account: Account, state: State) -> int:
     """How many rows of a partition are gone because the stream was trimmed: those before the first one that is left.
 
     That is the earliest row of the table that one of the entries left is equal to. There may be any number of entries

@@ -10,7 +10,7 @@ from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.batches import Rows, partitions
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import State
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.reading.any_order_search import Search, trimmed_rows
 from ucs_pipeline.reading.verify import SHOWN, Difference, Verdict
 from ucs_pipeline.stream.ledger import Account
@@ -21,7 +21,7 @@ _ROWS = 1_000
 
 
 def ledger_verify(
-    feed: BrickFeed,
+    feed: Feed,
     source: Source,
     stream: RedisStream,
     accounts: Mapping[int, Account],
@@ -77,7 +77,7 @@ def held(account: Account, state: State) -> bool:
     return state.first is not None and account.last is not None and account.last >= state.first
 
 
-def _spans(feed: BrickFeed, starts: Sequence[int]) -> Iterator[Sequence[int]]:
+def _spans(feed: Feed, starts: Sequence[int]) -> Iterator[Sequence[int]]:
     """The partitions, consecutive ones together."""
     span: list[int] = []
     for start in sorted(starts):

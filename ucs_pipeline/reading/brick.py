@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import UcsError
-from ucs_pipeline.feed.feed import BrickFeed, start_in
+from ucs_pipeline.feed.feed import Feed, start_in
 from ucs_pipeline.feed.shards import stream_with
 from ucs_pipeline.project.feeds import feed_named
 from ucs_pipeline.stream.stream import floor
@@ -24,7 +24,7 @@ Fields = Mapping[bytes, bytes] | Mapping[str, str]
 _LAST_ROW = 2**64 - 1
 
 
-def read_brick(feed: BrickFeed | str, brick: str, client: "redis.Redis | None" = None) -> "pd.DataFrame":
+def read_brick(feed: Feed | str, brick: str, client: "redis.Redis | None" = None) -> "pd.DataFrame":
     """The entries of a brick that are in the stream now, one row each, in order.
 
     The index, `entry_id`, is the entries' ids. Each field is a column of text, in the order in which the fields first
@@ -77,7 +77,7 @@ def table_of(entries: Iterable[tuple[str, Fields]], names: Iterable[bytes] = ())
     return frame
 
 
-def _found(feed: BrickFeed, stream: "OrderedStream", start: int) -> Iterator[tuple[str, Fields]]:
+def _found(feed: Feed, stream: "OrderedStream", start: int) -> Iterator[tuple[str, Fields]]:
     if not feed.any_order:
         yield from _entries(stream, start, feed.numbering.end(start))
         return
@@ -92,7 +92,7 @@ def _entries(stream: "OrderedStream", first: int, last: int) -> Iterator[tuple[s
         yield str(entry_id), fields
 
 
-def _refuse_absent(feed: BrickFeed, stream: "OrderedStream", ordinal: int) -> None:
+def _refuse_absent(feed: Feed, stream: "OrderedStream", ordinal: int) -> None:
     state = stream.state()
     brick = f"feed {feed.name!r}: brick {feed.numbering.name(ordinal)}"
     if state.top <= floor(feed) or ordinal > state.top.ordinal:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ucs_pipeline.entries.entry_id import EntryId
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.project.feeds import feed_named
 from ucs_pipeline.stream.stream import floor
@@ -46,7 +46,7 @@ class Reader:
     """
 
     def __init__(
-        self, feed: BrickFeed | str, after: EntryId | str | None = None, client: "redis.Redis | None" = None
+        self, feed: Feed | str, after: EntryId | str | None = None, client: "redis.Redis | None" = None
     ) -> None:
         """Begins after an entry; with the first ones that are there if it is left out.
 
@@ -104,7 +104,7 @@ class Reader:
 class _Arm:
     """One of the streams: entries that were read ahead, and up to which brick there will be no others."""
 
-    def __init__(self, feed: BrickFeed, stream: "OrderedStream", last: EntryId) -> None:
+    def __init__(self, feed: Feed, stream: "OrderedStream", last: EntryId) -> None:
         from ucs_pipeline.stream.stream import Page
 
         self.entries: deque[Entry] = deque()
@@ -155,7 +155,7 @@ class _Arm:
 
 
 def read_entries(
-    feed: BrickFeed | str,
+    feed: Feed | str,
     after: EntryId | str | None = None,
     *,
     follow: bool = False,

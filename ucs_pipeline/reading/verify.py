@@ -14,7 +14,7 @@ from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.batches import Transaction, cut
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId, State
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.stream.comparer import Comparer
 from ucs_pipeline.stream.stream import OrderedStream, floor
 
@@ -86,7 +86,7 @@ class Verdict:
 
 
 def verify(
-    feed: BrickFeed,
+    feed: Feed,
     source: Source,
     stream: OrderedStream,
     progress: Callable[[int], None] = lambda _: None,
@@ -130,7 +130,7 @@ def verify(
     return verdict
 
 
-def held(feed: BrickFeed, state: State) -> Sequence[int]:
+def held(feed: Feed, state: State) -> Sequence[int]:
     """Ordinals of the feed's bricks between the stream's first entry and its top."""
     if state.first is None:
         return range(0)

@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 from ucs_pipeline.entries.display import hash_text
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import ledger_key
 from ucs_pipeline.stream.ledger_mark import read_pair
 from ucs_pipeline.stream.stream import RedisStream
@@ -83,7 +83,7 @@ class Opening(NamedTuple):
 class Ledger:
     """The ledger of a feed."""
 
-    def __init__(self, feed: BrickFeed, stream: RedisStream) -> None:
+    def __init__(self, feed: Feed, stream: RedisStream) -> None:
         self._feed = feed
         self._stream = stream
         self.key = ledger_key(feed.stream_name, feed.name)
@@ -150,7 +150,7 @@ class Ledger:
             ) from None
 
 
-def numbering_text(feed: BrickFeed) -> str:
+def numbering_text(feed: Feed) -> str:
     """What a partition of the feed is: a ledger means nothing to a feed that cuts its table in another way."""
     bricks = feed.bricks
     details: Mapping[str, str] = {

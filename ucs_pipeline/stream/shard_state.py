@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import beside, fence_key
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.stream.stream import floor
@@ -37,7 +37,7 @@ class Note(NamedTuple):
     top: EntryId | None = None
 
     @classmethod
-    def of(cls, feed: BrickFeed) -> "Note":
+    def of(cls, feed: Feed) -> "Note":
         """What the note of a shard says before any brick of it is complete."""
         share = feed.share
         assert share
@@ -76,7 +76,7 @@ def write_note(stream: "OrderedStream", note: Note) -> None:
     stream.call("HSET", note_key(stream.name), *(part for pair in fields.items() for part in pair))
 
 
-def refuse_other_dealing(feed: BrickFeed, stream: "OrderedStream", state: State) -> Note | None:
+def refuse_other_dealing(feed: Feed, stream: "OrderedStream", state: State) -> Note | None:
     """Makes sure that what was published before was dealt to streams as the feed does now; the shard's note if so.
 
     Raises:
@@ -110,7 +110,7 @@ def refuse_other_dealing(feed: BrickFeed, stream: "OrderedStream", state: State)
     return found
 
 
-def _dealt_otherwise(feed: BrickFeed, stream: str, found: Note | None, own: Note) -> StreamError:
+def _dealt_otherwise(feed: Feed, stream: str, found: Note | None, own: Note) -> StreamError:
     there = f"was written as {found}" if found else f"has entries, and no {note_key(stream)!r} says which shard's"
     return StreamError(
         f"feed {feed.whole.name!r}: stream {stream!r} {there}, expected {own}: bricks that it has would be published "

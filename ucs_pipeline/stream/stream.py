@@ -7,7 +7,7 @@ import redis
 
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import FeedError, StreamError, StreamUnavailableError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import MARKS
 from ucs_pipeline.redis.connection import not_allowed, translate
 
@@ -170,7 +170,7 @@ class OrderedStream(RedisStream):
         return EntryId.parse(found[0][0]).row if found else 0
 
 
-def open_stream(feed: BrickFeed, client: "redis.Redis") -> OrderedStream:
+def open_stream(feed: Feed, client: "redis.Redis") -> OrderedStream:
     """The stream of a feed.
 
     Raises:
@@ -181,6 +181,6 @@ def open_stream(feed: BrickFeed, client: "redis.Redis") -> OrderedStream:
     return OrderedStream(feed.stream_name, client, floor(feed))
 
 
-def floor(feed: BrickFeed) -> EntryId:
+def floor(feed: Feed) -> EntryId:
     """What all entries of a feed are above: the beginning or, with an `id_offset`, what an old program has written."""
     return EntryId(feed.numbering.first, 0) if feed.stream.id_offset else START

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ucs_pipeline.bricks.partitions import Numbering, Share
 from ucs_pipeline.bricks.sharding import Dealt, holder
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.settings import Bricks
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
@@ -162,12 +162,12 @@ def test_rows_in_no_brick_are_counted_by_the_first_shard_alone() -> None:
 
 
 def test_a_shard_is_sealed_by_rows_and_hours_of_the_others() -> None:
-    ids = BrickFeed(name="ids", table="t", key="k", bricks={"class": "number", "last": 99_999}, stream={"shards": 3})
+    ids = Feed(name="ids", table="t", key="k", bricks={"class": "number", "last": 99_999}, stream={"shards": 3})
     # Brick 4 still grows: it is in shard 1, and the next bricks of shards 0 and 2 are 6 and 5.
     found = [seal(part, part.numbering.first, 45_000, 0) for part in streams_of(ids)]
     assert [one.open for one in found if isinstance(one, Seal)] == [6, 4, 5]
     assert seal(streams_of(ids)[2], 8, 92_000, 0) == Seal(None)
-    hours = BrickFeed(
+    hours = Feed(
         name="hours",
         table="t",
         key="k",

@@ -27,7 +27,7 @@ from ucs_pipeline.clickhouse.client import EmbeddedEngine, Hide
 from ucs_pipeline.clickhouse.embedded import embedded_connection, tables_dir
 from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.errors import SourceError, StreamError, StreamUnavailableError, UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.home import data_dir, project_home
 from ucs_pipeline.redis import embedded_server as embedded_redis
 from ucs_pipeline.redis import server_programs as redis_binary
@@ -399,7 +399,7 @@ def test_a_table_in_no_order_is_read_in_order_a_portion_at_a_time(most: int, mon
         return batches(engine, query, parameters, hide)
 
     monkeypatch.setattr(EmbeddedEngine, "batches", counted)
-    feed = BrickFeed(name="t", table="t", key="id", bricks={"class": "number", "last": 999_999})
+    feed = Feed(name="t", table="t", key="id", bricks={"class": "number", "last": 999_999})
     read = [key for batch in Source(feed, EmbeddedEngine()).scan(0, 99) for key in batch.column("key").to_pylist()]
     assert read == ids
     assert len(queries) == {1: 12, 700: 12, 5_000: 5, 1_000_000: 1}[most]

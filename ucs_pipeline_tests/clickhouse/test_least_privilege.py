@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
-from ucs_pipeline import BrickFeed
 from ucs_pipeline.clickhouse.client import Hide, HttpEngine
 from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.errors import SourceError
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.support.home import PROJECT
 
@@ -59,8 +59,8 @@ def _user(data: Path, readonly: int, *grants: str) -> Iterator[str]:
         yield server.url.replace("/default", "/shop")
 
 
-def _feed(table: str, **columns: str) -> BrickFeed:
-    return BrickFeed(
+def _feed(table: str, **columns: str) -> Feed:
+    return Feed(
         name="orders", table=table, key="id", bricks={"class": "number", "last": 19_999}, columns=columns or None
     )
 
@@ -81,7 +81,7 @@ class _Asking(HttpEngine):
         return super().rows(query, parameters, hide)
 
 
-def _everything(feed: BrickFeed, engine: HttpEngine) -> list[object]:
+def _everything(feed: Feed, engine: HttpEngine) -> list[object]:
     """What every query of a feed gives."""
     source = Source(feed, engine)
     asked: tuple[Callable[[], object], ...] = (

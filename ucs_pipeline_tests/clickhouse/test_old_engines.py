@@ -9,7 +9,7 @@ from ucs_pipeline.clickhouse.client import EmbeddedEngine, HttpEngine
 from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.errors import SourceError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
 from ucs_pipeline_tests.servers.old_clickhouse import old_clickhouse
 
@@ -59,7 +59,7 @@ def test_an_older_engine_gives_the_bytes_and_counts_of_the_newest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path_factory.mktemp("home")))
-    feed = BrickFeed(name="feed", table="numbers(25000)", columns=COLUMNS, **settings)
+    feed = Feed(name="feed", table="numbers(25000)", columns=COLUMNS, **settings)
     old, new = Source(feed, engine), Source(feed, EmbeddedEngine())
     assert _bytes(old) == _bytes(new)
     assert old.census() == new.census()
@@ -69,7 +69,7 @@ def test_an_older_engine_gives_the_bytes_and_counts_of_the_newest(
 
 
 def test_what_seals_a_brick_is_found_on_an_older_engine(engine: HttpEngine) -> None:
-    source = Source(BrickFeed(name="feed", table="numbers(25000)", **FEEDS[0]), engine)
+    source = Source(Feed(name="feed", table="numbers(25000)", **FEEDS[0]), engine)
     assert [source.newest_key(ordinal) for ordinal in (0, 2, 3)] == [24_999, 24_999, None]
     found = seal(source.feed, 0, source.newest_key(0), 0)
     assert isinstance(found, Seal)
@@ -77,9 +77,9 @@ def test_what_seals_a_brick_is_found_on_an_older_engine(engine: HttpEngine) -> N
 
 
 def test_every_column_and_a_refusal_are_those_of_the_newest(engine: HttpEngine) -> None:
-    feed = BrickFeed(name="feed", table="numbers(3)", **FEEDS[0])
+    feed = Feed(name="feed", table="numbers(3)", **FEEDS[0])
     assert [column.field for column in Source(feed, engine).shape().columns] == ["number"]
-    wrong = BrickFeed(name="feed", table="nope", **FEEDS[0])
+    wrong = Feed(name="feed", table="nope", **FEEDS[0])
     with pytest.raises(
         SourceError, match=r"feed 'feed': ClickHouse refused the query with UNKNOWN_TABLE: .*; check the"
     ):

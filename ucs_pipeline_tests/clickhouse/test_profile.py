@@ -16,7 +16,7 @@ from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.clickhouse.sql.row_payload import literal
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.errors import SourceError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.rules import FIXED_SETTINGS
 
 TABLES = (
@@ -61,7 +61,7 @@ EXPRESSIONS = {
 _REFUSED = re.compile("force_|allow_simdjson|implicit_transaction|make_distributed_plan|ast_fuzzer_")
 
 
-def _feeds(file: Path) -> list[BrickFeed]:
+def _feeds(file: Path) -> list[Feed]:
     expressions = {
         "table": "numbers(12)",
         "key": "number",
@@ -77,7 +77,7 @@ def _feeds(file: Path) -> list[BrickFeed]:
         expressions,
     )
     bricks = {"class": "number", "last": 9_999}
-    return [BrickFeed(name="feed", **{"key": "id", "bricks": bricks, **settings}) for settings in feeds]
+    return [Feed(name="feed", **{"key": "id", "bricks": bricks, **settings}) for settings in feeds]
 
 
 class _Profiled(EmbeddedEngine):
@@ -103,7 +103,7 @@ def _answers(source: Source) -> object:
 
 
 @pytest.fixture(scope="module")
-def feeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[BrickFeed, object]]]:
+def feeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[Feed, object]]]:
     """Feeds over tables of their own, and what is read of them without a profile."""
     keep = chdb.connect(":memory:")
     for query in TABLES:
@@ -161,7 +161,7 @@ def _takes(name: str, value: str) -> bool:
     return True
 
 
-def test_what_is_read_does_not_depend_on_the_profile_of_the_user(feeds: list[tuple[BrickFeed, object]]) -> None:
+def test_what_is_read_does_not_depend_on_the_profile_of_the_user(feeds: list[tuple[Feed, object]]) -> None:
     """All at once, and by halves where something differs: so that every setting is named that does not hold."""
     wrong: list[str] = []
 

@@ -26,7 +26,7 @@ from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.clickhouse.sql.row_payload import integer_limits
 from ucs_pipeline.entries.encode import Entries, encode
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.support.home import PROJECT
 
@@ -65,10 +65,8 @@ class Place:
         return _entries(self.source(table, **more))
 
 
-def _feed(table: str, **more: Any) -> BrickFeed:
-    return BrickFeed(
-        **{"name": "feed", "table": table, "key": "id", "bricks": {"class": "number", "last": 999_999}, **more}
-    )
+def _feed(table: str, **more: Any) -> Feed:
+    return Feed(**{"name": "feed", "table": table, "key": "id", "bricks": {"class": "number", "last": 999_999}, **more})
 
 
 def _encoded(source: Source) -> list[Entries]:
@@ -685,14 +683,14 @@ import sys
 from pathlib import Path
 from ucs_pipeline.clickhouse.client import EmbeddedEngine
 from ucs_pipeline.entries.encode import encode
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.clickhouse.sql.row_payload import integer_limits
 from ucs_pipeline.clickhouse.source import Source
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 // 2**20
 
-feed = BrickFeed(name="f", table="numbers(5000000)", key="number", columns={"v": "number % 10"},
+feed = Feed(name="f", table="numbers(5000000)", key="number", columns={"v": "number % 10"},
                  bricks={"class": "number", "last": 4_999_999}, settings={"max_threads": 2})
 rows, start = 0, 0
 for entries in encode(b"s", Source(feed, EmbeddedEngine()).scan(0, 499)):

@@ -27,7 +27,7 @@ from ucs_pipeline.entries.encode import Entries, Segment, encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.entries.resp import bulk
 from ucs_pipeline.errors import SourceError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 UTC = dt.UTC
@@ -256,8 +256,8 @@ def _typed(value: Any) -> str:
     return f"CAST({_sql_of(value)}, '{name}')"
 
 
-def _feed(table: str, **more: Any) -> BrickFeed:
-    return BrickFeed(
+def _feed(table: str, **more: Any) -> Feed:
+    return Feed(
         **{"name": "feed", "table": table, "key": "id", "bricks": {"class": "number", "last": 10**9 - 1}, **more}
     )
 
@@ -277,7 +277,7 @@ def _table(columns: str, rows: Sequence[str] = (), select: str = "") -> str:
     return name
 
 
-def _encoded(engine: EmbeddedEngine, feed: BrickFeed, stream: bytes = b"s") -> list[Entries]:
+def _encoded(engine: EmbeddedEngine, feed: Feed, stream: bytes = b"s") -> list[Entries]:
     return list(encode(stream, Source(feed, engine).scan(0, feed.ordinals[-1])))
 
 
@@ -296,7 +296,7 @@ def _publish(redis_server: RedisServer, entries: Entries) -> None:
 
 
 def _read_back(
-    redis_server: RedisServer, engine: EmbeddedEngine, feed: BrickFeed
+    redis_server: RedisServer, engine: EmbeddedEngine, feed: Feed
 ) -> list[tuple[EntryId, dict[bytes, bytes]]]:
     """Publishes a feed's rows and reads them with redis-py, checking views against Redis' own bytes."""
     stream = uuid.uuid4().bytes + b"\r\n"

@@ -23,8 +23,9 @@ import pytest
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus
 from dagster._core.storage.dagster_run import RunsFilter
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.clickhouse.source import open_source
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.stream import open_stream
@@ -40,7 +41,7 @@ _FROZEN_SECONDS = 60
 """Longer than a worker's lease."""
 
 
-def feed(number: int, bricks: int) -> BrickFeed:
+def feed(number: int, bricks: int) -> Feed:
     """One of the feeds: all read one table, each into a stream of its own, in runs of a tenth of the bricks."""
     return BrickFeed(
         name=f"feed_{number}",
@@ -55,7 +56,7 @@ def feed(number: int, bricks: int) -> BrickFeed:
 class Campaign:
     """Backfills that go on while things die."""
 
-    def __init__(self, deployment: Deployment, instance: dg.DagsterInstance, feeds: list[BrickFeed], seed: int) -> None:
+    def __init__(self, deployment: Deployment, instance: dg.DagsterInstance, feeds: list[Feed], seed: int) -> None:
         self.injected: Counter[str] = Counter()
         self.launched_again = 0
         self._deployment = deployment
@@ -148,7 +149,7 @@ class Campaign:
         return self._random.choice(workers) if workers else None
 
 
-def compare(feeds: list[BrickFeed], instance: dg.DagsterInstance) -> bool:
+def compare(feeds: list[Feed], instance: dg.DagsterInstance) -> bool:
     """Compares every stream with its table, and every record with its bricks. Says what does not agree."""
     good = True
     rows = bricks = 0

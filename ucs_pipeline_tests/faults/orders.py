@@ -14,10 +14,11 @@ from typing import Any, Protocol
 
 import dagster as dg
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.instance.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.orchestration.assets import OPEN_BRICK_TAG, brick_asset
 from ucs_pipeline.orchestration.build import build_defs
@@ -76,10 +77,10 @@ class Publish:
             return Reply(str(error), isinstance(error, StreamUnavailableError | SourceUnavailableError))
         return Reply()
 
-    def _in_order(self, feed: BrickFeed, source: Source, stream: OrderedStream) -> Iterator[BrickReport]:
+    def _in_order(self, feed: Feed, source: Source, stream: OrderedStream) -> Iterator[BrickReport]:
         return transfer(feed, source, stream, _wanted(feed, self.open), self._records, say)
 
-    def _in_any_order(self, feed: BrickFeed, source: Source, stream: OrderedStream) -> Iterator[BrickReport]:
+    def _in_any_order(self, feed: Feed, source: Source, stream: OrderedStream) -> Iterator[BrickReport]:
         """A few bricks at a time, in an order that differs from publisher to publisher."""
         starts = feed.numbering.starts
         parts = [starts[first : first + _BRICKS] for first in range(0, len(starts), _BRICKS)]
@@ -111,7 +112,7 @@ class Materialise:
         finally:
             _limit_files(None)
 
-    def _run(self, feed: BrickFeed) -> Reply:
+    def _run(self, feed: Feed) -> Reply:
         defs = build_defs(feed)
         with dg.DagsterInstance.get() as instance:
             names = [feed.numbering.name(start) for start in _wanted(feed, self.open)]
@@ -181,12 +182,12 @@ def done(report: BrickReport) -> Done:
     return Done(report.rows, report.first_key, report.last_key, first, last)
 
 
-def _feed(environment: Mapping[str, str], settings: Mapping[str, Any]) -> BrickFeed:
+def _feed(environment: Mapping[str, str], settings: Mapping[str, Any]) -> Feed:
     os.environ.update(environment)
     return BrickFeed(**settings)
 
 
-def _wanted(feed: BrickFeed, last: int | None) -> Sequence[int]:
+def _wanted(feed: Feed, last: int | None) -> Sequence[int]:
     starts = feed.numbering.starts
     return starts if last is None else feed.numbering.between(starts[0], last)
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ucs_pipeline import BrickFeed, build_defs
 from ucs_pipeline.errors import FeedError, SourceError
 from ucs_pipeline.feed import redaction as masking
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.assets import FEED_METADATA, table_key
 from ucs_pipeline_tests.support.tables import source_of
 
@@ -21,7 +22,7 @@ SECRET = "pa55w0rd-zu9"
 """No part of it is in any other text of these tests."""
 
 
-def _feed(table: str = "numbers(10)", name: str = "orders", **more: Any) -> BrickFeed:
+def _feed(table: str = "numbers(10)", name: str = "orders", **more: Any) -> Feed:
     settings: dict[str, Any] = {"key": "number", "bricks": {"class": "number", "last": 9}, **more}
     return BrickFeed(name=name, table=table, **settings)
 

@@ -13,8 +13,9 @@ import pytest
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus
 from dagster._core.storage.dagster_run import RunsFilter
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.clickhouse.source import open_source
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.instance.run_queue import StreamRunCoordinator
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.stream.stream import open_stream
@@ -40,7 +41,7 @@ defs = build_defs(*map(feed, {NAMES}))
 """
 
 
-def feed(name: str) -> BrickFeed:
+def feed(name: str) -> Feed:
     """A feed of twenty bricks in two runs of ten seconds each."""
     return BrickFeed(
         name=name,

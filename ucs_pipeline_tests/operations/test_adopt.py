@@ -9,12 +9,13 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.cli.demo_data import ROWS
 from ucs_pipeline.clickhouse.source import Census, Source, open_source
 from ucs_pipeline.errors import StreamError, UcsError
-from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.feed.stream_settings import Stream
+from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.feed.settings import Stream
 from ucs_pipeline.operations import adopt as adopt_module
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
@@ -302,7 +303,7 @@ def _script(redis_server: RedisServer, ids: list[int], word: str = "w{}") -> Non
 
 
 def _take_over(
-    last: str, redis_server: RedisServer, instance: dg.DagsterInstance, feed: BrickFeed = BEFORE, **more: Any
+    last: str, redis_server: RedisServer, instance: dg.DagsterInstance, feed: Feed = BEFORE, **more: Any
 ) -> adopt_module.Adoption:
     return adopt(feed, last, open_source(feed), open_stream(feed, redis_server.client()), instance, **more)
 

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.cli.demo_data import DATASETS
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.metrics import prometheus_text
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.status import feed_statuses
@@ -33,7 +34,7 @@ def _samples(text: str) -> list[tuple[str, dict[str, str], float]]:
     return [(s.name, dict(s.labels), s.value) for family in families for s in family.samples]
 
 
-def _figures(instance: dg.DagsterInstance, feed: BrickFeed = FEED) -> dict[str, float]:
+def _figures(instance: dg.DagsterInstance, feed: Feed = FEED) -> dict[str, float]:
     return {name: value for name, _, value in _samples(prometheus_text(feed_statuses([feed], instance)))}
 
 

@@ -13,14 +13,14 @@ from click.testing import CliRunner
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
 from ucs_pipeline.cli.main import ucs
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.prune import Pruned, prune
 from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 from ucs_pipeline_tests.support.home import PROJECT, make_home, run_bricks
 
 KEY = dg.AssetKey("numbers")
-FEED = BrickFeed(name="numbers", table="numbers", key="n", bricks={"class": "number", "last": 49_999})
+FEED = Feed(name="numbers", table="numbers", key="n", bricks={"class": "number", "last": 49_999})
 
 
 def _storage(file: str) -> str:

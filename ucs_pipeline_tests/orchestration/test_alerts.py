@@ -18,7 +18,8 @@ from dagster._core.test_utils import create_test_daemon_workspace_context, freez
 from dagster._core.workspace.load_target import PythonFileTarget
 from dagster._daemon.sensor import execute_sensor_iteration
 
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.sensors.webhook import URL_VARIABLE, WebhookError, post
 from ucs_pipeline_tests.servers.redis_server import RedisServer
@@ -35,7 +36,7 @@ defs = build_defs(feed("numbers"), feed("nowhere"))
 RUNS, CHECKS = "run_failure_alerts", "check_failure_alerts"
 
 
-def feed(name: str) -> BrickFeed:
+def feed(name: str) -> Feed:
     """A feed of three bricks."""
     return BrickFeed(name=name, table=name, key="n", bricks={"class": "number", "last": 29_999}, sensor=False)
 

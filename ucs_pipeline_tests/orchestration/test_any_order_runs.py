@@ -8,11 +8,11 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline import read_brick
+from ucs_pipeline import BrickFeed, read_brick
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.errors import FeedError, UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.operations.metrics import prometheus_text
 from ucs_pipeline.orchestration.build import build_defs
@@ -28,7 +28,7 @@ KEY = dg.AssetKey("numbers")
 NAMES = [check.name for check in CHECKS]
 
 
-def _feed(name: str = "numbers", **more: Any) -> BrickFeed:
+def _feed(name: str = "numbers", **more: Any) -> Feed:
     settings: dict[str, Any] = {
         "table": "numbers",
         "key": "n",

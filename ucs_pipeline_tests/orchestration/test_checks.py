@@ -11,13 +11,14 @@ import sqlalchemy
 from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEventLogStorageTable
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.clickhouse.client import EmbeddedEngine, Hide
 from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.entries.resp import bulk
 from ucs_pipeline.errors import FeedError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import Facts, collect
 from ucs_pipeline.orchestration.checks.finding import CHECKS
@@ -36,7 +37,7 @@ KEY, STREAM = dg.AssetKey("numbers"), dg.AssetKey(["redis", "numbers"])
 IDS: list[int | None] = [*range(25_000), 40_000, 40_001, 40_001]
 
 
-def _feed(name: str = "numbers", **more: Any) -> BrickFeed:
+def _feed(name: str = "numbers", **more: Any) -> Feed:
     settings: dict[str, object] = {"table": "numbers", "key": "n", "bricks": {"class": "number", "last": 59_999}}
     return BrickFeed(name=name, **{**settings, **more})
 
@@ -501,7 +502,7 @@ def test_the_table_is_read_by_one_aggregate_query_and_only_what_the_stream_holds
     assert len(engine.queries) == 1
 
 
-def _record_all(instance: dg.DagsterInstance, feed: BrickFeed, versions: Mapping[int, str]) -> None:
+def _record_all(instance: dg.DagsterInstance, feed: Feed, versions: Mapping[int, str]) -> None:
     """Records bricks as done as Dagster would, but all at once: events that differ in their bricks only."""
     instance.report_runless_asset_event(dg.AssetMaterialization(feed.name, partition="none"))
     storage = instance.event_log_storage

@@ -13,7 +13,7 @@ from ucs_pipeline.clickhouse.source import Census, Content
 from ucs_pipeline.clickhouse.sql.keys import OUTSIDE
 from ucs_pipeline.entries.display import bricks_are, fields_shown, ranges
 from ucs_pipeline.entries.entry_id import START, EntryId, State
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.checks.facts import Facts
 from ucs_pipeline.orchestration.checks.finding import CHECKS, Finding
 from ucs_pipeline.orchestration.checks.findings import findings
@@ -34,7 +34,7 @@ def _hash(ordinal: int, rows: int) -> int:
 
 def _facts(rows: list[int], published: int, trimmed: int, done: set[int]) -> Facts:
     """A feed whose bricks have so many rows, of which so many in front are published and so many trimmed."""
-    feed = BrickFeed(name="f", table="t", key="id", bricks={"class": "number", "last": len(rows) * 10_000 - 1})
+    feed = Feed(name="f", table="t", key="id", bricks={"class": "number", "last": len(rows) * 10_000 - 1})
     ids = [EntryId(ordinal, row) for ordinal, count in enumerate(rows) for row in range(1, count + 1)]
     held = ids[trimmed:published]
     state = State(True, ids[published - 1] if published else START, len(held), held[0] if held else None)
@@ -213,7 +213,7 @@ def test_the_comparison_says_which_rows_it_is_about(unassigned: int, capsys: pyt
 
 def test_times_before_1970_are_called_that() -> None:
     bricks = {"class": "time", "first": "1970-01-01", "last": "1970-01-01"}
-    facts = replace(_facts([5], 5, 0, {0}), feed=BrickFeed(name="feed", table="t", key="k", bricks=bricks))
+    facts = replace(_facts([5], 5, 0, {0}), feed=Feed(name="feed", table="t", key="k", bricks=bricks))
     early = replace(facts, census=Census(facts.census.bricks, {**NOTHING_OUTSIDE, "negative": 2}))
     assert "has 2 rows in no brick (2 before 1970); expected" in _by_name(early)["no_unassigned_rows"].sentence
 

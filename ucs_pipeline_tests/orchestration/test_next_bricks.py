@@ -10,10 +10,11 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import FeedError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.sensors.next_bricks import (
     MANY_TRIES,
@@ -28,7 +29,7 @@ from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import write_table
 
 
-def _feed(**more: Any) -> BrickFeed:
+def _feed(**more: Any) -> Feed:
     settings: dict[str, Any] = {
         "name": "numbers",
         "table": "numbers",
@@ -45,7 +46,7 @@ def _state(top: EntryId = START, length: int = 0) -> State:
 # Decisions
 
 
-def _seen(feed: BrickFeed, **more: Any) -> Situation:
+def _seen(feed: Feed, **more: Any) -> Situation:
     newest, now = more.pop("newest_id", 65_000), more.pop("now", 0.0)
     known: dict[str, Any] = {
         "missing": 3,
@@ -112,7 +113,7 @@ def test_the_next_bricks(feed: dict[str, Any], seen: dict[str, Any], most: int, 
         assert found == expected
 
 
-def _hours(**more: Any) -> BrickFeed:
+def _hours(**more: Any) -> Feed:
     bricks = {"class": "time", "first": "2013-10-27", "last": "2013-10-27", "zone": "Europe/Berlin", "settle_s": 60}
     return _feed(bricks=bricks, **more)
 
@@ -223,7 +224,7 @@ def test_a_schedule_that_is_none_is_refused(setting: str) -> None:
 class Cockpit:
     """A feed's sensor or schedule, ticked by hand; what it asks for is run at once."""
 
-    def __init__(self, feed: BrickFeed, instance: dg.DagsterInstance, home: Path) -> None:
+    def __init__(self, feed: Feed, instance: dg.DagsterInstance, home: Path) -> None:
         self.feed, self.instance, self.home = feed, instance, home
         self.repository = build_defs(feed).get_repository_def()
         self.cursor: str | None = None

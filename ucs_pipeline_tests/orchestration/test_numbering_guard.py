@@ -9,8 +9,9 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.assets import brick_event
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.numbering_guard import refuse_renumbered
@@ -30,11 +31,11 @@ def stream(redis_server: RedisServer) -> OrderedStream:
     return OrderedStream("rows", redis_server.client())
 
 
-def _feed(bricks: dict[str, Any], **more: object) -> BrickFeed:
+def _feed(bricks: dict[str, Any], **more: object) -> Feed:
     return BrickFeed(**{"name": "rows", "table": "rows", "key": "n", "bricks": bricks, **more})
 
 
-def _record(instance: dg.DagsterInstance, feed: BrickFeed, number: int) -> None:
+def _record(instance: dg.DagsterInstance, feed: Feed, number: int) -> None:
     """Records the partitions at the front of the list, and as many at its end, as done."""
     for start in {*feed.numbering.starts[:number], *feed.numbering.starts[-number:]}:
         instance.report_runless_asset_event(brick_event(feed, BrickReport(start, 0, None, None, None, None)))

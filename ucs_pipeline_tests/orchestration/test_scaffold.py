@@ -9,8 +9,9 @@ import dagster as dg
 import pytest
 from dagster.components.scaffold.scaffold import NoParams, get_scaffolder
 
-from ucs_pipeline.feed.feed import BrickFeed
-from ucs_pipeline.feed.stream_settings import Stream
+from ucs_pipeline import BrickFeed
+from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.feed.settings import Stream
 
 GIVEN: dict[str, Any] = {
     "name": "orders",
@@ -56,5 +57,5 @@ def test_it_names_and_explains_every_setting(text: str) -> None:
         assert str(field.description) in words
 
 
-def _feed(text: str) -> BrickFeed:
+def _feed(text: str) -> Feed:
     return BrickFeed.resolve_from_yaml(textwrap.dedent(text.partition("attributes:\n")[2]))

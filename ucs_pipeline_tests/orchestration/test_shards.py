@@ -14,11 +14,12 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.cli.main import ucs
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import FeedError, StreamError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import assemble, build_defs, build_feed, feeds_of
@@ -40,7 +41,7 @@ from ucs_pipeline_tests.support.home import PROJECT, python, run_bricks, write_t
 IDS: Sequence[int | None] = [*(n for n in range(10, 905) if n // 100 != 3), None, 1000]
 
 
-def _feed(name: str = "rows", shards: int = 3, stream: str | None = None, **more: Any) -> BrickFeed:
+def _feed(name: str = "rows", shards: int = 3, stream: str | None = None, **more: Any) -> Feed:
     settings: dict[str, Any] = {"table": "rows", "key": "id", "bricks": {"class": "number", "last": 999, "width": 100}}
     return BrickFeed(name=name, stream={"shards": shards, "name": stream}, **{**settings, **more})
 
@@ -66,11 +67,11 @@ def _expected(ids: Sequence[int | None] = IDS) -> list[tuple[str, dict[bytes, by
     return found
 
 
-def _merged(feed: BrickFeed) -> list[tuple[str, dict[bytes, bytes]]]:
+def _merged(feed: Feed) -> list[tuple[str, dict[bytes, bytes]]]:
     return [(str(entry_id), dict(fields)) for entry_id, fields in read_entries(feed)]
 
 
-def _publish(feed: BrickFeed, shard: int, instance: dg.DagsterInstance, first: int = 0, last: int = -1) -> str | None:
+def _publish(feed: Feed, shard: int, instance: dg.DagsterInstance, first: int = 0, last: int = -1) -> str | None:
     """One run of a shard; why it failed, if it did."""
     part = streams_of(feed)[shard]
     starts = part.numbering.starts
@@ -118,7 +119,7 @@ def test_one_shard_is_a_feed_as_any_other() -> None:
         ),
     ],
 )
-def test_names_of_shards_are_taken(other: BrickFeed, sentence: str) -> None:
+def test_names_of_shards_are_taken(other: Feed, sentence: str) -> None:
     with pytest.raises(FeedError) as refused:
         build_defs(_feed(), other)
     assert sentence in str(refused.value)
@@ -192,7 +193,7 @@ _RUN = """
 import dagster as dg
 from ucs_pipeline_tests.support.home import run_bricks
 from ucs_pipeline.orchestration.build import build_defs
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline import BrickFeed
 feed = BrickFeed.model_validate_json({settings!r})
 with dg.instance_for_test(temp_dir={home!r}) as instance:
     run_bricks(build_defs(feed), "rows_1", instance, 1, 59)
@@ -222,7 +223,7 @@ def test_a_shard_whose_run_is_killed_goes_on_and_the_others_know_nothing_of_it(
         assert ids == [f"{brick}-{row}" for brick in part.ordinals for row in range(1, 101)]
 
 
-def _move(part: BrickFeed) -> list[BrickReport]:
+def _move(part: Feed) -> list[BrickReport]:
     """Publishes all bricks of a shard, as a run does, without Dagster."""
     stream = open_stream(part, connect_redis(part.stream_name))
     return list(
@@ -270,7 +271,7 @@ def test_checks_look_at_their_own_shard_and_rows_in_no_brick_are_said_once(
     assert all(evaluation.passed for evaluation in job.get_asset_check_evaluations())
 
 
-def _found_late(feed: BrickFeed, instance: dg.DagsterInstance, server: RedisServer) -> list[tuple[str, str] | None]:
+def _found_late(feed: Feed, instance: dg.DagsterInstance, server: RedisServer) -> list[tuple[str, str] | None]:
     found: list[tuple[str, str] | None] = []
     for part in streams_of(feed):
         facts = collect(part, open_source(part), open_stream(part, server.client()), instance, held_only=True)
@@ -358,7 +359,7 @@ def test_each_shard_publishes_what_the_table_seals(
     ],
 )
 def test_another_number_of_shards_is_refused_until_the_streams_are_deleted(
-    before: BrickFeed, after: BrickFeed, sentence: str, redis_server: RedisServer
+    before: Feed, after: Feed, sentence: str, redis_server: RedisServer
 ) -> None:
     _move(streams_of(before)[0])
     client = redis_server.client()

@@ -8,9 +8,10 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.cli.demo_data import DATASETS
 from ucs_pipeline.cli.output import print_statuses
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.status import FeedStatus, Group, feed_statuses
 from ucs_pipeline_tests.servers.redis_server import RedisServer
@@ -35,7 +36,7 @@ def _publish(first: int, last: int, instance: dg.DagsterInstance) -> None:
     assert run_bricks(build_defs(FEED), "numbers", instance, first, last).success
 
 
-def _status(instance: dg.DagsterInstance, feed: BrickFeed = FEED) -> FeedStatus:
+def _status(instance: dg.DagsterInstance, feed: Feed = FEED) -> FeedStatus:
     [status] = feed_statuses([feed], instance)
     return status
 

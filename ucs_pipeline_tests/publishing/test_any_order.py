@@ -19,7 +19,7 @@ from ucs_pipeline.cli.entry_tables import print_entries, write_entries
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import beside, has_neighbours
 from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
@@ -856,7 +856,7 @@ def _as_user(server: RedisServer, rights: Sequence[str]) -> RedisStream:
 
 
 def _flights(table: Table) -> Any:
-    return BrickFeed(
+    return Feed(
         name="flights",
         table=table.name,
         key="id",

@@ -13,7 +13,7 @@ from ucs_pipeline.entries.batches import Transaction
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
-from ucs_pipeline.feed.stream_settings import Stream
+from ucs_pipeline.feed.settings import Stream
 from ucs_pipeline.publishing.backpressure import Room, trim_acknowledged
 from ucs_pipeline.publishing.brick_results import BrickReport, Span
 from ucs_pipeline.publishing.ordered.transfer import transfer

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.materializations import metadata
 from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
 from ucs_pipeline.publishing.brick_results import BrickReport
@@ -20,7 +20,7 @@ def table() -> Table:
     return Table("id UInt64, t UInt64", "VALUES (1, 1357002000000)", order_by="id")
 
 
-def _published(feed: BrickFeed, redis: RedisServer) -> tuple[list[BrickReport], list[str]]:
+def _published(feed: Feed, redis: RedisServer) -> tuple[list[BrickReport], list[str]]:
     said: list[str] = []
     move = ledger_transfer if feed.any_order else transfer
     stream = OrderedStream(feed.stream_name, redis.client())

@@ -4,11 +4,11 @@ import pytest
 
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.plan import Plan, hole, known, loss, plan
 
-FEED = BrickFeed(name="feed", table="t", key="id", bricks={"class": "number", "first": 20_000, "last": 99_999})
+FEED = Feed(name="feed", table="t", key="id", bricks={"class": "number", "first": 20_000, "last": 99_999})
 
 
 def _record(ordinal: int, rows: int) -> BrickReport:

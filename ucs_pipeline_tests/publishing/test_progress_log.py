@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from ucs_pipeline.clickhouse.source import open_source
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.publishing.progress_log import Progress
 from ucs_pipeline.stream.stream import open_stream
@@ -16,7 +16,7 @@ from ucs_pipeline_tests.support.home import write_table
 
 
 def _said(redis_server: RedisServer, wanted: slice, **bricks: Any) -> list[str]:
-    feed = BrickFeed(
+    feed = Feed(
         name="ids",
         table="ids",
         key="n",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.reading.reader import Reader, read_entries
 from ucs_pipeline.stream.shard_state import Note, write_note
@@ -18,16 +18,16 @@ from ucs_pipeline.stream.stream import OrderedStream, open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 
-def _feed(bricks: int, shards: int, **more: Any) -> BrickFeed:
+def _feed(bricks: int, shards: int, **more: Any) -> Feed:
     last = bricks * 10_000 - 1
     chosen = {"class": "number", "last": last, **more}
-    return BrickFeed(name="rows", table="rows", key="id", bricks=chosen, stream={"shards": shards})
+    return Feed(name="rows", table="rows", key="id", bricks=chosen, stream={"shards": shards})
 
 
 class Publishers:
     """Publishes rows to the shards of a feed, each at its own pace, in the order of its own bricks."""
 
-    def __init__(self, feed: BrickFeed, rows: Sequence[int], client: Any) -> None:
+    def __init__(self, feed: Feed, rows: Sequence[int], client: Any) -> None:
         """`rows`: how many each brick has."""
         self.ids = [EntryId(brick, row) for brick, count in enumerate(rows) for row in range(1, count + 1)]
         self._parts = streams_of(feed)

@@ -12,7 +12,7 @@ import pytest
 from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.publisher import Publisher
@@ -44,7 +44,7 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched
         yield watched
 
 
-def _held_source(feed: BrickFeed, happened: Event) -> Source:
+def _held_source(feed: Feed, happened: Event) -> Source:
     """The feed's table, whose last bricks are not read before something has happened."""
     source = source_of(feed)
     scan = source.scan
@@ -95,10 +95,10 @@ def _publish(happens: Callable[[list[str], Event], None], **settings: int) -> No
 def test_shards_spread_over_the_nodes_and_another_number_of_them_is_refused_on_any(cluster: RedisCluster) -> None:
     table = numbers(60_000)
 
-    def shards(number: int) -> BrickFeed:
+    def shards(number: int) -> Feed:
         return table.feed(59_999, stream={"shards": number})
 
-    def publish(part: BrickFeed) -> None:
+    def publish(part: Feed) -> None:
         stream = open_stream(part, connect_redis(part.stream_name))
         for _ in noted(part, stream, transfer(part, source_of(part), stream, part.ordinals, lambda _: {}), None):
             pass

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 import redis
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
@@ -100,11 +101,11 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dag
         yield found
 
 
-def _flights(**more: Any) -> BrickFeed:
+def _flights(**more: Any) -> Feed:
     return BrickFeed(name="flights", table="flights", key="id", bricks={"class": "number", "last": 39_999}, **more)
 
 
-def _all_is_well(feed: BrickFeed, instance: dg.DagsterInstance) -> None:
+def _all_is_well(feed: Feed, instance: dg.DagsterInstance) -> None:
     """What `ucs status`, `ucs verify` and `ucs read` do."""
     [status] = feed_statuses([feed], instance)
     assert (status.problem, status.done) == (None, 3)
@@ -188,12 +189,12 @@ def _grant(right: str) -> str:
     return rf"grant it {re.escape(command)}(\|{more})?; docs/configuration\.md"
 
 
-def _feed(table: Table, **settings: Any) -> BrickFeed:
+def _feed(table: Table, **settings: Any) -> Feed:
     stream = {"name": "flights", "timeout_s": 1, **settings}
     return table.feed(ROWS - 1, bricks={"class": "number", "last": ROWS - 1, "width": 1_000}, stream=stream)
 
 
-def _look(feed: BrickFeed, instance: dg.DagsterInstance) -> None:
+def _look(feed: Feed, instance: dg.DagsterInstance) -> None:
     [status] = feed_statuses([feed], instance)
     if status.problem:
         raise StreamError(status.problem)

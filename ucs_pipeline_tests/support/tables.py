@@ -8,7 +8,7 @@ import chdb
 
 from ucs_pipeline.clickhouse.source import EmbeddedEngine, Source
 from ucs_pipeline.entries.entry_id import EntryId
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 
 _kept: list[Any] = []
 
@@ -29,10 +29,10 @@ class Table:
         """Runs a query; its result as TSV."""
         return str(self.connection.query(query, "TabSeparated"))
 
-    def feed(self, last: int, **more: Any) -> BrickFeed:
+    def feed(self, last: int, **more: Any) -> Feed:
         """A feed over the table, keyed by `id`."""
         settings: dict[str, Any] = {"key": "id", "bricks": {"class": "number", "last": last}, **more}
-        return BrickFeed(name="feed", table=self.name, **settings)
+        return Feed(name="feed", table=self.name, **settings)
 
 
 class _Engine(EmbeddedEngine):
@@ -43,7 +43,7 @@ class _Engine(EmbeddedEngine):
         return chdb.connect(":memory:")
 
 
-def source_of(feed: BrickFeed) -> Source:
+def source_of(feed: Feed) -> Source:
     """The feed's table, read through connections of its own."""
     return Source(feed, _Engine())
 

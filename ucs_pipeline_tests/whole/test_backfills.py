@@ -11,8 +11,9 @@ import pytest
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus
 from dagster._core.storage.dagster_run import RunsFilter
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import get_brick_list
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
@@ -44,7 +45,7 @@ mutation ($id: String!) {
 _CANCEL = "mutation ($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename } }"
 
 
-def feed(name: str, table: str = "bricks") -> BrickFeed:
+def feed(name: str, table: str = "bricks") -> Feed:
     """A feed of twelve bricks; two runs for all of them."""
     # Full in the middle of the third brick; until somebody reads, the run waits.
     stream: dict[str, object] = {"max_len": 10} if name == "cancelled" else {}

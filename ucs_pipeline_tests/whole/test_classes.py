@@ -8,6 +8,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.clickhouse.client import EmbeddedEngine
@@ -16,7 +17,7 @@ from ucs_pipeline.entries.batches import cut
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, StreamError, UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
@@ -43,7 +44,7 @@ def _times() -> list[datetime]:
     return [at for at in times if BERLIN.get_brick_name(at) != "2013.10.27.10"]
 
 
-def _hours(**more: Any) -> BrickFeed:
+def _hours(**more: Any) -> Feed:
     settings: dict[str, Any] = {
         "table": "hours",
         "key": "at",
@@ -52,7 +53,7 @@ def _hours(**more: Any) -> BrickFeed:
     return BrickFeed(name="hours", **{**settings, **more})
 
 
-def _words(**more: Any) -> BrickFeed:
+def _words(**more: Any) -> Feed:
     settings: dict[str, Any] = {
         "table": "words",
         "key": "word",
@@ -72,7 +73,7 @@ def home(home: Path) -> Path:
     return home
 
 
-def _all_is_well(feed: BrickFeed, instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
+def _all_is_well(feed: Feed, instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
     facts = collect(feed, open_source(feed), open_stream(feed, redis_server.client()), instance, held_only=False)
     assert facts.verdict.agrees
     assert [finding.sentence for finding in findings(facts) if not finding.passed] == []
@@ -217,7 +218,7 @@ OLD = 5
 OFFSET = 10**13
 
 
-def _numbers(**stream: Any) -> BrickFeed:
+def _numbers(**stream: Any) -> Feed:
     bricks = {"class": "number", "last": 39_999}
     return BrickFeed(name="numbers", table="numbers", key="n", bricks=bricks, stream={"id_offset": OFFSET, **stream})
 
@@ -286,7 +287,7 @@ def test_adopting_on_the_old_stream_leaves_its_entries_and_goes_on_after_the_ado
         adopt(feed, "0.0.0.2", open_source(feed), stream, instance)
 
 
-def _verdict_of_adopted(feed: BrickFeed, instance: dg.DagsterInstance, redis_server: RedisServer, rows: int) -> None:
+def _verdict_of_adopted(feed: Feed, instance: dg.DagsterInstance, redis_server: RedisServer, rows: int) -> None:
     facts = collect(feed, open_source(feed), open_stream(feed, redis_server.client()), instance, held_only=False)
     assert (facts.verdict.trimmed, facts.verdict.missing, facts.verdict.equal) == (rows, 0, 0)
     assert facts.verdict.unpublished == 15_000

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.cli.main import ucs
-from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline_tests.support.home import PROJECT
 
 PAGES = [

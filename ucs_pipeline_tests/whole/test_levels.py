@@ -8,10 +8,11 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, StreamError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
@@ -29,7 +30,7 @@ FIRST = 2 * 10**10
 IDS = [FIRST + n for n in range(35_000) if n // 10_000 != 1 or n > 19_990]
 
 
-def _feed(**more: Any) -> BrickFeed:
+def _feed(**more: Any) -> Feed:
     bricks = {"class": "number", "first": FIRST, "last": FIRST + 49_999, "width": 10, "level": "block"}
     return BrickFeed(name="ids", **{"table": "ids", "key": "n", "bricks": bricks, **more})
 
@@ -44,7 +45,7 @@ def _write(home: Path, ids: list[int]) -> None:
     write_table(home, "ids", {"n": pa.array(ids)})
 
 
-def _facts_are_well(feed: BrickFeed, instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
+def _facts_are_well(feed: Feed, instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
     facts = collect(feed, open_source(feed), open_stream(feed, redis_server.client()), instance, held_only=False)
     assert facts.verdict.agrees
     assert [finding.sentence for finding in findings(facts) if not finding.passed] == []
@@ -150,7 +151,7 @@ def test_lost_blocks_are_named_and_published_again(instance: dg.DagsterInstance,
 def test_the_sensor_publishes_blocks_that_are_sealed_and_follows_an_open_one(
     home: Path, instance: dg.DagsterInstance, redis_server: RedisServer
 ) -> None:
-    def look(feed: BrickFeed) -> Request | str:
+    def look(feed: Feed) -> Request | str:
         [asset] = [found for found in build_defs(feed).assets or () if isinstance(found, dg.AssetsDefinition)]
         return next_bricks(feed, _situation(feed, asset, instance), 100)
 

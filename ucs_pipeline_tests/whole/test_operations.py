@@ -17,8 +17,9 @@ import pyarrow as pa
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.clickhouse.source import open_source
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import Facts, collect
@@ -54,7 +55,7 @@ def shell(commands: str, **environment: str) -> str:
     return done.stdout
 
 
-def feed(last: int = 29_999, **more: Any) -> BrickFeed:
+def feed(last: int = 29_999, **more: Any) -> Feed:
     """A feed whose name is the one on the pages."""
     return BrickFeed(name="flights", table="flights", key="n", bricks={"class": "number", "last": last, **more})
 
@@ -63,7 +64,7 @@ def table(home: Path, rows: int) -> None:
     write_table(home, "flights", {"n": pa.array(range(rows), pa.int64())})
 
 
-def publish(instance: dg.DagsterInstance, first: int, last: int, it: BrickFeed | None = None) -> str | None:
+def publish(instance: dg.DagsterInstance, first: int, last: int, it: Feed | None = None) -> str | None:
     """One run; why it failed, or None."""
     result = run_bricks(build_defs(it or feed()), "flights", instance, first, last)
     for event in result.all_events:
@@ -73,12 +74,12 @@ def publish(instance: dg.DagsterInstance, first: int, last: int, it: BrickFeed |
     return None
 
 
-def facts(instance: dg.DagsterInstance, it: BrickFeed | None = None) -> Facts:
+def facts(instance: dg.DagsterInstance, it: Feed | None = None) -> Facts:
     it = it or feed()
     return collect(it, open_source(it), open_stream(it, connect_redis(it.stream_name)), instance, held_only=False)
 
 
-def failed_checks(instance: dg.DagsterInstance, it: BrickFeed) -> set[str]:
+def failed_checks(instance: dg.DagsterInstance, it: Feed) -> set[str]:
     return {finding.check.name for finding in findings(facts(instance, it), None) if not finding.passed}
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.cli.demo_data import write_flights
 from ucs_pipeline.clickhouse.source import open_source
-from ucs_pipeline.feed.feed import BrickFeed
 from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -11,10 +11,10 @@ from ucs_pipeline.clickhouse.sql.row_payload import Column
 from ucs_pipeline.clickhouse.sql.time_keys import TimeKeySql
 from ucs_pipeline.clickhouse.varying import Rows, refuse_varying
 from ucs_pipeline.errors import SourceError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 
 
-def selected(feed: BrickFeed, rows: Rows) -> sql.Shape:
+def selected(feed: Feed, rows: Rows) -> sql.Shape:
     """The key and the fields of a feed. `rows` gives the rows of a query.
 
     Raises:
@@ -43,7 +43,7 @@ def selected(feed: BrickFeed, rows: Rows) -> sql.Shape:
     return sql.Shape(feed.table, feed.final, feed.where, key, keys, columns, feed.constants)
 
 
-def _key_sql(feed: BrickFeed, table_columns: Collection[str]) -> KeySql:
+def _key_sql(feed: Feed, table_columns: Collection[str]) -> KeySql:
     bricks = feed.numbering.bricks
     if isinstance(bricks, NumberBricks):
         return NumberKeySql(feed.numbering, bricks)

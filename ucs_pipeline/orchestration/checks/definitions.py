@@ -10,7 +10,7 @@ from contextlib import suppress
 import dagster as dg
 
 from ucs_pipeline.errors import UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.assets import stream_key
 from ucs_pipeline.orchestration.checks.finding import CHECKS, STREAM_NOT_BEHIND, Check, Finding
 from ucs_pipeline.orchestration.checks.findings import findings, not_behind
@@ -19,19 +19,19 @@ SHOWN = 100
 """Offenders shown in a check's table, at most."""
 
 
-def checks_name(feed: BrickFeed) -> str:
+def checks_name(feed: Feed) -> str:
     """Name of the job that runs a feed's checks."""
     return f"{feed.name}_checks"
 
 
-def check_key(feed: BrickFeed, check: Check) -> dg.AssetCheckKey:
+def check_key(feed: Feed, check: Check) -> dg.AssetCheckKey:
     """Key of a check of a feed."""
     # Only any-order feeds share a stream.
     name = f"{feed.name}_{check.name}" if feed.any_order else check.name
     return dg.AssetCheckKey(stream_key(feed), name)
 
 
-def check_defs(feed: BrickFeed) -> dg.Definitions:
+def check_defs(feed: Feed) -> dg.Definitions:
     """The checks of a feed, the job that runs them and nothing else, and its schedule if the feed asks for one.
 
     Building them connects to nothing.
@@ -48,7 +48,7 @@ def check_defs(feed: BrickFeed) -> dg.Definitions:
     return dg.Definitions(asset_checks=[_checks(feed)], jobs=[job], schedules=schedules)
 
 
-def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
+def _checks(feed: Feed) -> dg.AssetChecksDefinition:
     @dg.multi_asset_check(
         # No feed's name begins like this, and a step may have no other step's name.
         name=f"_{checks_name(feed)}",
@@ -104,7 +104,7 @@ def _checks(feed: BrickFeed) -> dg.AssetChecksDefinition:
     return checks
 
 
-def after_run(feed: BrickFeed, instance: dg.DagsterInstance) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
+def after_run(feed: Feed, instance: dg.DagsterInstance) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
     """What a run that has published proves at little cost: what the stream holds, and that it has what is recorded.
 
     Nothing if Redis does not answer any more: what the run has recorded stays as true as it was.

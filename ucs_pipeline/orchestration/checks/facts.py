@@ -7,7 +7,7 @@ from functools import cached_property
 import dagster as dg
 
 from ucs_pipeline.clickhouse.source import Census, Content, Source
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.materializations import contents
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.reading.any_order_verify import ledger_verify
@@ -22,7 +22,7 @@ _NOTHING = Content(0, 0)
 class Facts:
     """What is known of a feed, collected from top to bottom."""
 
-    feed: BrickFeed
+    feed: Feed
     records: Mapping[int, BrickReport]
     """Finished bricks by ordinal."""
     verdict: Verdict
@@ -72,7 +72,7 @@ class Facts:
 
 
 def collect(
-    feed: BrickFeed, source: Source, stream: OrderedStream, instance: dg.DagsterInstance, *, held_only: bool
+    feed: Feed, source: Source, stream: OrderedStream, instance: dg.DagsterInstance, *, held_only: bool
 ) -> Facts:
     """The facts of a feed, by one comparison with the stream and one aggregate query.
 
@@ -99,7 +99,7 @@ def collect(
     return Facts(feed, records, verdict, source.census())
 
 
-def collect_without_table(feed: BrickFeed, stream: OrderedStream, instance: dg.DagsterInstance) -> Facts:
+def collect_without_table(feed: Feed, stream: OrderedStream, instance: dg.DagsterInstance) -> Facts:
     """As `collect`, of the record and the stream's ends only: what `stream_not_behind` looks at, and cheap.
 
     Raises:

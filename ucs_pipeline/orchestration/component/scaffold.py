@@ -9,6 +9,8 @@ import dagster as dg
 import yaml  # type: ignore[import-untyped]
 from pydantic import BaseModel
 
+from ucs_pipeline.feed.feed import Feed
+
 _WIDTH = 110
 
 
@@ -17,16 +19,13 @@ class FeedScaffolder(dg.Scaffolder[Any]):
 
     def scaffold(self, request: dg.ScaffoldRequest[Any]) -> None:
         """Writes the file into the folder of the request, whose name is the feed's."""
-        # The class carries this one, so that it is imported when it is used.
-        from ucs_pipeline.feed.feed import BrickFeed
-
         directory = request.target_path
         name = directory.name
         bricks = {"class": "number", "first": 0, "last": 9_999_999}
         given = {"name": name, "table": name, "key": "id", "bricks": bricks, "stream": {"name": name}}
         directory.mkdir(parents=True, exist_ok=True)
         lines = ["# Settings behind a # have their default.", f"type: {request.type_name}", "", "attributes:"]
-        text = "\n".join([*lines, *_settings(BrickFeed, given, "  ")])
+        text = "\n".join([*lines, *_settings(Feed, given, "  ")])
         (directory / "defs.yaml").write_text(f"{text}\n")
 
 

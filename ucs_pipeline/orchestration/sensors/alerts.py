@@ -11,7 +11,7 @@ from typing import Any, Literal
 import dagster as dg
 from dagster import AssetCheckEvaluation, DagsterEventType
 
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.assets import runs_tag
 from ucs_pipeline.orchestration.checks.definitions import check_key, checks_name
 from ucs_pipeline.orchestration.checks.finding import CHECKS
@@ -33,7 +33,7 @@ _Change = Literal[DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_SUCCESS]
 _FeedsOf = Callable[[dg.DagsterRun], Sequence[str]]
 
 
-def alert_defs(feeds: Sequence[BrickFeed]) -> dg.Definitions:
+def alert_defs(feeds: Sequence[Feed]) -> dg.Definitions:
     """The sensors that watch these feeds, if the environment says where alerts go; else nothing."""
     if not feeds or webhook_url() is None:
         return dg.Definitions()

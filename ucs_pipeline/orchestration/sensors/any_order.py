@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import dagster as dg
 
 from ucs_pipeline.entries.entry_id import START, State
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.materializations import newest
 from ucs_pipeline.orchestration.sensors.next_bricks import Situation
 from ucs_pipeline.orchestration.sensors.sealed import Seal
@@ -17,7 +17,7 @@ _LOOK_BACK = 100
 
 
 def ledger_situation(
-    feed: BrickFeed,
+    feed: Feed,
     names: Sequence[str],
     done: Collection[str],
     busy: Collection[str],
@@ -52,7 +52,7 @@ def ledger_situation(
     return Situation(first, at_work, START, state, Seal(None), stretch=stretch, rows=ledger.rows())
 
 
-def _lost(feed: BrickFeed, instance: dg.DagsterInstance, ledger: Ledger) -> set[int]:
+def _lost(feed: Feed, instance: dg.DagsterInstance, ledger: Ledger) -> set[int]:
     """Partitions that are recorded as done, and of which the ledger has less.
 
     What Redis loses is what came last: the records are looked through from the newest one on, as long as they are lost.

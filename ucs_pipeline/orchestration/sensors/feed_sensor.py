@@ -11,7 +11,7 @@ from dagster._core.storage.partition_status_cache import get_and_update_asset_st
 
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceError, UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.assets import OPEN_BRICK_TAG, run_tags
 from ucs_pipeline.orchestration.sensors.next_bricks import Request, Situation, Tries, first_to_publish, next_bricks
 from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 _LOOK_BACK = 100
 
 
-def trigger_defs(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.Definitions:
+def trigger_defs(feed: Feed, asset: dg.AssetsDefinition) -> dg.Definitions:
     """The sensor and the schedule that a feed asks for. Building them connects to nothing."""
     sensors = [_sensor(feed, asset)] if feed.sensor else []
     schedules = [_schedule(feed, asset)] if feed.schedule else []
     return dg.Definitions(sensors=sensors, schedules=schedules)
 
 
-def _sensor(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
+def _sensor(feed: Feed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{feed.name}_sensor",
         target=dg.AssetSelection.assets(dg.AssetKey(feed.name)),
@@ -53,7 +53,7 @@ def _sensor(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
     return sensor
 
 
-def _schedule(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinition:
+def _schedule(feed: Feed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{feed.name}_schedule",
         cron_schedule=str(feed.schedule),
@@ -67,7 +67,7 @@ def _schedule(feed: BrickFeed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinit
     return schedule
 
 
-def _run_request(feed: BrickFeed, request: Request) -> dg.RunRequest:
+def _run_request(feed: Feed, request: Request) -> dg.RunRequest:
     tags = {
         "dagster/asset_partition_range_start": feed.numbering.name(request.first),
         "dagster/asset_partition_range_end": feed.numbering.name(request.last),
@@ -80,7 +80,7 @@ def _run_request(feed: BrickFeed, request: Request) -> dg.RunRequest:
 
 
 def _next(
-    feed: BrickFeed,
+    feed: Feed,
     asset: dg.AssetsDefinition,
     context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext,
     most: int,
@@ -96,7 +96,7 @@ def _next(
     return next_bricks(feed, seen, most), seen
 
 
-def _situation(feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> Situation:
+def _situation(feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> Situation:
     from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.orchestration.sensors.any_order import ledger_situation
     from ucs_pipeline.publishing.backpressure import fullness
@@ -135,7 +135,7 @@ def _goes_on(source: "Source") -> bool:
 
 
 def _progress(
-    feed: BrickFeed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance
+    feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance
 ) -> tuple[int | None, int | None, EntryId]:
     """The first brick that is not done, a brick in progress, and the highest recorded entry."""
     from ucs_pipeline.entries.entry_id import START

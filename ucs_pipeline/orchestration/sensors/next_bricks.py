@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ucs_pipeline.bricks.sequences import between
 from ucs_pipeline.entries.entry_id import EntryId, State
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.sensors.sealed import Seal
 
 MANY_TRIES = 6
@@ -56,12 +56,12 @@ class Request(NamedTuple):
     open: bool = False
     """Whether the last one can still grow: its rows are published, and it is not done."""
 
-    def bricks(self, feed: BrickFeed) -> str:
+    def bricks(self, feed: Feed) -> str:
         """The range as it is launched in the UI."""
         return f"{feed.numbering.name(self.first)}...{feed.numbering.name(self.last)}"
 
 
-def first_to_publish(feed: BrickFeed, missing: int | None, recorded: EntryId, state: State) -> int | None:
+def first_to_publish(feed: Feed, missing: int | None, recorded: EntryId, state: State) -> int | None:
     """Start of the first partition that is not done, or that Redis has lost; None if there is none."""
     if recorded <= state.top:
         return missing
@@ -70,7 +70,7 @@ def first_to_publish(feed: BrickFeed, missing: int | None, recorded: EntryId, st
     return lost if missing is None else min(lost, missing)
 
 
-def next_bricks(feed: BrickFeed, seen: Situation, most: int) -> Request | str:
+def next_bricks(feed: Feed, seen: Situation, most: int) -> Request | str:
     """The next partitions to publish, at most `most` of them; or why there are none now, in one sentence."""
     bricks = feed.numbering
     if seen.busy is not None:
@@ -119,11 +119,11 @@ class Tries(NamedTuple):
     def __str__(self) -> str:
         return json.dumps(self._asdict())
 
-    def launched(self, feed: BrickFeed, request: Request, at: EntryId | int, now: float) -> "Tries":
+    def launched(self, feed: Feed, request: Request, at: EntryId | int, now: float) -> "Tries":
         """The memory after a launch."""
         return Tries(request.bricks(feed), str(at), self.tries + 1 if self._same(feed, request, at) else 1, now)
 
-    def objection(self, feed: BrickFeed, request: Request, at: EntryId | int, now: float) -> str | None:
+    def objection(self, feed: Feed, request: Request, at: EntryId | int, now: float) -> str | None:
         """Why these bricks should not be launched now, in one sentence; None if they should."""
         if not self._same(feed, request, at):
             return None
@@ -137,5 +137,5 @@ class Tries(NamedTuple):
             f"nothing moved{stuck}; trying again in {left:.0f} s"
         )
 
-    def _same(self, feed: BrickFeed, request: Request, at: EntryId | int) -> bool:
+    def _same(self, feed: Feed, request: Request, at: EntryId | int) -> bool:
         return (self.bricks, self.top) == (request.bricks(feed), str(at))

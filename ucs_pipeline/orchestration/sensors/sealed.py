@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ucs_pipeline.bricks.number import NumberBricks
 from ucs_pipeline.bricks.time import MILLISECONDS, TimeBricks
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 
 
 class Seal(NamedTuple):
@@ -18,7 +18,7 @@ class Seal(NamedTuple):
     """What seals it: the end of a sentence that begins with its name."""
 
 
-def seal(feed: BrickFeed, start: int, newest_id: int | None, now: float) -> Seal | str:
+def seal(feed: Feed, start: int, newest_id: int | None, now: float) -> Seal | str:
     """Which partitions from `start` on can still change; or why that cannot be said, in a sentence.
 
     Args:
@@ -38,7 +38,7 @@ def seal(feed: BrickFeed, start: int, newest_id: int | None, now: float) -> Seal
     )
 
 
-def _by_growth(feed: BrickFeed, bricks: NumberBricks, start: int, newest_id: int | None) -> Seal | str:
+def _by_growth(feed: Feed, bricks: NumberBricks, start: int, newest_id: int | None) -> Seal | str:
     numbering = feed.numbering
     if newest_id is None:
         first = (start - numbering.offset) * bricks.width
@@ -52,7 +52,7 @@ def _by_growth(feed: BrickFeed, bricks: NumberBricks, start: int, newest_id: int
     return Seal(open_, f"newest id {newest_id:,}, needs {needed:,}")
 
 
-def _by_clock(feed: BrickFeed, bricks: TimeBricks, now: float) -> Seal:
+def _by_clock(feed: Feed, bricks: TimeBricks, now: float) -> Seal:
     numbering = feed.numbering
     settled = int((now - feed.bricks.settle_s) * MILLISECONDS) + numbering.offset
     # A partition is sealed when the hour after it has begun, and the settling time is over.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from ucs_pipeline.entries.display import bricks_are
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.stream.ledger import Account, Opening
 
@@ -53,7 +53,7 @@ class Replay:
 
 
 def ledger_plan(
-    feed: BrickFeed,
+    feed: Feed,
     wanted: Sequence[int],
     accounts: Mapping[int, Account],
     records: Mapping[int, BrickReport],

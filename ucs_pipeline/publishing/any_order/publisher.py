@@ -14,7 +14,7 @@ import hiredis
 from ucs_pipeline.entries.batches import TRANSACTION_ROWS, Transaction
 from ucs_pipeline.entries.resp import command
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import fence_key, ledger_key
 from ucs_pipeline.publishing.any_order.guard import DOUBT, FULL, GONE, MOVED, OPEN, LedgerGate, refuse_numbering
 from ucs_pipeline.publishing.pipeline import AROUND_ROWS, Sender
@@ -59,7 +59,7 @@ class _Sent(NamedTuple):
 class LedgerPublisher(Sender[Part, _Sent]):
     """Appends transactions over one connection, each only if the ledger says what the one before it wrote."""
 
-    def __init__(self, feed: BrickFeed, stream: RedisStream) -> None:
+    def __init__(self, feed: Feed, stream: RedisStream) -> None:
         """Creates stream and ledger where there are none; `lost` says whether the ledger had to begin anew."""
         super().__init__(stream, feed.stream.min_replicas)
         self._feed = feed

@@ -6,14 +6,14 @@ from ucs_pipeline.entries.batches import Rows
 from ucs_pipeline.entries.display import content_shown
 from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.stream.ledger import Account, Opening
 
 
 class Resumption:
     """Skips the rows that are in the stream, partition by partition, and compares their content with the ledger's."""
 
-    def __init__(self, feed: BrickFeed, openings: Mapping[int, Opening]) -> None:
+    def __init__(self, feed: Feed, openings: Mapping[int, Opening]) -> None:
         """`openings`: what is to be read, by start."""
         self._feed = feed
         self._openings = openings

@@ -11,7 +11,7 @@ from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.batches import cut, partitions
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.any_order.plan import Replay, ledger_plan
 from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, Part
 from ucs_pipeline.publishing.any_order.resume import Resumption
@@ -29,7 +29,7 @@ _LOOK_SECONDS = 0.1
 
 
 def ledger_transfer(
-    feed: BrickFeed,
+    feed: Feed,
     source: Source,
     stream: RedisStream,
     wanted: Sequence[int],
@@ -119,7 +119,7 @@ def ledger_transfer(
 
 
 def _publish(
-    feed: BrickFeed,
+    feed: Feed,
     source: Source,
     stream: RedisStream,
     publisher: LedgerPublisher,
@@ -144,9 +144,7 @@ def _publish(
                 chunks.close()
 
 
-def _prepared(
-    feed: BrickFeed, source: Source, stream: RedisStream, starts: Sequence[int]
-) -> Generator[Entries, None, None]:
+def _prepared(feed: Feed, source: Source, stream: RedisStream, starts: Sequence[int]) -> Generator[Entries, None, None]:
     # Closed here, by the thread that reads: see `transfer`.
     with closing(source.scan(starts[0], feed.numbering.end(starts[-1]))) as scan:
         for entries in encode(stream.name.encode(), scan, UnnumberedEntries):
@@ -156,7 +154,7 @@ def _prepared(
 
 
 def _spans(
-    feed: BrickFeed,
+    feed: Feed,
     publisher: LedgerPublisher,
     openings: Mapping[int, Opening],
     chunks: Background[Entries],

@@ -2,7 +2,7 @@
 
 from ucs_pipeline.entries.batches import Transaction
 from ucs_pipeline.entries.entry_id import EntryId, State
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.ordered.plan import Plan, changed, differs
 from ucs_pipeline.stream.comparer import Comparer
 from ucs_pipeline.stream.stream import OrderedStream
@@ -11,7 +11,7 @@ from ucs_pipeline.stream.stream import OrderedStream
 class Comparison:
     """Compares the rows up to a stream's top, in order. Entries that consumers trimmed away cannot be compared."""
 
-    def __init__(self, feed: BrickFeed, stream: OrderedStream, comparer: Comparer, course: Plan, state: State) -> None:
+    def __init__(self, feed: Feed, stream: OrderedStream, comparer: Comparer, course: Plan, state: State) -> None:
         self._feed = feed
         self._stream = stream
         self._comparer = comparer

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ucs_pipeline.entries.display import bricks_are
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import OutOfTurnError, StreamError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.stream.stream import floor
 
@@ -27,9 +27,7 @@ class Plan(NamedTuple):
     """Whether no record says that the top is the end of a brick of this feed."""
 
 
-def known(
-    feed: BrickFeed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]
-) -> list[BrickReport]:
+def known(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> list[BrickReport]:
     """The leading partitions of a request that are recorded as done and that the stream has seen."""
     done = []
     bricks, top = feed.numbering, state.top.ordinal
@@ -44,7 +42,7 @@ def known(
     return done
 
 
-def loss(feed: BrickFeed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> str | None:
+def loss(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> str | None:
     """What to say when Redis has less than is recorded for a request; None if it has not."""
     above = [start for start, record in records.items() if (record.last_entry or START) > state.top]
     lost = sorted(start for start in above if start in wanted)
@@ -56,14 +54,14 @@ def loss(feed: BrickFeed, wanted: Sequence[int], state: State, records: Mapping[
     )
 
 
-def stray(feed: BrickFeed, state: State) -> str | None:
+def stray(feed: Feed, state: State) -> str | None:
     """What to say of a top that is no position of the feed where there is nothing to publish; None if it is one."""
     if state.top <= floor(feed) or state.top.ordinal in feed.numbering:
         return None
     return f"{_foreign(feed, state.top)}; all bricks of this run are finished, and the next one that is not is refused"
 
 
-def refuse_adopted(feed: BrickFeed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> None:
+def refuse_adopted(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> None:
     """Keeps bricks that another program published from being published again.
 
     Raises:
@@ -80,7 +78,7 @@ def refuse_adopted(feed: BrickFeed, wanted: Sequence[int], state: State, records
 
 
 def plan(
-    feed: BrickFeed,
+    feed: Feed,
     wanted: Sequence[int],
     state: State,
     top_record: BrickReport | None,
@@ -115,12 +113,12 @@ def plan(
     return Plan(top, _first_open(feed, start, wanted, below) if complete else start, wanted[0], last, not complete)
 
 
-def least_offset(feed: BrickFeed, top: EntryId) -> int:
+def least_offset(feed: Feed, top: EntryId) -> int:
     """The smallest `id_offset` with which the feed's entries come after an id."""
     return top.ordinal + 1 - feed.numbering.first + feed.stream.id_offset
 
 
-def _foreign(feed: BrickFeed, top: EntryId) -> StreamError:
+def _foreign(feed: Feed, top: EntryId) -> StreamError:
     bricks = feed.numbering
     side = "beyond" if top.ordinal > bricks.last else "before" if top.ordinal < bricks.first else "none of"
     return StreamError(
@@ -132,7 +130,7 @@ def _foreign(feed: BrickFeed, top: EntryId) -> StreamError:
     )
 
 
-def _first_open(feed: BrickFeed, start: int, wanted: Sequence[int], below: Mapping[int, BrickReport]) -> int:
+def _first_open(feed: Feed, start: int, wanted: Sequence[int], below: Mapping[int, BrickReport]) -> int:
     """The first partition from `start` on that is not recorded as done without rows."""
     while start < wanted[0] and start in below and not below[start].rows:
         following = feed.numbering.next(start)
@@ -141,7 +139,7 @@ def _first_open(feed: BrickFeed, start: int, wanted: Sequence[int], below: Mappi
     return start
 
 
-def hole(feed: BrickFeed, found: EntryId, plan_: Plan) -> OutOfTurnError:
+def hole(feed: Feed, found: EntryId, plan_: Plan) -> OutOfTurnError:
     """The refusal of a range that does not follow on what is in the stream."""
     name = feed.numbering.name
     missing, first = name(found.ordinal), name(plan_.wanted_from)
@@ -154,7 +152,7 @@ def hole(feed: BrickFeed, found: EntryId, plan_: Plan) -> OutOfTurnError:
     )
 
 
-def changed(feed: BrickFeed, ordinal: int, table: int, stream: int) -> StreamError:
+def changed(feed: Feed, ordinal: int, table: int, stream: int) -> StreamError:
     """The refusal of a brick whose row count changed after some of it was published."""
     return StreamError(
         f"feed {feed.name!r}, brick {feed.numbering.name(ordinal)}: the table has {table:,} rows and the stream "
@@ -163,7 +161,7 @@ def changed(feed: BrickFeed, ordinal: int, table: int, stream: int) -> StreamErr
     )
 
 
-def differs(feed: BrickFeed, entry: EntryId, stream: object, table: object) -> StreamError:
+def differs(feed: Feed, entry: EntryId, stream: object, table: object) -> StreamError:
     """The refusal of a brick whose published part is not what the table says now."""
     return StreamError(
         f"feed {feed.name!r}, brick {feed.numbering.name(entry.ordinal)}: entry {entry} of stream {feed.stream_name!r} "

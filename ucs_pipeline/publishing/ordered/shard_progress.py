@@ -5,7 +5,7 @@ from typing import Self
 
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import StreamUnavailableError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.stream.shard_state import _NOWHERE, Note, refuse_other_dealing, write_note
 from ucs_pipeline.stream.stream import OrderedStream
@@ -14,7 +14,7 @@ from ucs_pipeline.stream.stream import OrderedStream
 class Notes:
     """Keeps the note of a feed's shard while its bricks are published; of any other feed, nothing."""
 
-    def __init__(self, feed: BrickFeed, stream: OrderedStream, note: Note, state: State) -> None:
+    def __init__(self, feed: Feed, stream: OrderedStream, note: Note, state: State) -> None:
         self._stream = stream
         self._feed = feed
         self._note = note
@@ -22,7 +22,7 @@ class Notes:
         self._newest = _NOWHERE
 
     @classmethod
-    def begin(cls, feed: BrickFeed, stream: OrderedStream) -> "Self | None":
+    def begin(cls, feed: Feed, stream: OrderedStream) -> "Self | None":
         """Looks whether the feed may publish to the stream, and begins its note.
 
         Raises:
@@ -61,7 +61,7 @@ class Notes:
 
 
 def noted(
-    feed: BrickFeed, stream: OrderedStream, reports: Iterator[BrickReport], open_brick: str | None
+    feed: Feed, stream: OrderedStream, reports: Iterator[BrickReport], open_brick: str | None
 ) -> Iterator[BrickReport]:
     """Keeps the note of a feed's shard while its reports pass; `open_brick` can still grow, and is not complete.
 

@@ -14,7 +14,7 @@ from ucs_pipeline.entries.batches import Transaction, cut
 from ucs_pipeline.entries.encode import Entries, encode
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError, UcsError
-from ucs_pipeline.feed.feed import BrickFeed
+from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.backoff import Patience
 from ucs_pipeline.publishing.backpressure import Room
 from ucs_pipeline.publishing.brick_results import BrickReport, Span, Tally
@@ -35,7 +35,7 @@ _LOOKED_BACK = 10_000
 
 
 def transfer(
-    feed: BrickFeed,
+    feed: Feed,
     source: Source,
     stream: OrderedStream,
     wanted: Sequence[int],
@@ -117,7 +117,7 @@ def transfer(
 
 
 def _publish(
-    feed: BrickFeed,
+    feed: Feed,
     source: Source,
     stream: OrderedStream,
     wanted: Sequence[int],
@@ -144,13 +144,13 @@ def _publish(
                     chunks.close()
 
 
-def _moment(feed: BrickFeed) -> Callable[[int | bytes], float]:
+def _moment(feed: Feed) -> Callable[[int | bytes], float]:
     bricks = feed.numbering.bricks
     return partial(bricks.moment, unit=feed.bricks.unit) if isinstance(bricks, TimeBricks) else float
 
 
 def _check_top(
-    feed: BrickFeed, source: Source, stream: OrderedStream, comparer: Comparer, course: Plan, state: State
+    feed: Feed, source: Source, stream: OrderedStream, comparer: Comparer, course: Plan, state: State
 ) -> None:
     """Compares the brick of a top that lies beyond the range: only a top of this feed proves what is below it."""
     ordinal = course.top.ordinal
@@ -165,7 +165,7 @@ def _check_top(
 
 
 def _prepared(
-    feed: BrickFeed, source: Source, stream: OrderedStream, course: Plan, limits: Limits
+    feed: Feed, source: Source, stream: OrderedStream, course: Plan, limits: Limits
 ) -> Generator[Entries, None, None]:
     # Closed here, by the thread that reads: left to the garbage collector, a query that was broken off runs on, and
     # chDB hangs when another thread closes it.
@@ -183,7 +183,7 @@ def _prepared(
 
 
 def _spans(
-    feed: BrickFeed,
+    feed: Feed,
     stream: OrderedStream,
     publisher: Publisher,
     comparer: Comparer,
