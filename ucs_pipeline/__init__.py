@@ -5,18 +5,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ucs_pipeline.orchestration.build import build_defs
     from ucs_pipeline.orchestration.component.brick_feed import BrickFeed
-    from ucs_pipeline.reading.brick import read_brick
-    from ucs_pipeline.reading.reader import Reader, read_entries
+    from ucs_pipeline.project.readers import Reader, read_brick, read_entries
 
 __all__ = ["BrickFeed", "Reader", "__version__", "build_defs", "read_brick", "read_entries"]
 __version__ = "0.1.0"
 
 _HOME = {
     "BrickFeed": "ucs_pipeline.orchestration.component.brick_feed",
-    "Reader": "ucs_pipeline.reading.reader",
+    "Reader": "ucs_pipeline.project.readers",
     "build_defs": "ucs_pipeline.orchestration.build",
-    "read_brick": "ucs_pipeline.reading.brick",
-    "read_entries": "ucs_pipeline.reading.reader",
+    "read_brick": "ucs_pipeline.project.readers",
+    "read_entries": "ucs_pipeline.project.readers",
 }
 
 

@@ -3,20 +3,17 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import redis
+
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed, start_in
 from ucs_pipeline.feed.shards import stream_with
-from ucs_pipeline.project.feeds import feed_named
-from ucs_pipeline.stream.stream import floor
+from ucs_pipeline.redis.connection import connect_redis
+from ucs_pipeline.stream.stream import OrderedStream, floor, open_stream
 
 if TYPE_CHECKING:
     import pandas as pd
-    import redis
-
-    from ucs_pipeline.stream.stream import OrderedStream
-
-# Dagster loads this module with the feeds, in every process: clients are imported where they are used.
 
 Fields = Mapping[bytes, bytes] | Mapping[str, str]
 """Fields of an entry, as a client gives them."""
@@ -24,7 +21,7 @@ Fields = Mapping[bytes, bytes] | Mapping[str, str]
 _LAST_ROW = 2**64 - 1
 
 
-def read_brick(feed: Feed | str, brick: str, client: "redis.Redis | None" = None) -> "pd.DataFrame":
+def read_brick(feed: Feed, brick: str, client: "redis.Redis | None" = None) -> "pd.DataFrame":
     """The entries of a brick that are in the stream now, one row each, in order.
 
     The index, `entry_id`, is the entries' ids. Each field is a column of text, in the order in which the fields first
@@ -33,20 +30,16 @@ def read_brick(feed: Feed | str, brick: str, client: "redis.Redis | None" = None
     between the stream's first entry and its top gives an empty table.
 
     Args:
-        feed: a feed, or the name of one of the project's.
+        feed: a feed.
         brick: name of a brick, such as `0.0.0.12`.
         client: the Redis to read from; left out: the one that the project writes to.
 
     Raises:
-        UcsError: there is no such feed or brick, or the brick is not published yet, or is no longer in the stream.
+        UcsError: there is no such brick, or the brick is not published yet, or is no longer in the stream.
         StreamError: the stream cannot be read.
     """
-    from ucs_pipeline.redis.connection import connect_redis
-    from ucs_pipeline.stream.stream import open_stream
-
-    whole = feed_named(feed) if isinstance(feed, str) else feed
-    start = start_in(whole, brick)
-    chosen = stream_with(whole, start)
+    start = start_in(feed, brick)
+    chosen = stream_with(feed, start)
     stream = open_stream(chosen, client or connect_redis(chosen.stream_name))
     frame = table_of(_found(chosen, stream, start))
     if frame.empty and not chosen.any_order:
@@ -77,22 +70,23 @@ def table_of(entries: Iterable[tuple[str, Fields]], names: Iterable[bytes] = ())
     return frame
 
 
-def _found(feed: Feed, stream: "OrderedStream", start: int) -> Iterator[tuple[str, Fields]]:
+def _found(feed: Feed, stream: OrderedStream, start: int) -> Iterator[tuple[str, Fields]]:
     if not feed.any_order:
         yield from _entries(stream, start, feed.numbering.end(start))
         return
+    # Looks into the table where others write to the stream: Arrow takes longer to import than all the rest.
     from ucs_pipeline.reading.any_order_brick import ledger_entries
 
     for entry_id, fields in ledger_entries(feed, stream, start):
         yield str(entry_id), fields
 
 
-def _entries(stream: "OrderedStream", first: int, last: int) -> Iterator[tuple[str, Fields]]:
+def _entries(stream: OrderedStream, first: int, last: int) -> Iterator[tuple[str, Fields]]:
     for entry_id, fields in stream.walk(EntryId(first, 0), EntryId(last, _LAST_ROW)):
         yield str(entry_id), fields
 
 
-def _refuse_absent(feed: Feed, stream: "OrderedStream", ordinal: int) -> None:
+def _refuse_absent(feed: Feed, stream: OrderedStream, ordinal: int) -> None:
     state = stream.state()
     brick = f"feed {feed.name!r}: brick {feed.numbering.name(ordinal)}"
     if state.top <= floor(feed) or ordinal > state.top.ordinal:

@@ -10,20 +10,17 @@ The ids of an any-order feed are no positions in the table: its entries come in 
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import redis
 
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.project.feeds import feed_named
-from ucs_pipeline.stream.stream import floor
-
-if TYPE_CHECKING:
-    import redis
-
-    from ucs_pipeline.stream.stream import OrderedStream
-
-# Dagster loads this module with the feeds, in every process: clients are imported where they are used.
+from ucs_pipeline.redis.connection import connect_redis
+from ucs_pipeline.stream.ledger import Ledger
+from ucs_pipeline.stream.shard_state import refuse_other_dealing
+from ucs_pipeline.stream.stream import OrderedStream, floor, open_stream
 
 _LAST_ROW = 2**64 - 1
 
@@ -45,28 +42,19 @@ class Reader:
     out.
     """
 
-    def __init__(
-        self, feed: Feed | str, after: EntryId | str | None = None, client: "redis.Redis | None" = None
-    ) -> None:
+    def __init__(self, feed: Feed, after: EntryId | str | None = None, client: "redis.Redis | None" = None) -> None:
         """Begins after an entry; with the first ones that are there if it is left out.
 
         Args:
-            feed: a feed with one stream or several, or the name of one of the project's.
+            feed: a feed with one stream or several.
             after: id of the last entry that was handled, of whichever stream.
             client: the Redis to read from, with replies that are not decoded; left out: the one that the project
                 writes to.
-
-        Raises:
-            UcsError: there is no such feed.
         """
-        from ucs_pipeline.redis.connection import connect_redis
-        from ucs_pipeline.stream.stream import open_stream
-
-        chosen = feed_named(feed) if isinstance(feed, str) else feed
         start = EntryId.parse(after) if isinstance(after, str) else after
         self._arms = [
             _Arm(part, open_stream(part, client or connect_redis(part.stream_name)), start or floor(part))
-            for part in streams_of(chosen)
+            for part in streams_of(feed)
         ]
 
     def take(self, most: int) -> list[Entry]:
@@ -104,7 +92,7 @@ class Reader:
 class _Arm:
     """One of the streams: entries that were read ahead, and up to which brick there will be no others."""
 
-    def __init__(self, feed: Feed, stream: "OrderedStream", last: EntryId) -> None:
+    def __init__(self, feed: Feed, stream: OrderedStream, last: EntryId) -> None:
         from ucs_pipeline.stream.stream import Page
 
         self.entries: deque[Entry] = deque()
@@ -122,8 +110,6 @@ class _Arm:
 
     def read(self) -> bool:
         """Reads the next entries; returns whether more is known now."""
-        from ucs_pipeline.stream.shard_state import refuse_other_dealing
-
         before = self._last, self._complete
         if not self._read() and self._feed.share:
             state = self._stream.state()
@@ -144,8 +130,6 @@ class _Arm:
         most = self._page.most
         found = [Entry(*one) for one in self._stream.entries(first, end, most)]
         if self._feed.any_order:
-            from ucs_pipeline.stream.ledger import Ledger
-
             Ledger(self._feed, self._stream).refuse_others()
         if found:
             self._last = found[-1].id
@@ -155,7 +139,7 @@ class _Arm:
 
 
 def read_entries(
-    feed: Feed | str,
+    feed: Feed,
     after: EntryId | str | None = None,
     *,
     follow: bool = False,
@@ -167,14 +151,13 @@ def read_entries(
     Those of an any-order feed come in the order of its stream, as long as nobody else writes to it.
 
     Args:
-        feed: a feed, or the name of one of the project's.
+        feed: a feed.
         after: id of the last entry that was handled; left out: begins with the first ones that are there.
         follow: whether to wait for more, until all bricks of the feed are complete.
         poll_s: seconds between two looks while waiting.
         client: the Redis to read from, with replies that are not decoded; left out: the one that the project writes to.
 
     Raises:
-        UcsError: there is no such feed.
         StreamError: a stream was written with another number of shards, has entries that may be another program's (of
             an any-order feed), or cannot be read.
     """

@@ -1,0 +1,64 @@
+"""The readers for a feed, or for the name of one of the project's: what `from ucs_pipeline import Reader` gives."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import redis
+
+from ucs_pipeline.entries.entry_id import EntryId
+from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.project.feeds import feed_named
+from ucs_pipeline.reading import brick as by_brick
+from ucs_pipeline.reading import reader
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Reader(reader.Reader):
+    __doc__ = reader.Reader.__doc__
+
+    def __init__(
+        self, feed: Feed | str, after: EntryId | str | None = None, client: "redis.Redis | None" = None
+    ) -> None:
+        """Begins after an entry; with the first ones that are there if it is left out.
+
+        Args:
+            feed: a feed with one stream or several, or the name of one of the project's.
+            after: id of the last entry that was handled, of whichever stream.
+            client: the Redis to read from, with replies that are not decoded; left out: the one that the project
+                writes to.
+
+        Raises:
+            UcsError: there is no such feed.
+        """
+        super().__init__(_found(feed), after, client)
+
+
+def read_entries(
+    feed: Feed | str,
+    after: EntryId | str | None = None,
+    *,
+    follow: bool = False,
+    poll_s: float = 0.5,
+    client: "redis.Redis | None" = None,
+) -> Iterator[reader.Entry]:
+    """The entries of a feed or, by its name, of one of the project's; see `reading.reader.read_entries`.
+
+    Raises:
+        UcsError: there is no such feed.
+    """
+    return reader.read_entries(_found(feed), after, follow=follow, poll_s=poll_s, client=client)
+
+
+def read_brick(feed: Feed | str, brick: str, client: "redis.Redis | None" = None) -> "pd.DataFrame":
+    """The entries of a brick of a feed or, by its name, of one of the project's; see `reading.brick.read_brick`.
+
+    Raises:
+        UcsError: there is no such feed.
+    """
+    return by_brick.read_brick(_found(feed), brick, client)
+
+
+def _found(feed: Feed | str) -> Feed:
+    return feed_named(feed) if isinstance(feed, str) else feed
