@@ -6,8 +6,9 @@ if TYPE_CHECKING:
     from ucs_pipeline.orchestration.build import build_defs
     from ucs_pipeline.orchestration.component.brick_feed import BrickFeed
     from ucs_pipeline.project.readers import Reader, read_brick, read_entries
+    from ucs_pipeline.redis.connection import redis_url
 
-__all__ = ["BrickFeed", "Reader", "__version__", "build_defs", "read_brick", "read_entries"]
+__all__ = ["BrickFeed", "Reader", "__version__", "build_defs", "read_brick", "read_entries", "redis_url"]
 __version__ = "0.1.0"
 
 _HOME = {
@@ -16,11 +17,12 @@ _HOME = {
     "build_defs": "ucs_pipeline.orchestration.build",
     "read_brick": "ucs_pipeline.project.readers",
     "read_entries": "ucs_pipeline.project.readers",
+    "redis_url": "ucs_pipeline.redis.connection",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # Importing Dagster takes seconds; `ucs_pipeline.bricks.number` alone should not.
+    # Importing Dagster takes seconds; `ucs_pipeline.bricks` alone should not.
     if name in _HOME:
         from importlib import import_module
 

@@ -31,8 +31,7 @@ def demo() -> None:
 @ucs.command()
 def check() -> None:
     """Check every feed in ucs_pipeline/defs, and say what is wrong with each. Connects to nothing."""
-    from dagster._utils.warnings import disable_dagster_warnings
-
+    from ucs_pipeline.orchestration._dagster import disable_dagster_warnings
     from ucs_pipeline.project.files import check as check_feeds
 
     with disable_dagster_warnings():

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 import redis
-from dagster._core.events import StepMaterializationData
-from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 
 from ucs_pipeline.clickhouse.source import Content, Source
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import Feed, last_whole_in
 from ucs_pipeline.operations.handled import row_after, rows_after
+from ucs_pipeline.orchestration._dagster import RUNLESS_JOB_NAME, RUNLESS_RUN_ID, StepMaterializationData
 from ucs_pipeline.orchestration.assets import brick_event
 from ucs_pipeline.orchestration.materializations import ADOPTED
 from ucs_pipeline.publishing.brick_results import BrickReport

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import dagster as dg
 from dagster import DagsterEventType
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
-from dagster._core.storage.dagster_run import FINISHED_STATUSES
-from dagster._core.storage.event_log import SqliteEventLogStorage
 
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.orchestration._dagster import (
+    BULK_ACTION_TERMINAL_STATUSES,
+    FINISHED_STATUSES,
+    BulkActionsFilter,
+    BulkActionStatus,
+    SqliteEventLogStorage,
+)
 from ucs_pipeline.orchestration.checks.definitions import checks_name
 from ucs_pipeline.orchestration.checks.finding import CHECKS
 

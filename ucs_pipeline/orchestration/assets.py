@@ -7,13 +7,16 @@ from datetime import timedelta
 from typing import Any, cast
 
 import dagster as dg
-from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
-from dagster._core.definitions.metadata.metadata_value import ObjectMetadataValue
-from dagster._core.storage.tags import BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
 
 from ucs_pipeline.errors import OutOfTurnError, SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.instance.run_queue import queue_again
+from ucs_pipeline.orchestration._dagster import (
+    BACKFILL_ID_TAG,
+    ROOT_BACKFILL_ID_TAG,
+    BaseAssetGraph,
+    ObjectMetadataValue,
+)
 from ucs_pipeline.orchestration.asset_page import columns, description, settings
 from ucs_pipeline.orchestration.materializations import DATA_VERSION_TAG, data_version, metadata, recorded
 from ucs_pipeline.publishing.brick_results import BrickReport

@@ -2,10 +2,14 @@
 
 import os
 import warnings
+from importlib import import_module
 
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.home import project_home
+
+LOCATION = "ucs_pipeline.definitions"
+"""The code location's module. It stands above this room, as any other would, and is loaded by its name."""
 
 
 def all_feeds() -> list[Feed]:
@@ -14,10 +18,10 @@ def all_feeds() -> list[Feed]:
     Raises:
         UcsError: a file under `ucs_pipeline/defs` is wrong.
     """
-    from ucs_pipeline.definitions import defs
+    # Loads Dagster, which a reader that is given its feed does without.
     from ucs_pipeline.orchestration.build import feeds_of
 
-    return feeds_of(defs)
+    return feeds_of(import_module(LOCATION).defs)
 
 
 def feed_named(name: str) -> Feed:

@@ -8,9 +8,6 @@ from typing import NamedTuple
 
 import dagster as dg
 import yaml  # type: ignore[import-untyped]
-from dagster.components.core.component_tree import ComponentTreeException
-from dagster.components.core.defs_module import ComponentFileModel
-from dagster.components.resolved.errors import ResolutionException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -18,6 +15,7 @@ from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.error_messages import words
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redaction import HIDDEN
+from ucs_pipeline.orchestration._dagster import ComponentFileModel, ComponentTreeException, ResolutionException
 
 DEFS = Path(__file__).parent.parent / "defs"
 """Where the feeds of the project are."""

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import dagster as dg
-from dagster.components.core.decl import build_filesystem_component_decl_from_context
-from dagster.components.core.defs_module import ComponentPath, find_defs_or_component_yaml
 
 from ucs_pipeline.errors import SourceError, UcsError
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.orchestration._dagster import (
+    ComponentPath,
+    build_filesystem_component_decl_from_context,
+    find_defs_or_component_yaml,
+)
 from ucs_pipeline.orchestration.build import assemble, clashes, feeds_of
 from ucs_pipeline.project.file_errors import DEFS, Mistake, mistake_in, shown_path
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import dagster as dg
-from dagster._core.definitions.utils import is_valid_name
-from dagster._utils.schedules import is_valid_cron_string
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, create_model, model_validator
 
 from ucs_pipeline.errors import FeedError
@@ -19,6 +17,7 @@ from ucs_pipeline.feed.error_messages import called, mistake, sentence, shown, t
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.settings import Written
 from ucs_pipeline.feed.yaml_text import TEMPLATE, refuse_misread
+from ucs_pipeline.orchestration._dagster import is_valid_cron_string, is_valid_name
 from ucs_pipeline.orchestration.build import build_feed
 from ucs_pipeline.orchestration.component.scaffold import FeedScaffolder
 from ucs_pipeline.orchestration.component.templates import filled_in

@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from dagster.components.resolved.scopes import EnvScope
 from jinja2 import StrictUndefined, TemplateError, Undefined
 from jinja2.nativetypes import NativeEnvironment
 
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.yaml_text import TEMPLATE, named
+from ucs_pipeline.orchestration._dagster import EnvScope
 
 _JINJA = NativeEnvironment(undefined=StrictUndefined)
 

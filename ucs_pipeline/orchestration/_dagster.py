@@ -1,0 +1,29 @@
+"""The names of Dagster that it does not document, all in one place: what a new version has to be tried for."""
+
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph as BaseAssetGraph
+from dagster._core.definitions.metadata.metadata_value import ObjectMetadataValue as ObjectMetadataValue
+from dagster._core.definitions.utils import is_valid_name as is_valid_name
+from dagster._core.events import StepMaterializationData as StepMaterializationData
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES as BULK_ACTION_TERMINAL_STATUSES
+from dagster._core.execution.backfill import BulkActionsFilter as BulkActionsFilter
+from dagster._core.execution.backfill import BulkActionStatus as BulkActionStatus
+from dagster._core.instance.utils import RUNLESS_JOB_NAME as RUNLESS_JOB_NAME
+from dagster._core.instance.utils import RUNLESS_RUN_ID as RUNLESS_RUN_ID
+from dagster._core.storage.dagster_run import FINISHED_STATUSES as FINISHED_STATUSES
+from dagster._core.storage.event_log import SqliteEventLogStorage as SqliteEventLogStorage
+from dagster._core.storage.partition_status_cache import (
+    get_and_update_asset_status_cache_value as get_and_update_asset_status_cache_value,
+)
+from dagster._core.storage.tags import BACKFILL_ID_TAG as BACKFILL_ID_TAG
+from dagster._core.storage.tags import ROOT_BACKFILL_ID_TAG as ROOT_BACKFILL_ID_TAG
+from dagster._utils.schedules import is_valid_cron_string as is_valid_cron_string
+from dagster._utils.warnings import disable_dagster_warnings as disable_dagster_warnings
+from dagster.components.core.component_tree import ComponentTreeException as ComponentTreeException
+from dagster.components.core.decl import (
+    build_filesystem_component_decl_from_context as build_filesystem_component_decl_from_context,
+)
+from dagster.components.core.defs_module import ComponentFileModel as ComponentFileModel
+from dagster.components.core.defs_module import ComponentPath as ComponentPath
+from dagster.components.core.defs_module import find_defs_or_component_yaml as find_defs_or_component_yaml
+from dagster.components.resolved.errors import ResolutionException as ResolutionException
+from dagster.components.resolved.scopes import EnvScope as EnvScope
