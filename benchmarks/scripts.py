@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from ucs_pipeline.bricks.number import BRICK
-from ucs_pipeline.clickhouse.client import URL_VARIABLE
 from ucs_pipeline.clickhouse.embedded import embedded_connection
+from ucs_pipeline.clickhouse.errors import URL_VARIABLE
 from ucs_pipeline.feed.feed import Feed
 
 _PIPELINE = 1_000

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ucs_pipeline.clickhouse.client import URL_VARIABLE
+from ucs_pipeline.clickhouse.errors import URL_VARIABLE
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 
 

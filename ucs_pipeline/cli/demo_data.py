@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from ucs_pipeline.clickhouse.client import first_line
+from ucs_pipeline.clickhouse.errors import first_line
 from ucs_pipeline.clickhouse.sql.queries import quote
 from ucs_pipeline.errors import SourceError
 

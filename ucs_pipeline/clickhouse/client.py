@@ -5,21 +5,15 @@ Both must fail loudly: a result that ends early is an error, never the end of th
 
 import io
 import logging
-import re
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 
-from ucs_pipeline.errors import SourceError, SourceUnavailableError
-
-URL_VARIABLE = "UCS_CLICKHOUSE_URL"
-
-Hide = Callable[[str], str]
-"""What leaves a feed's secrets out of a text that may repeat its SQL."""
+from ucs_pipeline.clickhouse.errors import _EMBEDDED_HINTS, _HINTS, URL_VARIABLE, Hide, _broken_off, _refusal
+from ucs_pipeline.errors import SourceError
 
 _TEXT_LIMITS: Mapping[str, int] = {
     # A feed's query grows with the columns of its table. ClickHouse looks at these before it looks into the query.
@@ -30,55 +24,6 @@ _TEXT_LIMITS: Mapping[str, int] = {
 _LONG_QUERY = 50_000
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-_CODE = re.compile(r"Code: (\d+)\. (?:DB::Exception: )?(.*)", re.DOTALL)
-_NAME = re.compile(r"\(([A-Z][A-Z0-9_]+)\)")
-_ERRNO = re.compile(r": , errno: \d+, strerror: ")
-# What ClickHouse says of any file that it cannot look into: the structure is not what is missing.
-_BESIDE_THE_POINT = re.compile(
-    r": The table structure cannot be extracted from .*|\. You can specify the \w+ manually.*"
-)
-_UNREACHABLE = re.compile(r"Caused by \w+\(\W?(.*?)\W?\)\) executing")
-_FILE_HINT = (
-    "check the path in the feed's `table`: one that does not begin with / counts from the directory in which the "
-    "command or Dagster was started or, on a server, from its user_files_path"
-)
-_HINTS = {
-    "CANNOT_STAT": _FILE_HINT,
-    "FILE_DOESNT_EXIST": _FILE_HINT,
-    "CANNOT_EXTRACT_TABLE_STRUCTURE": "check the path or address in the feed's `table`, and what is there",
-    "UNKNOWN_TABLE": "check the feed's `table`",
-    "UNKNOWN_DATABASE": "check the database in the feed's `table` and in " + URL_VARIABLE,
-    "UNKNOWN_IDENTIFIER": "check the feed's `key`, `columns` and `where` against the table's columns",
-    "UNKNOWN_FUNCTION": "check the functions in the feed's `key`, `columns` and `where`",
-    "SYNTAX_ERROR": "check the SQL expressions in the feed's `key`, `columns` and `where`",
-    "AUTHENTICATION_FAILED": f"check user and password in {URL_VARIABLE}",
-    "ACCESS_DENIED": "grant the user SELECT on the table",
-    "READONLY": "let the user change settings: its profile needs readonly = 0 or 2",
-    "SETTING_CONSTRAINT_VIOLATION": "let the user change this setting: its profile constrains it",
-    "UNKNOWN_SETTING": "check the feed's `settings`",
-    "QUOTA_EXCEEDED": "raise the user's quota, or set `stream.timeout_s` above the quota's interval",
-}
-_NO_TABLE_HERE = (
-    "check the feed's `table`: the tables of the embedded engine are the files .ucs/tables/<table>.parquet; `ucs demo` "
-    f"makes those of the demo; for the tables of a server set {URL_VARIABLE}"
-)
-_EMBEDDED_HINTS = {"UNKNOWN_TABLE": _NO_TABLE_HERE, "UNKNOWN_DATABASE": _NO_TABLE_HERE}
-# What goes away by itself: limits on what is used at a time, connections, replicas that catch up, locks.
-_PASSING = {
-    *("TIMEOUT_EXCEEDED", "TOO_SLOW", "TOO_MANY_SIMULTANEOUS_QUERIES", "QUERY_SLOT_ACQUISITION_TIMEOUT"),
-    *("QUOTA_EXCEEDED", "RECEIVED_ERROR_TOO_MANY_REQUESTS", "USER_SESSION_LIMIT_EXCEEDED", "SERVER_OVERLOADED"),
-    *("MEMORY_LIMIT_EXCEEDED", "MEMORY_RESERVATION_KILLED", "MEMORY_RESERVATION_FAILED", "CANNOT_ALLOCATE_MEMORY"),
-    *("MEMORY_RESERVATION_ACQUISITION_TIMEOUT", "RESOURCE_LIMIT_EXCEEDED", "NOT_ENOUGH_SPACE", "CANNOT_SCHEDULE_TASK"),
-    *("NO_FREE_CONNECTION", "SOCKET_TIMEOUT", "NETWORK_ERROR", "ALL_CONNECTION_TRIES_FAILED", "DNS_ERROR"),
-    *("CANNOT_READ_FROM_SOCKET", "CANNOT_WRITE_TO_SOCKET", "EXCHANGE_PEER_DISCONNECTED", "SESSION_REFUSED"),
-    *("TCP_CONNECTION_LIMIT_REACHED", "HTTP_CONNECTION_LIMIT_REACHED", "EXTERNAL_SERVER_IS_NOT_RESPONDING"),
-    *("ABORTED", "QUERY_WAS_CANCELLED", "QUERY_WAS_CANCELLED_BY_CLIENT", "THREAD_WAS_CANCELED", "ASYNC_LOAD_CANCELED"),
-    *("KEEPER_EXCEPTION", "NO_ZOOKEEPER", "UNEXPECTED_ZOOKEEPER_ERROR", "REPLICA_IS_NOT_IN_QUORUM"),
-    *("ALL_REPLICAS_ARE_STALE", "NO_ACTIVE_REPLICAS", "NO_AVAILABLE_REPLICA", "TOO_FEW_LIVE_REPLICAS"),
-    *("NO_REMOTE_SHARD_AVAILABLE", "SHARD_HAS_NO_CONNECTIONS", "TOO_MANY_UNAVAILABLE_SHARDS", "REPLICA_STATUS_CHANGED"),
-    *("TABLE_IS_BEING_RESTARTED", "DEADLOCK_AVOIDED", "PART_IS_TEMPORARILY_LOCKED", "PART_IS_LOCKED"),
-    *("SESSION_IS_LOCKED", "FILE_CHANGED_DURING_READ", "S3_OBJECT_CHANGED_DURING_READ"),
-}
 # A cache in between is told that an answer is for one question only.
 _NO_CACHE = {"Cache-Control": "no-cache, no-store", "Pragma": "no-cache"}
 
@@ -270,42 +215,3 @@ class _Tail(io.RawIOBase):
 
 # The errors below stand by themselves, without what caused them: a traceback shows that as well, and ClickHouse's own
 # words may repeat the query, with whatever the feed's SQL holds.
-
-
-def _broken_off(reason: object, tail: bytes, hide: Hide) -> SourceError:
-    """The error behind a body that ended too early."""
-    causes = reason.args if isinstance(reason, Exception) else ()
-    seen = tail + b"".join(getattr(cause, "partial", b"") for cause in causes)
-    position = seen.find(b"Code: ")
-    if position >= 0 and b"DB::Exception" in seen[position:]:
-        return _refusal(seen[position:].decode(errors="replace"), hide)
-    return SourceUnavailableError(
-        f"the scan was broken off ({first_line(hide(str(reason)))}) by ClickHouse or something between"
-    )
-
-
-def _refusal(words: str, hide: Hide, hints: Mapping[str, str] = MappingProxyType(_HINTS)) -> SourceError:
-    # Before anything is cut off: of a secret cut in two, both halves would stay.
-    message = hide(words)
-    match = _CODE.search(message)
-    if match is None:
-        found = _UNREACHABLE.search(message)
-        return SourceUnavailableError(
-            f"ClickHouse cannot be read ({first_line(found[1] if found else message)}); "
-            f"check {URL_VARIABLE} and the server"
-        )
-    names = _NAME.findall(match[2])
-    name = names[-1] if names else f"code {match[1]}"
-    hint = hints.get(name)
-    text = f"ClickHouse refused the query with {name}: {first_line(match[2])}"
-    kind = SourceUnavailableError if name in _PASSING else SourceError
-    return kind(f"{text}; {hint}" if hint else text)
-
-
-def first_line(message: str) -> str:
-    """The reason in a message of ClickHouse, without what is said around it."""
-    # A line that ends with a colon ends with the reason, which is on the next one.
-    line = re.sub(r":\s*\n\s*", ": ", message.strip()).splitlines()[0] if message.strip() else "no message"
-    line = re.sub(r"\s*\(?\([A-Z0-9_]+\)\s*(\(version .*)?$", "", line)
-    line = _ERRNO.sub(": ", _BESIDE_THE_POINT.sub("", line))
-    return re.split(r"DB::\w*Exception: ", line)[-1][:400].rstrip(". :")

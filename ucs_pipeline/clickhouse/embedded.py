@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ucs_pipeline.clickhouse.client import first_line
+from ucs_pipeline.clickhouse.errors import first_line
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.home import data_dir
 

@@ -10,17 +10,17 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from ucs_pipeline.clickhouse.batch_rules import Counted, check
-from ucs_pipeline.clickhouse.client import URL_VARIABLE as URL_VARIABLE
 from ucs_pipeline.clickhouse.client import EmbeddedEngine as EmbeddedEngine
 from ucs_pipeline.clickhouse.client import Engine, HttpEngine
-from ucs_pipeline.clickhouse.no_rows import empty
+from ucs_pipeline.clickhouse.errors import URL_VARIABLE as URL_VARIABLE
 from ucs_pipeline.clickhouse.prefetch import Background
+from ucs_pipeline.clickhouse.rules.batches import Counted, check
+from ucs_pipeline.clickhouse.rules.no_rows import empty
+from ucs_pipeline.clickhouse.rules.versions import behind, merges, read_twice
+from ucs_pipeline.clickhouse.selection import selected
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.clickhouse.sql.keys import OUTSIDE
 from ucs_pipeline.clickhouse.sql.row_payload import TEXT_SETTINGS
-from ucs_pipeline.clickhouse.sql.selection import selected
-from ucs_pipeline.clickhouse.versions import behind, merges, read_twice
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed.feed import Feed
 

@@ -8,8 +8,9 @@ import dagster as dg
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.orchestration.assets import FEED_METADATA, brick_asset, stream_key, table_key
+from ucs_pipeline.orchestration.assets import brick_asset
 from ucs_pipeline.orchestration.checks.definitions import check_defs, checks_name
+from ucs_pipeline.orchestration.names import FEED_METADATA, stream_key, table_key
 from ucs_pipeline.orchestration.sensors.alerts import alert_defs
 from ucs_pipeline.orchestration.sensors.feed_sensor import trigger_defs
 

@@ -12,8 +12,8 @@ from dagster import AssetPartitionStatus
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.assets import FEED_TAG
 from ucs_pipeline.orchestration.materializations import rows_by_brick
+from ucs_pipeline.orchestration.names import FEED_TAG
 from ucs_pipeline.redis.connection import connect_each, translate
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 

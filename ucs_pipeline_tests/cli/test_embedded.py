@@ -23,8 +23,9 @@ import pytest
 import redis
 
 from ucs_pipeline.cli.demo_data import ROWS, SCHEMA, write_flights
-from ucs_pipeline.clickhouse.client import EmbeddedEngine, Hide
+from ucs_pipeline.clickhouse.client import EmbeddedEngine
 from ucs_pipeline.clickhouse.embedded import embedded_connection, tables_dir
+from ucs_pipeline.clickhouse.errors import Hide
 from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.errors import SourceError, StreamError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import Feed

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
-from ucs_pipeline.clickhouse.client import Hide, HttpEngine
+from ucs_pipeline.clickhouse.client import HttpEngine
+from ucs_pipeline.clickhouse.errors import Hide
 from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import Feed

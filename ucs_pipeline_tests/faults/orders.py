@@ -20,9 +20,10 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.instance.event_log import PooledSqliteEventLogStorage
-from ucs_pipeline.orchestration.assets import OPEN_BRICK_TAG, brick_asset
+from ucs_pipeline.orchestration.assets import brick_asset
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.materializations import recorded
+from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG
 from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.transfer import transfer

@@ -15,7 +15,7 @@ from ucs_pipeline import BrickFeed, build_defs
 from ucs_pipeline.errors import FeedError, SourceError
 from ucs_pipeline.feed import redaction as masking
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.assets import FEED_METADATA, table_key
+from ucs_pipeline.orchestration.names import FEED_METADATA, table_key
 from ucs_pipeline_tests.support.tables import source_of
 
 SECRET = "pa55w0rd-zu9"

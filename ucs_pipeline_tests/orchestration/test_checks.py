@@ -13,7 +13,8 @@ from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEvent
 
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import name_of_ordinal
-from ucs_pipeline.clickhouse.client import EmbeddedEngine, Hide
+from ucs_pipeline.clickhouse.client import EmbeddedEngine
+from ucs_pipeline.clickhouse.errors import Hide
 from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.entries.resp import bulk

@@ -11,9 +11,9 @@ import dagster as dg
 
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.assets import stream_key
 from ucs_pipeline.orchestration.checks.finding import CHECKS, STREAM_NOT_BEHIND, Check, Finding
 from ucs_pipeline.orchestration.checks.findings import findings, not_behind
+from ucs_pipeline.orchestration.names import stream_key
 
 SHOWN = 100
 """Offenders shown in a check's table, at most."""

@@ -12,9 +12,9 @@ import dagster as dg
 from dagster import AssetCheckEvaluation, DagsterEventType
 
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.assets import runs_tag
 from ucs_pipeline.orchestration.checks.definitions import check_key, checks_name
 from ucs_pipeline.orchestration.checks.finding import CHECKS
+from ucs_pipeline.orchestration.names import runs_tag
 from ucs_pipeline.orchestration.sensors.webhook import URL_VARIABLE, WebhookError, post, webhook_url
 
 _RUNS_AT_ONCE = 20

@@ -12,7 +12,7 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration._dagster import get_and_update_asset_status_cache_value
-from ucs_pipeline.orchestration.assets import OPEN_BRICK_TAG, run_tags
+from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG, run_tags
 from ucs_pipeline.orchestration.sensors.next_bricks import Request, Situation, Tries, first_to_publish, next_bricks
 from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
 

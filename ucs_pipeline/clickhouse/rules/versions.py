@@ -3,9 +3,9 @@
 import re
 from collections.abc import Collection
 
+from ucs_pipeline.clickhouse.rules.varying import Rows, if_allowed
 from ucs_pipeline.clickhouse.sql import explained
 from ucs_pipeline.clickhouse.sql import queries as sql
-from ucs_pipeline.clickhouse.varying import Rows, if_allowed
 from ucs_pipeline.feed.feed import Feed
 
 _MERGING = re.compile(

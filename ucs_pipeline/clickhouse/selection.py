@@ -5,11 +5,11 @@ from collections.abc import Collection
 from ucs_pipeline.bricks.number import NumberBricks
 from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.bricks.time import TimeBricks
+from ucs_pipeline.clickhouse.rules.varying import Rows, refuse_varying
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.clickhouse.sql.keys import Key, KeySql, NumberKeySql, TextKeySql
 from ucs_pipeline.clickhouse.sql.row_payload import Column
 from ucs_pipeline.clickhouse.sql.time_keys import TimeKeySql
-from ucs_pipeline.clickhouse.varying import Rows, refuse_varying
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import Feed
 

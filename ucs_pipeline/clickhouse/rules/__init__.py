@@ -1,0 +1,1 @@
+"""What must be true of a table and its rows before they become entries."""

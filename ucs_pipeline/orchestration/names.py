@@ -1,0 +1,58 @@
+"""What Dagster calls a feed's assets, and the tags of its runs. Pure."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import dagster as dg
+
+from ucs_pipeline.feed.feed import Feed
+
+FEED_METADATA = "ucs/feed"
+"""Asset metadata that shows the feed's settings, without secrets, to people in the UI, and that holds the feed itself
+in the process that loaded it and nowhere else."""
+
+
+FEED_TAG = "ucs/feed"
+"""Run tag that holds the feed's name; of a run of several feeds, their names."""
+
+
+OPEN_BRICK_TAG = "ucs/open_brick"
+"""Run tag that names a brick whose rows are published, and which is not done: the table may still add to it."""
+
+
+def table_key(feed: Feed) -> dg.AssetKey:
+    """Key of the external asset that stands for the feed's table."""
+    # Two tables may look the same without their secrets.
+    table = feed.table if feed.shown.table == feed.table else f"{feed.shown.table}_{feed.whole.name}"
+    return _external_key("clickhouse", table, ".")
+
+
+def stream_key(feed: Feed) -> dg.AssetKey:
+    """Key of the external asset that stands for the feed's stream."""
+    return _external_key("redis", feed.stream_name, ":")
+
+
+def _external_key(kind: str, name: str, separator: str) -> dg.AssetKey:
+    """A key of its own for each name; a name of words becomes a path of these words."""
+    parts = name.split(separator)
+    if all(re.fullmatch(r"[A-Za-z0-9_]+", part) for part in parts):
+        return dg.AssetKey([kind, *parts])
+    digest = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
+    return dg.AssetKey([kind, f"{re.sub(r'[^A-Za-z0-9_]+', '_', name).strip('_')}_{digest}"])
+
+
+def run_tags(feed: Feed, first: int, last: int, together: Sequence[str] = ()) -> dict[str, str]:
+    """Tags by which runs are found in the UI: their feeds, and the bricks as they are launched there.
+
+    `together`: names of the feeds that are launched in one run, the feed's own among them; left out, it is alone.
+    """
+    names = together or [feed.name]
+    bricks = f"{feed.numbering.name(first)}...{feed.numbering.name(last)}"
+    # A tag has one value, so that what finds the runs of one feed is a tag for each.
+    return {FEED_TAG: ", ".join(names), "ucs/bricks": bricks, **{runs_tag(name): "yes" for name in names}}
+
+
+def runs_tag(name: str) -> str:
+    """The run tag, with the value `yes`, that every run of the feed of that name has."""
+    return f"ucs.feed/{name}"
