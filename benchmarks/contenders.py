@@ -24,8 +24,7 @@ from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.build import build_defs
-from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.stream.stream import OrderedStream, RedisStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import make_home, run_bricks
@@ -85,7 +84,7 @@ def row_path(stage: Stage) -> Moved:
     """This project's way from the table to the stream, without Dagster."""
     stream = OrderedStream(STREAM, stage.client)
     with _timed() as seconds:
-        reports = transfer(stage.feed, stage.source, stream, stage.feed.ordinals, lambda _: {})
+        reports = publish(stage.feed, stage.source, stream, stage.feed.ordinals, lambda _: {})
         rows = sum(report.published for report in reports)
     return Moved(rows, seconds())
 
@@ -96,7 +95,7 @@ def any_order(stage: Stage) -> Moved:
     feed = BrickFeed(**{**given, "stream": {**given.get("stream", {}), "order": "any"}})
     stream = RedisStream(STREAM, stage.client)
     with _timed() as seconds:
-        reports = ledger_transfer(feed, stage.source, stream, feed.ordinals, lambda _: {})
+        reports = publish(feed, stage.source, stream, feed.ordinals, lambda _: {})
         rows = sum(report.published for report in reports)
     return Moved(rows, seconds())
 

@@ -33,7 +33,7 @@ def publish(path: str, rows: int, url: str) -> None:
 
     from ucs_pipeline import Feed
     from ucs_pipeline.clickhouse.source import open_source
-    from ucs_pipeline.publishing.ordered.transfer import transfer
+    from ucs_pipeline.publishing.run import publish
     from ucs_pipeline.stream.stream import OrderedStream
 
     feed = Feed(
@@ -48,7 +48,7 @@ def publish(path: str, rows: int, url: str) -> None:
     idle = _own()
     started = time.perf_counter()
     with _peak() as peak:
-        moved = sum(report.rows for report in transfer(feed, source, stream, feed.ordinals, lambda _: {}))
+        moved = sum(report.rows for report in publish(feed, source, stream, feed.ordinals, lambda _: {}))
     assert moved == rows, f"{moved} rows arrived"
     print(f"{time.perf_counter() - started:.1f} {idle} {peak[0]}")
 

@@ -32,13 +32,13 @@ from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.stream.stream import open_stream
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 part = streams_of(BrickFeed.model_validate_json(sys.argv[1]))[int(sys.argv[2])]
 source, stream = open_source(part), open_stream(part, connect_redis(part.stream_name))
 source.shape()
 print("ready", flush=True)
 sys.stdin.readline()
-for report in transfer(part, source, stream, part.numbering.starts, lambda _: {}): pass
+for report in publish(part, source, stream, part.numbering.starts, lambda _: {}): pass
 print("done", flush=True)
 """
 

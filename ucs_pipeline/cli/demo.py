@@ -1,25 +1,38 @@
 """`ucs demo`: the main job on real data, through the project's own Dagster instance, and the proof that it worked."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import click
 import dagster as dg
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ucs_pipeline.cli.demo_data import DATASETS, Dataset, load_data, write_data
 from ucs_pipeline.cli.output import console, print_verdict
 from ucs_pipeline.clickhouse import source
+from ucs_pipeline.clickhouse.embedded import tables_dir
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.materializations import recorded
-from ucs_pipeline.project.feeds import feed_named, use_project_home
+from ucs_pipeline.project.feeds import feed_named, location, use_project_home
 from ucs_pipeline.publishing.ordered.plan import known
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.redis import connection as redis_link
 from ucs_pipeline.stream.stream import OrderedStream, open_stream
+
+
+@click.command()
+def demo() -> None:
+    """Publish 336,776 real flights, the weather and the planes through Dagster, and prove that they arrived.
+
+    Reads the embedded ClickHouse engine, or the server at UCS_CLICKHOUSE_URL; writes to the embedded redis-server,
+    or to the one at UCS_REDIS_URL. Exits with 0 only if table and stream agree.
+    """
+    sys.exit(0 if run_demo() else 1)
 
 
 def run_demo() -> bool:
@@ -29,7 +42,7 @@ def run_demo() -> bool:
     agree = True
     with dg.DagsterInstance.get() as instance:
         for feed in feeds:
-            agree &= _run(feed, open_stream(feed, redis_link.connect_redis(feed.stream_name)), instance)
+            agree &= _run(feed, open_stream(feed), instance)
     _say_what_next(feeds[0])
     return agree
 
@@ -54,8 +67,6 @@ def _prepare_table(data: Dataset) -> None:
         if load_data(data, url):
             console.print(f"created table {data.name} on the ClickHouse server")
         return
-    from ucs_pipeline.clickhouse.embedded import tables_dir
-
     write_data(data, tables_dir())
 
 
@@ -80,17 +91,19 @@ def _publish(feed: Feed, table: source.Source, stream: OrderedStream, instance: 
 
 def run_range(feed: Feed, wanted: Sequence[int], instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     """One run of the feed's asset over consecutive bricks, in this process."""
-    from ucs_pipeline.definitions import defs
-
-    return defs.resolve_implicit_global_asset_job_def().execute_in_process(
-        instance=instance,
-        asset_selection=[dg.AssetKey(feed.name)],
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        raise_on_error=False,
-        tags={
-            "dagster/asset_partition_range_start": feed.numbering.name(wanted[0]),
-            "dagster/asset_partition_range_end": feed.numbering.name(wanted[-1]),
-        },
+    return (
+        location()
+        .resolve_implicit_global_asset_job_def()
+        .execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey(feed.name)],
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+            tags={
+                "dagster/asset_partition_range_start": feed.numbering.name(wanted[0]),
+                "dagster/asset_partition_range_end": feed.numbering.name(wanted[-1]),
+            },
+        )
     )
 
 

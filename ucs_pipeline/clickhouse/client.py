@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
+from ucs_pipeline.clickhouse.embedded import embedded_connection
 from ucs_pipeline.clickhouse.errors import _EMBEDDED_HINTS, _HINTS, URL_VARIABLE, Hide, _broken_off, _refusal
 from ucs_pipeline.errors import SourceError
 
@@ -164,8 +165,6 @@ class EmbeddedEngine:
 
     def connect(self) -> Any:
         """A new handle on the engine, which starts with the first one."""
-        from ucs_pipeline.clickhouse.embedded import embedded_connection
-
         return embedded_connection()
 
     @contextmanager

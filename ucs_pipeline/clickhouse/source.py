@@ -21,6 +21,7 @@ from ucs_pipeline.clickhouse.selection import selected
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.clickhouse.sql.keys import OUTSIDE
 from ucs_pipeline.clickhouse.sql.row_payload import TEXT_SETTINGS
+from ucs_pipeline.entries.transform import Transform
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed.feed import Feed
 
@@ -244,8 +245,6 @@ class Source:
     def _transformed(self, batch: pa.RecordBatch, shape: sql.Shape) -> pa.RecordBatch:
         if self.feed.transform is None:
             return batch
-        from ucs_pipeline.entries.transform import Transform
-
         transform = self._transform = self._transform or Transform(self.feed.transform, self.feed.constants)
         fields = {column.field: f"raw_{n}" for n, column in enumerate(shape.columns)}
         return transform.apply(batch, fields, self.feed.numbering.name(batch.column("ordinal")[0].as_py()))

@@ -1,7 +1,7 @@
 """A feed as a partitioned asset: one partition per brick, one materialisation as each brick completes."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
@@ -11,13 +11,12 @@ from ucs_pipeline.errors import OutOfTurnError, SourceUnavailableError, StreamUn
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.instance.run_queue import queue_again
 from ucs_pipeline.orchestration._dagster import (
-    BACKFILL_ID_TAG,
-    ROOT_BACKFILL_ID_TAG,
     BaseAssetGraph,
     ObjectMetadataValue,
 )
 from ucs_pipeline.orchestration.asset_page import columns, description, settings
-from ucs_pipeline.orchestration.materializations import DATA_VERSION_TAG, data_version, metadata, recorded
+from ucs_pipeline.orchestration.checks.definitions import after_run
+from ucs_pipeline.orchestration.materializations import DATA_VERSION_TAG, data_version, metadata
 from ucs_pipeline.orchestration.names import FEED_METADATA, OPEN_BRICK_TAG, run_tags, runs_tag, stream_key, table_key
 from ucs_pipeline.publishing.brick_results import BrickReport
 
@@ -69,8 +68,8 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
     def bricks(
         context: dg.AssetExecutionContext,
     ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.Output[None]]:
-        # Made of what is here.
-        from ucs_pipeline.orchestration.checks.definitions import after_run
+        # Imports Arrow and the clients, which definitions do without.
+        from ucs_pipeline.orchestration.brick_run import publish_bricks
 
         graph = context.job_def.asset_layer.asset_graph
         refuse_unordered(feed, graph)
@@ -80,7 +79,7 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         seen = {*_finished_before_retry(context), context.run.tags.get(OPEN_BRICK_TAG)}
         rows = 0
         try:
-            for report in _move(context, feed, wanted):
+            for report in publish_bricks(context, feed, wanted):
                 rows += report.rows
                 if feed.numbering.name(report.ordinal) not in seen:
                     yield brick_event(feed, report)
@@ -106,38 +105,6 @@ def _freshness(feed: Feed) -> dg.FreshnessPolicy | None:
     if feed.fresh_within_s is None:
         return None
     return dg.FreshnessPolicy.time_window(fail_window=timedelta(seconds=feed.fresh_within_s))
-
-
-def _move(context: dg.AssetExecutionContext, feed: Feed, wanted: Sequence[int]) -> Iterator[BrickReport]:
-    # Heavy imports wait for a run: definitions load in every process.
-    from ucs_pipeline.clickhouse.source import open_source
-    from ucs_pipeline.orchestration.numbering_guard import refuse_renumbered
-    from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
-    from ucs_pipeline.publishing.ordered.shard_progress import noted
-    from ucs_pipeline.publishing.ordered.transfer import transfer
-    from ucs_pipeline.publishing.progress_log import Progress
-    from ucs_pipeline.redis.connection import connect_redis
-    from ucs_pipeline.stream.stream import open_stream
-
-    def records(starts: Sequence[int]) -> Mapping[int, BrickReport]:
-        return recorded(context.instance, feed, starts)
-
-    source, stream = open_source(feed), open_stream(feed, connect_redis(feed.stream_name))
-    refuse_renumbered(context.instance, feed, stream)
-    say, watch = context.log.warning, Progress(feed, wanted, context.log.info).watch
-    if feed.any_order:
-        yield from ledger_transfer(feed, source, stream, wanted, records, say, watch, _replay_request(context))
-    else:
-        reports = transfer(feed, source, stream, wanted, records, say, watch)
-        yield from noted(feed, stream, reports, context.run.tags.get(OPEN_BRICK_TAG))
-
-
-def _replay_request(context: dg.AssetExecutionContext) -> str | None:
-    """Who asks for a replay; None if nobody does. A run that is launched again for one that failed is the same."""
-    if not context.op_execution_context.op_config["replay"]:
-        return None
-    tags, run = context.run.tags, context.run
-    return tags.get(ROOT_BACKFILL_ID_TAG) or tags.get(BACKFILL_ID_TAG) or run.root_run_id or run.run_id
 
 
 def _wanted(context: dg.AssetExecutionContext, feed: Feed) -> Sequence[int]:

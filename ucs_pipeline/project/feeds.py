@@ -3,10 +3,14 @@
 import os
 import warnings
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.home import project_home
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 LOCATION = "ucs_pipeline.definitions"
 """The code location's module. It stands above this room, as any other would, and is loaded by its name."""
@@ -21,7 +25,17 @@ def all_feeds() -> list[Feed]:
     # Loads Dagster, which a reader that is given its feed does without.
     from ucs_pipeline.orchestration.build import feeds_of
 
-    return feeds_of(import_module(LOCATION).defs)
+    return feeds_of(location())
+
+
+def location() -> "dg.Definitions":
+    """The definitions of the project's code location.
+
+    Raises:
+        UcsError: a file under `ucs_pipeline/defs` is wrong.
+    """
+    defs: dg.Definitions = import_module(LOCATION).defs
+    return defs
 
 
 def feed_named(name: str) -> Feed:

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -137,3 +137,10 @@ class Tally:
                 self._open = None
             yield replace(report, seconds=self._pace.seconds(report.published, time.monotonic()))
             self._next = next(self._starts, None)
+
+
+def told(spans: Iterator[Span], moved: Callable[[Span], None]) -> Iterator[Span]:
+    """The same spans, each told to somebody as it passes."""
+    for span in spans:
+        moved(span)
+        yield span

@@ -34,6 +34,10 @@ AROUND_ROWS = 4
 """Answers to a transaction beside those to its rows: to MULTI, to what comes before and after the rows, and to EXEC."""
 
 
+class RivalError(Exception):
+    """Another publisher writes what this one is about to write."""
+
+
 class Sender(ABC, Generic[T, Sent]):
     """Appends transactions over one connection, each only if what comes before it is in the stream."""
 

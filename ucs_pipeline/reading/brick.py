@@ -9,7 +9,6 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed, start_in
 from ucs_pipeline.feed.shards import stream_with
-from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.stream import OrderedStream, floor, open_stream
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def read_brick(feed: Feed, brick: str, client: "redis.Redis | None" = None) -> "
     """
     start = start_in(feed, brick)
     chosen = stream_with(feed, start)
-    stream = open_stream(chosen, client or connect_redis(chosen.stream_name))
+    stream = open_stream(chosen, client)
     frame = table_of(_found(chosen, stream, start))
     if frame.empty and not chosen.any_order:
         _refuse_absent(chosen, stream, start)

@@ -17,10 +17,9 @@ import redis
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.ledger import Ledger
 from ucs_pipeline.stream.shard_state import refuse_other_dealing
-from ucs_pipeline.stream.stream import OrderedStream, floor, open_stream
+from ucs_pipeline.stream.stream import OrderedStream, Page, floor, open_stream
 
 _LAST_ROW = 2**64 - 1
 
@@ -52,10 +51,7 @@ class Reader:
                 writes to.
         """
         start = EntryId.parse(after) if isinstance(after, str) else after
-        self._arms = [
-            _Arm(part, open_stream(part, client or connect_redis(part.stream_name)), start or floor(part))
-            for part in streams_of(feed)
-        ]
+        self._arms = [_Arm(part, open_stream(part, client), start or floor(part)) for part in streams_of(feed)]
 
     def take(self, most: int) -> list[Entry]:
         """The next entries, at most so many; fewer where the one after them is not in its stream yet.
@@ -93,8 +89,6 @@ class _Arm:
     """One of the streams: entries that were read ahead, and up to which brick there will be no others."""
 
     def __init__(self, feed: Feed, stream: OrderedStream, last: EntryId) -> None:
-        from ucs_pipeline.stream.stream import Page
-
         self.entries: deque[Entry] = deque()
         self._feed = feed
         self._stream = stream

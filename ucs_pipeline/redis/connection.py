@@ -21,6 +21,7 @@ from redis.retry import Retry
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.redis.discovery import WrongServerError, found
+from ucs_pipeline.redis.embedded_server import embedded_redis_url
 from ucs_pipeline.redis.url import Nodes, parse_nodes
 
 URL_VARIABLE = "UCS_REDIS_URL"
@@ -76,8 +77,6 @@ def redis_url() -> str:
     url = os.environ.get(URL_VARIABLE)
     if url:
         return url
-    from ucs_pipeline.redis.embedded_server import embedded_redis_url
-
     return embedded_redis_url()
 
 

@@ -7,17 +7,15 @@ rows after it. To lose `done` and `top`, or to find old ones, makes a reader wai
 keep two dealings out of one stream. A publisher that finds a note ahead of its stream forgets what it says is complete.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import beside, fence_key
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.stream.stream import floor
-
-if TYPE_CHECKING:
-    from ucs_pipeline.stream.stream import OrderedStream
+from ucs_pipeline.redis.discovery import client_for
+from ucs_pipeline.stream.stream import OrderedStream, floor
 
 _NOWHERE = -1
 
@@ -52,7 +50,7 @@ class Note(NamedTuple):
         return max(done, state.top.ordinal - 1)
 
 
-def read_note(stream: "OrderedStream") -> Note | None:
+def read_note(stream: OrderedStream) -> Note | None:
     """The note beside a stream; None if there is none.
 
     Raises:
@@ -65,7 +63,7 @@ def read_note(stream: "OrderedStream") -> Note | None:
     return Note(dealing, int(found.get("done", _NOWHERE)), EntryId.parse(found["top"]) if "top" in found else None)
 
 
-def write_note(stream: "OrderedStream", note: Note) -> None:
+def write_note(stream: OrderedStream, note: Note) -> None:
     """Writes a note.
 
     Raises:
@@ -76,7 +74,7 @@ def write_note(stream: "OrderedStream", note: Note) -> None:
     stream.call("HSET", note_key(stream.name), *(part for pair in fields.items() for part in pair))
 
 
-def refuse_other_dealing(feed: Feed, stream: "OrderedStream", state: State) -> Note | None:
+def refuse_other_dealing(feed: Feed, stream: OrderedStream, state: State) -> Note | None:
     """Makes sure that what was published before was dealt to streams as the feed does now; the shard's note if so.
 
     Raises:
@@ -119,7 +117,7 @@ def _dealt_otherwise(feed: Feed, stream: str, found: Note | None, own: Note) -> 
     )
 
 
-def _elsewhere(stream: "OrderedStream", name: str) -> Note | None:
+def _elsewhere(stream: OrderedStream, name: str) -> Note | None:
     """The note beside another stream that is there; None as well where this user cannot tell."""
     try:
         return read_note(_at(name, stream)) if _there(stream, name, note_key(name)) else None
@@ -129,15 +127,12 @@ def _elsewhere(stream: "OrderedStream", name: str) -> Note | None:
         return None
 
 
-def _at(name: str, stream: "OrderedStream") -> "OrderedStream":
+def _at(name: str, stream: OrderedStream) -> OrderedStream:
     """Another stream: beside this one or, in a cluster, on a node of its own."""
-    from ucs_pipeline.redis.discovery import client_for
-    from ucs_pipeline.stream.stream import OrderedStream
-
     return OrderedStream(name, client_for(name, stream.client))
 
 
-def _there(stream: "OrderedStream", *keys: str) -> bool:
+def _there(stream: OrderedStream, *keys: str) -> bool:
     """Whether another stream and a key beside it are there; False as well where this user cannot tell."""
     try:
         return bool(_at(keys[0], stream).call("EXISTS", *keys) == len(keys))

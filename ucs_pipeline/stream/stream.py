@@ -9,7 +9,7 @@ from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import FeedError, StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import MARKS
-from ucs_pipeline.redis.connection import not_allowed, translate
+from ucs_pipeline.redis.connection import connect_redis, not_allowed, translate
 
 _MAX_SEQUENCE = 2**64 - 1
 _PAGE_ROWS, _PAGE_BYTES = 1_000, 1 << 22
@@ -170,15 +170,16 @@ class OrderedStream(RedisStream):
         return EntryId.parse(found[0][0]).row if found else 0
 
 
-def open_stream(feed: Feed, client: "redis.Redis") -> OrderedStream:
-    """The stream of a feed.
+def open_stream(feed: Feed, client: "redis.Redis | None" = None) -> OrderedStream:
+    """The stream of a feed, by a client or, if it is left out, in the Redis that the project writes to.
 
     Raises:
         FeedError: it has several.
+        StreamError: the URL of that Redis is none.
     """
     if feed.stream.shards > 1 and not feed.share:
         raise FeedError(f"feed {feed.name!r} has {feed.stream.shards} streams: open those of its shards, one by one")
-    return OrderedStream(feed.stream_name, client, floor(feed))
+    return OrderedStream(feed.stream_name, client or connect_redis(feed.stream_name), floor(feed))
 
 
 def floor(feed: Feed) -> EntryId:

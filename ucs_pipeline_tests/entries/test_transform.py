@@ -6,7 +6,7 @@ import pytest
 
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, SourceError
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
@@ -34,7 +34,7 @@ def _feed(function: str, **more: Any) -> Any:
 
 def test_entries_are_what_the_function_makes_of_the_rows(stream: OrderedStream) -> None:
     feed = _feed("words")
-    reports = list(transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
+    reports = list(publish(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
     assert [report.rows for report in reports] == [10_000, 10_000, 5_000]
     assert transforms.seen == [
         *("uint64[pyarrow]", "string[pyarrow]", "timestamp[ms, tz=UTC][pyarrow]"),
@@ -78,7 +78,7 @@ def test_a_function_that_breaks_its_word_fails_the_brick_with_a_sentence(
 ) -> None:
     feed = _feed(function)
     with pytest.raises(SourceError, match=sentence) as caught:
-        list(transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
+        list(publish(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
     assert "feed 'feed': transform 'ucs_pipeline_tests.support.transforms:" in str(caught.value)
     assert stream.state().length == 0
 
@@ -89,10 +89,10 @@ def test_bytes_that_are_no_text_are_refused_by_key_and_column(stream: OrderedStr
     )
     feed = table.feed(9_999, transform=f"{NAME}:same")
     with pytest.raises(SourceError, match=r"feed 'feed': column 'word' of the row with key 7 is no UTF-8, at brick 0"):
-        list(transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
+        list(publish(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
     assert stream.state().length == 0
     legible = table.feed(9_999, transform=f"{NAME}:same", columns={"word": "hex(word)"})
-    list(transfer(legible, source_of(legible), stream, legible.ordinals, lambda _: {}))
+    list(publish(legible, source_of(legible), stream, legible.ordinals, lambda _: {}))
     assert stream.entries(EntryId(0, 8), EntryId(0, 8)) == [(EntryId(0, 8), {b"word": b"FF00FE"})]
 
 

@@ -24,9 +24,8 @@ from ucs_pipeline.orchestration.assets import brick_asset
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG
-from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
 from ucs_pipeline.publishing.brick_results import BrickReport
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.faults.shapes import Done
@@ -79,7 +78,7 @@ class Publish:
         return Reply()
 
     def _in_order(self, feed: Feed, source: Source, stream: OrderedStream) -> Iterator[BrickReport]:
-        return transfer(feed, source, stream, _wanted(feed, self.open), self._records, say)
+        return publish(feed, source, stream, _wanted(feed, self.open), self._records, say)
 
     def _in_any_order(self, feed: Feed, source: Source, stream: OrderedStream) -> Iterator[BrickReport]:
         """A few bricks at a time, in an order that differs from publisher to publisher."""
@@ -87,7 +86,7 @@ class Publish:
         parts = [starts[first : first + _BRICKS] for first in range(0, len(starts), _BRICKS)]
         random.shuffle(parts)
         for part in parts:
-            yield from ledger_transfer(feed, source, stream, part, self._records, say)
+            yield from publish(feed, source, stream, part, self._records, say)
 
     def _records(self, _starts: Sequence[int]) -> Mapping[int, BrickReport]:
         return read_record(self.record)

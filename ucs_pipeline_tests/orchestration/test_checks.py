@@ -25,7 +25,7 @@ from ucs_pipeline.orchestration.checks.facts import Facts, collect
 from ucs_pipeline.orchestration.checks.finding import CHECKS
 from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.orchestration.materializations import contents, recorded
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
@@ -385,7 +385,7 @@ def test_the_content_hash_is_the_sum_of_xxhash64_over_the_entries_in_the_stream(
     )
     feed = table.feed(59_999, constants={"c": "d"})
     source = source_of(feed)
-    reports = list(transfer(feed, source, stream, feed.ordinals, lambda _: {}))
+    reports = list(publish(feed, source, stream, feed.ordinals, lambda _: {}))
     sums = dict.fromkeys(feed.ordinals, 0)
     for entry_id, fields in stream.entries(EntryId(0, 0), EntryId(99, 0)):
         payload = b"".join(bulk(name) + bulk(value) for name, value in fields.items())

@@ -28,7 +28,7 @@ from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.orchestration.status import feed_statuses
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.shard_progress import noted
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.reading.reader import read_entries
 from ucs_pipeline.redis.connection import connect_redis
@@ -227,7 +227,7 @@ def _move(part: Feed) -> list[BrickReport]:
     """Publishes all bricks of a shard, as a run does, without Dagster."""
     stream = open_stream(part, connect_redis(part.stream_name))
     return list(
-        noted(part, stream, transfer(part, open_source(part), stream, part.numbering.starts, lambda _: {}), None)
+        noted(part, stream, publish(part, open_source(part), stream, part.numbering.starts, lambda _: {}), None)
     )
 
 

@@ -22,9 +22,9 @@ from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableE
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import beside, has_neighbours
 from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, Part
-from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
 from ucs_pipeline.publishing.backpressure import trim_acknowledged
 from ucs_pipeline.publishing.brick_results import BrickReport
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.any_order_search import trimmed_rows
 from ucs_pipeline.reading.any_order_verify import ledger_verify
 from ucs_pipeline.reading.brick import read_brick
@@ -62,7 +62,7 @@ def _publish(
 ) -> list[BrickReport]:
     feed = _feed(table, last, settings)
     known = {report.ordinal: report for report in records}
-    return list(ledger_transfer(feed, source_of(feed), stream, wanted, lambda _: known, log, request=request))
+    return list(publish(feed, source_of(feed), stream, wanted, lambda _: known, log, request=request))
 
 
 def _all(stream: RedisStream) -> list[tuple[EntryId, Fields]]:
@@ -148,10 +148,10 @@ def test_a_coarser_partition_is_one_line_of_the_ledger(stream: RedisStream) -> N
     feed = numbers(ROWS).feed(
         29_999_999, stream={"order": "any"}, bricks={"class": "number", "last": 29_999_999, "level": "block"}
     )
-    reports = list(ledger_transfer(feed, source_of(feed), stream, feed.numbering.starts, lambda _: {}))
+    reports = list(publish(feed, source_of(feed), stream, feed.numbering.starts, lambda _: {}))
     assert [(report.ordinal, report.rows) for report in reports] == [(0, ROWS), (1_000, 0), (2_000, 0)]
     assert (stream.client.hget(LEDGER, "0.0.0") or b"")[:6] == b"25000 "
-    again = list(ledger_transfer(feed, source_of(feed), stream, feed.numbering.starts, lambda _: {}))
+    again = list(publish(feed, source_of(feed), stream, feed.numbering.starts, lambda _: {}))
     assert [(report.rows, report.published) for report in again] == [(ROWS, 0), (0, 0), (0, 0)]
     assert stream.state().length == ROWS
 
@@ -225,9 +225,7 @@ def test_a_replay_that_was_broken_off_is_finished_first(stream: RedisStream) -> 
     table = numbers(ROWS)
     records = _publish(table, stream, [0, 1, 2])
     feed = _feed(table)
-    going = ledger_transfer(
-        feed, source_of(feed), stream, range(3), lambda _: {r.ordinal: r for r in records}, request="a"
-    )
+    going = publish(feed, source_of(feed), stream, range(3), lambda _: {r.ordinal: r for r in records}, request="a")
     next(going)
     going.close()
     again = {report.ordinal: report for report in _publish(table, stream, range(3), records=records)}
@@ -695,7 +693,7 @@ def test_a_ledger_of_other_bricks_is_refused(stream: RedisStream) -> None:
     with pytest.raises(
         StreamError, match=r"begun with bricks of class number, level brick, width 10000, and the feed has"
     ):
-        list(ledger_transfer(feed, source_of(feed), stream, [0], lambda _: {}))
+        list(publish(feed, source_of(feed), stream, [0], lambda _: {}))
 
 
 def test_a_key_that_is_no_stream_and_a_ledger_that_is_none_are_refused(stream: RedisStream) -> None:
@@ -808,7 +806,7 @@ def test_a_redis_that_does_not_count_what_was_added_shows_no_entries_as_the_feed
 PUBLISH = """
 import sys
 import redis
-from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.publishing.backpressure import trim_acknowledged
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
@@ -816,7 +814,7 @@ from ucs_pipeline_tests.support.tables import numbers, source_of
 rows = int(sys.argv[2])
 feed = numbers(rows).feed(rows - 1, stream={"order": "any", "max_len": 15_000})
 stream = RedisStream("feed", redis.Redis.from_url(sys.argv[1], protocol=2))
-list(ledger_transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
+list(publish(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
 """
 
 
@@ -868,7 +866,7 @@ def _flights(table: Table) -> Any:
 def test_the_documented_rights_are_enough(guarded: RedisServer) -> None:
     feed, stream = _flights(numbers(3_000)), _as_user(guarded, _documented())
     for published in (3_000, 0):
-        [report] = ledger_transfer(feed, source_of(feed), stream, [0], lambda _: {})
+        [report] = publish(feed, source_of(feed), stream, [0], lambda _: {})
         assert (report.rows, report.published) == (3_000, published)
 
 
@@ -876,7 +874,7 @@ def test_the_documented_rights_are_enough(guarded: RedisServer) -> None:
 def test_a_right_that_is_missing_is_said_before_any_row_moves(guarded: RedisServer, missing: str) -> None:
     feed = _flights(numbers(10))
     stream = _as_user(guarded, [right for right in _documented() if right != missing])
-    going = ledger_transfer(feed, source_of(feed), stream, [0], lambda _: {})
+    going = publish(feed, source_of(feed), stream, [0], lambda _: {})
     if missing in ("+info", "+client|reply", "+del", "+hlen"):
         assert [report.published for report in going] == [10]
         return

@@ -16,8 +16,8 @@ from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableE
 from ucs_pipeline.feed.settings import Stream
 from ucs_pipeline.publishing.backpressure import Room, trim_acknowledged
 from ucs_pipeline.publishing.brick_results import BrickReport, Span
-from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.publishing.rate_limit import Flow
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
 from ucs_pipeline_tests.support.accidents import at
@@ -53,7 +53,7 @@ def _move(
 ) -> Iterator[BrickReport]:
     feed = table.feed(rows - 1, stream=settings)
     known = {report.ordinal: report for report in records}
-    return transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: known, log, watch)
+    return publish(feed, source_of(feed), stream, feed.ordinals, lambda _: known, log, watch)
 
 
 class Worker:

@@ -4,9 +4,8 @@ import pytest
 
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.materializations import metadata
-from ucs_pipeline.publishing.any_order.transfer import ledger_transfer
 from ucs_pipeline.publishing.brick_results import BrickReport
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.tables import Table, source_of
@@ -22,9 +21,8 @@ def table() -> Table:
 
 def _published(feed: Feed, redis: RedisServer) -> tuple[list[BrickReport], list[str]]:
     said: list[str] = []
-    move = ledger_transfer if feed.any_order else transfer
     stream = OrderedStream(feed.stream_name, redis.client())
-    return list(move(feed, source_of(feed), stream, feed.ordinals, lambda _: {}, said.append)), said
+    return list(publish(feed, source_of(feed), stream, feed.ordinals, lambda _: {}, said.append)), said
 
 
 @pytest.mark.parametrize("order", ["strict", "any"])

@@ -24,7 +24,7 @@ from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.comparison import Comparison
 from ucs_pipeline.publishing.ordered.plan import plan
 from ucs_pipeline.publishing.ordered.publisher import FencedError, Publisher
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.stream.comparer import Comparer
 from ucs_pipeline.stream.stream import OrderedStream, Page
@@ -51,7 +51,7 @@ def _publish(
 ) -> list[BrickReport]:
     feed = table.feed(last, **settings)
     known = {report.ordinal: report for report in records}
-    return list(transfer(feed, source_of(feed), stream, wanted or feed.ordinals, lambda _: known))
+    return list(publish(feed, source_of(feed), stream, wanted or feed.ordinals, lambda _: known))
 
 
 def _all(stream: OrderedStream) -> list[tuple[EntryId, dict[bytes, bytes]]]:
@@ -94,7 +94,7 @@ def test_rows_with_one_key_have_a_total_order(stream: OrderedStream) -> None:
 def test_a_transfer_that_was_stopped_goes_on_where_it_was(stream: OrderedStream, stop_after: int) -> None:
     table = numbers(ROWS)
     feed = table.feed(ROWS - 1)
-    going = transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {})
+    going = publish(feed, source_of(feed), stream, feed.ordinals, lambda _: {})
     done = list(itertools.islice(going, stop_after + 1))
     going.close()
     reports = _publish(table, stream, records=done)
@@ -284,14 +284,14 @@ PUBLISH = """
 import sys
 import redis
 from ucs_pipeline.stream.stream import OrderedStream
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline_tests.support.tables import numbers, source_of
 rows = int(sys.argv[2])
 feed = numbers(rows).feed(rows - 1, stream={"max_rows_per_second": float(sys.argv[3])})
 stream = OrderedStream("feed", redis.Redis.from_url(sys.argv[1], protocol=2))
 print("ready", flush=True)
 sys.stdin.readline()
-print(sum(report.rows for report in transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {})))
+print(sum(report.rows for report in publish(feed, source_of(feed), stream, feed.ordinals, lambda _: {})))
 """
 
 
@@ -397,16 +397,16 @@ def test_a_row_that_redis_does_not_take_is_named_before_it_is_sent_and_all_befor
     with RedisServer(tmp_path, {name: value}) as small:
         there, reports, told = OrderedStream("feed", small.client()), deque[BrickReport](), list[str]()
         with pytest.raises(StreamError, match=rf"brick 0\.0\.0\.1: the row with key 11500 has {sentence}") as caught:
-            reports.extend(transfer(feed, source_of(feed), there, feed.ordinals, lambda _: {}, told.append))
+            reports.extend(publish(feed, source_of(feed), there, feed.ordinals, lambda _: {}, told.append))
         assert not isinstance(caught.value, StreamUnavailableError)
         assert [report.rows for report in reports] == [10_000]
         assert there.state().length == 11_500
         assert told == []
         small.client().config_set(name, "0" if name == "maxmemory-clients" else "1gb")
-        list(transfer(feed, source_of(feed), there, feed.ordinals, lambda _: {}))
+        list(publish(feed, source_of(feed), there, feed.ordinals, lambda _: {}))
         # A row that is there already, however long it is, is not sent again.
         small.client().config_set(name, value)
-        assert len(list(transfer(feed, source_of(feed), there, feed.ordinals, lambda _: {}))) == 2
+        assert len(list(publish(feed, source_of(feed), there, feed.ordinals, lambda _: {}))) == 2
         assert there.state().length == 20_000
 
 

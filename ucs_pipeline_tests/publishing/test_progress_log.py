@@ -8,8 +8,8 @@ import pytest
 
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.publishing.ordered.transfer import transfer
 from ucs_pipeline.publishing.progress_log import Progress
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import write_table
@@ -27,7 +27,7 @@ def _said(redis_server: RedisServer, wanted: slice, **bricks: Any) -> list[str]:
     lines: list[str] = []
     progress = Progress(feed, starts, lines.append, seconds=-1)
     stream = open_stream(feed, redis_server.client())
-    assert list(transfer(feed, open_source(feed), stream, starts, lambda _: {}, watch=progress.watch))
+    assert list(publish(feed, open_source(feed), stream, starts, lambda _: {}, watch=progress.watch))
     return lines
 
 

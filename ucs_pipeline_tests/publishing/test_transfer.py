@@ -18,7 +18,7 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.publishing.brick_results import BrickReport, Span
 from ucs_pipeline.publishing.ordered.publisher import Publisher
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.faults.proxy import Proxy
 from ucs_pipeline_tests.servers.redis_cluster import wait_until
@@ -45,7 +45,7 @@ def _move(
     min_replicas: int = 0,
 ) -> Iterator[BrickReport]:
     feed = table.feed(last, stream={"timeout_s": timeout_s, "min_replicas": min_replicas})
-    return transfer(feed, source_of(feed), stream, wanted or feed.ordinals, lambda _: {}, log, watch)
+    return publish(feed, source_of(feed), stream, wanted or feed.ordinals, lambda _: {}, log, watch)
 
 
 def _wait(condition: Callable[[], bool]) -> None:
@@ -72,11 +72,11 @@ def test_a_foreign_entry_far_inside_the_list_does_not_pass_for_progress(stream: 
 def test_a_foreign_entry_beyond_the_list_is_said_where_nothing_is_to_be_published(stream: OrderedStream) -> None:
     feed, said = numbers(20_000).feed(19_999), list[str]()
     source = source_of(feed)
-    done = {report.ordinal: report for report in transfer(feed, source, stream, feed.ordinals, lambda _: {})}
-    assert list(transfer(feed, source, stream, feed.ordinals, lambda _: done, said.append)) == list(done.values())
+    done = {report.ordinal: report for report in publish(feed, source, stream, feed.ordinals, lambda _: {})}
+    assert list(publish(feed, source, stream, feed.ordinals, lambda _: done, said.append)) == list(done.values())
     assert said == []
     stream.client.xadd("feed", {"who": "somebody else"}, id="99999999-1")
-    assert list(transfer(feed, source, stream, feed.ordinals, lambda _: done, said.append)) == list(done.values())
+    assert list(publish(feed, source, stream, feed.ordinals, lambda _: done, said.append)) == list(done.values())
     [sentence] = said
     assert "the top id of stream 'feed' is 99999999-1, beyond the feed's bricks 0.0.0.0 to 0.0.0.1" in sentence
     assert "all bricks of this run are finished" in sentence
@@ -120,7 +120,7 @@ def test_a_late_row_in_an_unrecorded_brick_below_the_top_is_refused(stream: Orde
 def test_a_list_that_now_begins_earlier_does_not_pass_for_published(stream: OrderedStream) -> None:
     table = numbers(80, 1_000)
     later = table.feed(79_999, bricks={"class": "number", "first": 50_000, "last": 79_999})
-    list(transfer(later, source_of(later), stream, later.ordinals, lambda _: {}))
+    list(publish(later, source_of(later), stream, later.ordinals, lambda _: {}))
     with pytest.raises(StreamError, match=r"brick 0\.0\.0\.0: the table has 10 rows and the stream 'feed' already 0"):
         list(_move(table, stream, 79_999, range(5)))
     assert stream.state().length == 30
@@ -139,7 +139,7 @@ def test_late_rows_in_a_recorded_brick_without_any_do_not_stop_the_next(stream: 
     records = {report.ordinal: report for report in _move(table, stream, 19_999)}
     table.run(f"INSERT INTO {table.name} VALUES (10001), (20001)")
     feed = table.feed(29_999)
-    [report] = transfer(feed, source_of(feed), stream, range(2, 3), lambda _: records)
+    [report] = publish(feed, source_of(feed), stream, range(2, 3), lambda _: records)
     assert (report.ordinal, report.rows) == (2, 1)
     assert [entry_id for entry_id, _ in stream.entries(*ALL)] == [(0, 1), (0, 2), (2, 1)]
 

@@ -17,7 +17,7 @@ from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.publisher import Publisher
 from ucs_pipeline.publishing.ordered.shard_progress import noted
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.reader import read_entries
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.redis.connection import connect_each, connect_redis
@@ -80,7 +80,7 @@ def _publish(happens: Callable[[list[str], Event], None], **settings: int) -> No
             happened.set()
 
     with ThreadPoolExecutor() as aside:
-        for report in transfer(feed, _held_source(feed, happened), stream, feed.ordinals, lambda _: {}, logged.append):
+        for report in publish(feed, _held_source(feed, happened), stream, feed.ordinals, lambda _: {}, logged.append):
             done.append(report)
             if report.ordinal == 1 and not happening:
                 assert stream.state().length < ROWS
@@ -98,13 +98,13 @@ def test_shards_spread_over_the_nodes_and_another_number_of_them_is_refused_on_a
     def shards(number: int) -> Feed:
         return table.feed(59_999, stream={"shards": number})
 
-    def publish(part: Feed) -> None:
+    def publish_shard(part: Feed) -> None:
         stream = open_stream(part, connect_redis(part.stream_name))
-        for _ in noted(part, stream, transfer(part, source_of(part), stream, part.ordinals, lambda _: {}), None):
+        for _ in noted(part, stream, publish(part, source_of(part), stream, part.ordinals, lambda _: {}), None):
             pass
 
     for part in streams_of(shards(2)):
-        publish(part)
+        publish_shard(part)
     assert [(entry_id, dict(fields)) for entry_id, fields in read_entries(shards(2), follow=True)] == expected(60_000)
     owners = {
         next(s.port for s in cluster.servers[:3] if s.client().keys(part.stream_name)) for part in streams_of(shards(2))
@@ -114,9 +114,9 @@ def test_shards_spread_over_the_nodes_and_another_number_of_them_is_refused_on_a
         with pytest.raises(
             StreamError, match=r"'feed.0' was written as shard 0 of 2|'feed.1' was written as shard 1 of 2"
         ):
-            publish(part)
+            publish_shard(part)
     with pytest.raises(StreamError, match=r"'feed.0' has those of the same feed"):
-        publish(shards(1))
+        publish_shard(shards(1))
 
 
 def test_a_stream_whose_slot_moves_while_it_is_published_is_the_table(cluster: RedisCluster) -> None:

@@ -20,7 +20,7 @@ from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.orchestration.status import feed_statuses
 from ucs_pipeline.publishing.ordered.publisher import Publisher
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.redis.connection import connect_redis
@@ -205,7 +205,7 @@ def _publish(table: Table, instance: dg.DagsterInstance, **settings: Any) -> Non
     feed = _feed(table, **settings)
     stream = open_stream(feed, connect_redis("flights"))
     for _ in range(2):
-        reports = list(transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
+        reports = list(publish(feed, source_of(feed), stream, feed.ordinals, lambda _: {}))
         assert sum(report.rows for report in reports) == ROWS
     _look(feed, instance)
 

@@ -10,7 +10,7 @@ import trustme
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.publishing.ordered.publisher import Publisher
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.stream import OrderedStream
@@ -59,7 +59,7 @@ def _options(files: Path, ca: str | None = "own.pem", client: str | None = "clie
 def _publish() -> None:
     feed = numbers(ROWS).feed(ROWS - 1)
     stream = OrderedStream("feed", connect_redis("feed"))
-    assert [report.published for report in transfer(feed, source_of(feed), stream, feed.ordinals, lambda _: {})]
+    assert [report.published for report in publish(feed, source_of(feed), stream, feed.ordinals, lambda _: {})]
     assert stream.entries(EntryId(0, 0), EntryId(2**63, 0)) == expected(ROWS)
     assert verify(feed, source_of(feed), stream).agrees
 

@@ -23,8 +23,9 @@ from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.publishing.backpressure import Room
-from ucs_pipeline.publishing.ordered.transfer import _moment, transfer
+from ucs_pipeline.publishing.ordered.transfer import _moment
 from ucs_pipeline.publishing.rate_limit import Flow
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
@@ -121,7 +122,7 @@ def test_time_bricks_resume_inside_a_brick_and_refuse_a_hole(
     stream = open_stream(feed, redis_server.client())
     limited = _hours(stream={"max_len": ROWS_AN_HOUR * 3 // 2, "timeout_s": 0.2})
     with pytest.raises(StreamError, match="is full"):
-        list(transfer(limited, open_source(limited), stream, limited.numbering.starts, lambda _: {}))
+        list(publish(limited, open_source(limited), stream, limited.numbering.starts, lambda _: {}))
     assert stream.state().top == EntryId(feed.numbering.starts[1], ROWS_AN_HOUR // 2)
     reason = _reason(run_bricks(build_defs(feed), "hours", instance, "2013.10.27.05", "2013.10.27.06"))
     assert "brick 2013.10.27.01 comes before 2013.10.27.05" in reason

@@ -16,7 +16,7 @@ from ucs_pipeline.cli import entry_tables as print_brick
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.entries.display import fields_shown
 from ucs_pipeline.feed.redis_keys import fence_key
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
@@ -99,7 +99,7 @@ def test_names_and_values_of_any_kind_come_out_as_they_went_in(
         stream={"name": stream},
     )
     target = OrderedStream(stream, client)
-    [report] = transfer(feed, source_of(feed), target, feed.ordinals, lambda _: {}, lambda _: None)
+    [report] = publish(feed, source_of(feed), target, feed.ordinals, lambda _: {}, lambda _: None)
     assert report.published == 3
 
     fields = {column.encode(): None, table.encode(): None, f"{constant}!".encode(): constant.encode()}

@@ -17,9 +17,9 @@ from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
-from ucs_pipeline.orchestration.sensors.feed_sensor import _situation
 from ucs_pipeline.orchestration.sensors.next_bricks import Request, next_bricks
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.orchestration.sensors.snapshot import situation_of
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
@@ -122,7 +122,7 @@ def test_a_block_resumes_at_the_row_after_the_top_and_a_hole_is_refused(
     limited = _feed(stream={"max_len": 12_345, "timeout_s": 0.2})
     stream = open_stream(limited, client)
     with pytest.raises(StreamError, match="is full"):
-        list(transfer(limited, open_source(limited), stream, limited.numbering.starts, lambda _: {}))
+        list(publish(limited, open_source(limited), stream, limited.numbering.starts, lambda _: {}))
     assert client.xlen("ids") == 12_345
     result = run_bricks(build_defs(feed), "ids", instance, "2.0.3", "2.0.3")
     [data] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
@@ -153,7 +153,7 @@ def test_the_sensor_publishes_blocks_that_are_sealed_and_follows_an_open_one(
 ) -> None:
     def look(feed: Feed) -> Request | str:
         [asset] = [found for found in build_defs(feed).assets or () if isinstance(found, dg.AssetsDefinition)]
-        return next_bricks(feed, _situation(feed, asset, instance), 100)
+        return next_bricks(feed, situation_of(feed, asset, instance), 100)
 
     hold, follow = _feed(), _feed(tail="follow")
     starts = hold.numbering.starts
@@ -162,7 +162,7 @@ def test_the_sensor_publishes_blocks_that_are_sealed_and_follows_an_open_one(
     assert run_bricks(build_defs(hold), "ids", instance, "2.0.0", "2.0.2").success
     assert f"brick 2.0.3 is open: newest id {FIRST + 34_999:,}, needs {FIRST + 40_000:,}" in str(look(hold))
     assert look(follow) == Request(starts[3], starts[3], open=True)
-    list(transfer(follow, open_source(follow), open_stream(follow, redis_server.client()), [starts[3]], lambda _: {}))
+    list(publish(follow, open_source(follow), open_stream(follow, redis_server.client()), [starts[3]], lambda _: {}))
     assert "brick 2.0.3 is open, and all its 5,000 rows are in the stream" in str(look(follow))
     _write(home, [*IDS, FIRST + 35_000])
     assert look(follow) == Request(starts[3], starts[3], open=True)

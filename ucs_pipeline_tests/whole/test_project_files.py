@@ -134,14 +134,14 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.stream.stream import open_stream
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.verify import verify
 
 columns = {"number": "number", "word": "nullIf(toString(number % 3), '0')"}
 bricks = {"class": "number", "last": 19_999}
 feed = Feed(name="lean", table="numbers(20000)", key="number", columns=columns, bricks=bricks)
 source, stream = open_source(feed), open_stream(feed, connect_redis(feed.stream_name))
-rows = sum(report.rows for report in transfer(feed, source, stream, feed.numbering.starts, lambda _: {}))
+rows = sum(report.rows for report in publish(feed, source, stream, feed.numbering.starts, lambda _: {}))
 print(rows, verify(feed, source, stream).equal, "pandas" in sys.modules)
 """
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.cli.demo_data import write_flights
 from ucs_pipeline.clickhouse.source import open_source
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT, python
@@ -33,7 +33,7 @@ def test_a_consumer_sees_every_flight_of_the_week_once_in_order_and_none_before_
     try:
         began = time.monotonic()
         stream = open_stream(feed, redis_server.client())
-        list(transfer(feed, open_source(feed), stream, feed.numbering.starts, lambda _: {}))
+        list(publish(feed, open_source(feed), stream, feed.numbering.starts, lambda _: {}))
         assert time.monotonic() - began > week.total_seconds() / PACE - 0.1
         seen = _lines(watching, home / "process.log", len(expected))
     finally:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ucs_pipeline.publishing.ordered.transfer import transfer
+from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT, python
@@ -29,12 +29,12 @@ def test_the_readme_s_worker_misses_no_row_and_repeats_at_most_the_one_it_was_ki
     with python(worker, home) as process:
         # It makes the group, before there is anything to read.
         _wait(lambda: client.exists("orders"), process)
-        list(transfer(feed, source_of(feed), open_stream(feed, client), half, lambda _: {}))
+        list(publish(feed, source_of(feed), open_stream(feed, client), half, lambda _: {}))
         _wait(lambda: len(_lines(log)) >= 1_000, process)
         process.kill()
     handled = _lines(log)
     log.unlink()
-    list(transfer(feed, source_of(feed), open_stream(feed, client), rest, lambda _: {}))
+    list(publish(feed, source_of(feed), open_stream(feed, client), rest, lambda _: {}))
     with python(worker, home) as process:
         _wait(lambda: _left(client) == 0, process)
         process.kill()

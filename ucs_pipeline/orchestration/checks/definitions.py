@@ -68,25 +68,15 @@ def _checks(feed: Feed) -> dg.AssetChecksDefinition:
         can_subset=True,
     )
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
-        # Heavy imports wait for a run: definitions load in every process.
-        from ucs_pipeline.clickhouse.source import open_source
-        from ucs_pipeline.orchestration.checks.facts import collect
-        from ucs_pipeline.orchestration.checks.overview import overview
-        from ucs_pipeline.orchestration.status import feed_statuses
-        from ucs_pipeline.redis.connection import connect_redis
-        from ucs_pipeline.stream.stream import open_stream
+        # Imports Arrow and the clients, which definitions do without.
+        from ucs_pipeline.orchestration.checks.facts import examine
 
         try:
-            source = open_source(feed)
-            stream = open_stream(feed, connect_redis(feed.stream_name))
-            warning = source.warning()
-            facts = collect(feed, source, stream, context.instance, held_only=True)
-            [status] = feed_statuses([feed], context.instance)
+            facts, warning, glance = examine(feed, context.instance)
         except UcsError as error:
             # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
             context.log.error(str(error))
             raise dg.Failure(str(error)) from error
-        glance = overview(status, sum(content.rows for content in facts.census.bricks.values()))
         wanted = context.op_execution_context.selected_asset_check_keys
         for finding in findings(facts, warning):
             key = check_key(feed, finding.check)
@@ -109,12 +99,11 @@ def after_run(feed: Feed, instance: dg.DagsterInstance) -> Iterator[dg.AssetObse
 
     Nothing if Redis does not answer any more: what the run has recorded stays as true as it was.
     """
+    # As above.
     from ucs_pipeline.orchestration.checks.facts import collect_without_table
-    from ucs_pipeline.redis.connection import connect_redis
-    from ucs_pipeline.stream.stream import open_stream
 
     with suppress(UcsError):
-        facts = collect_without_table(feed, open_stream(feed, connect_redis(feed.stream_name)), instance)
+        facts = collect_without_table(feed, instance)
         finding, key, state = not_behind(facts), check_key(feed, STREAM_NOT_BEHIND), facts.verdict.end
         # No materialisation, beside which the checks that this run has not evaluated would count as out of date.
         yield dg.AssetObservation(

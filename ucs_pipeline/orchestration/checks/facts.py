@@ -8,12 +8,15 @@ import dagster as dg
 
 from ucs_pipeline.clickhouse.source import Census, Content, Source
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.orchestration.checks.overview import overview
 from ucs_pipeline.orchestration.materializations import contents
+from ucs_pipeline.orchestration.status import feed_statuses
 from ucs_pipeline.publishing.brick_results import BrickReport
+from ucs_pipeline.publishing.run import open_feed
 from ucs_pipeline.reading.any_order_verify import ledger_verify
 from ucs_pipeline.reading.verify import Verdict, verify
 from ucs_pipeline.stream.ledger import Account, Ledger
-from ucs_pipeline.stream.stream import OrderedStream
+from ucs_pipeline.stream.stream import OrderedStream, open_stream
 
 _NOTHING = Content(0, 0)
 
@@ -99,13 +102,27 @@ def collect(
     return Facts(feed, records, verdict, source.census())
 
 
-def collect_without_table(feed: Feed, stream: OrderedStream, instance: dg.DagsterInstance) -> Facts:
+def examine(feed: Feed, instance: dg.DagsterInstance) -> tuple[Facts, str | None, Mapping[str, str]]:
+    """What the checks in Dagster show: the facts, what the table's engine makes likely, and the feed at a glance.
+
+    Raises:
+        SourceError: the table cannot be read.
+        StreamError: the stream cannot be read.
+    """
+    source, stream = open_feed(feed)
+    warning = source.warning()
+    facts = collect(feed, source, stream, instance, held_only=True)
+    [status] = feed_statuses([feed], instance)
+    return facts, warning, overview(status, sum(content.rows for content in facts.census.bricks.values()))
+
+
+def collect_without_table(feed: Feed, instance: dg.DagsterInstance) -> Facts:
     """As `collect`, of the record and the stream's ends only: what `stream_not_behind` looks at, and cheap.
 
     Raises:
         StreamError: the stream cannot be read.
     """
-    records = contents(instance, feed, feed.numbering.starts)
+    stream, records = open_stream(feed), contents(instance, feed, feed.numbering.starts)
     accounts = Ledger(feed, stream).accounts(feed.numbering.starts) if feed.any_order else None
     state = stream.state()
     return Facts(feed, records, Verdict(state, state), Census({}, {}), accounts)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ucs_pipeline.entries.display import content_shown, fields_shown, hash_shown, hash_text, ranges
 from ucs_pipeline.entries.entry_id import START, EntryId
+from ucs_pipeline.orchestration.checks.any_order import gaps_allowed, ledger_not_behind
 from ucs_pipeline.orchestration.checks.finding import (
     ALL_ROWS_ARRIVED,
     NO_GAPS,
@@ -30,13 +31,9 @@ _PLACES = {
 
 def findings(facts: "Facts", warning: str | None = None) -> list[Finding]:
     """The outcome of every check, in the order of `CHECKS`. `warning` is what the table's engine makes likely."""
-    gaps = no_gaps
-    if facts.feed.any_order:
-        # What it says is made of what is here.
-        from ucs_pipeline.orchestration.checks.any_order import gaps_allowed as gaps
     return [
         all_rows_arrived(facts),
-        gaps(facts),
+        gaps_allowed(facts) if facts.feed.any_order else no_gaps(facts),
         replace(no_late_rows(facts), warning=warning),
         no_unassigned_rows(facts),
         not_behind(facts),
@@ -45,11 +42,7 @@ def findings(facts: "Facts", warning: str | None = None) -> list[Finding]:
 
 def not_behind(facts: "Facts") -> Finding:
     """The outcome of `STREAM_NOT_BEHIND`, which needs no look at the table."""
-    behind = stream_not_behind
-    if facts.feed.any_order:
-        # What it says is made of what is here.
-        from ucs_pipeline.orchestration.checks.any_order import ledger_not_behind as behind
-    return behind(facts)
+    return ledger_not_behind(facts) if facts.feed.any_order else stream_not_behind(facts)
 
 
 def all_rows_arrived(facts: "Facts") -> Finding:

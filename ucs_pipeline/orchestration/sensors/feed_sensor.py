@@ -1,25 +1,19 @@
 """A feed's sensor and schedule: what launches its next bricks by itself."""
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from ucs_pipeline.entries.entry_id import EntryId
-from ucs_pipeline.errors import SourceError, UcsError
+from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration._dagster import get_and_update_asset_status_cache_value
 from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG, run_tags
-from ucs_pipeline.orchestration.sensors.next_bricks import Request, Situation, Tries, first_to_publish, next_bricks
-from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
+from ucs_pipeline.orchestration.sensors.next_bricks import Request, Situation, Tries, next_bricks
+from ucs_pipeline.orchestration.sensors.sealed import Seal
 
 if TYPE_CHECKING:
-    from ucs_pipeline.clickhouse.source import Source
-
-_LOOK_BACK = 100
+    pass
 
 
 def trigger_defs(feed: Feed, asset: dg.AssetsDefinition) -> dg.Definitions:
@@ -86,7 +80,10 @@ def _next(
     most: int,
 ) -> tuple[Request | str, Situation | None]:
     try:
-        seen = _situation(feed, asset, context.instance)
+        # Imports Arrow and the clients, which definitions do without.
+        from ucs_pipeline.orchestration.sensors.snapshot import situation_of
+
+        seen = situation_of(feed, asset, context.instance)
     except UcsError as error:
         context.log.error(str(error))
         return str(error), None
@@ -94,81 +91,3 @@ def _next(
         # Nothing seals text bricks, and whoever writes a schedule has said when they may go.
         seen = replace(seen, seal=Seal(None))
     return next_bricks(feed, seen, most), seen
-
-
-def _situation(feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> Situation:
-    from ucs_pipeline.clickhouse.source import open_source
-    from ucs_pipeline.orchestration.sensors.any_order import ledger_situation
-    from ucs_pipeline.publishing.backpressure import fullness
-    from ucs_pipeline.redis.connection import connect_redis
-    from ucs_pipeline.stream.shard_state import refuse_other_dealing
-    from ucs_pipeline.stream.stream import open_stream
-
-    stream = open_stream(feed, connect_redis(feed.stream_name))
-    state = stream.state()
-    if feed.any_order:
-        situation = ledger_situation(feed, _names(asset), *_statuses(asset, instance), instance, stream, state)
-    else:
-        refuse_other_dealing(feed, stream, state)
-        situation = Situation(*_progress(feed, asset, instance), state, Seal(None))
-    start = first_to_publish(feed, situation.missing, situation.recorded, state)
-    if situation.busy is not None:
-        return situation
-    source = open_source(feed)
-    if start is None:
-        # The digits of all text keys, at every look, would cost more than they tell.
-        return replace(situation, goes_on=feed.bricks.kind != "text" and _goes_on(source))
-    newest = source.newest_key(start) if feed.bricks.kind == "number" else None
-    found = seal(feed, start, newest, time.time())
-    rows: Mapping[int, int] = {}
-    if feed.tail == "follow" and isinstance(found, Seal) and found.open == start:
-        rows = source.count(start, feed.numbering.end(start))
-    return replace(situation, seal=found, open_rows=rows, full=fullness(stream, feed.stream, state))
-
-
-def _goes_on(source: "Source") -> bool:
-    try:
-        return source.goes_on()
-    except SourceError:
-        # Of a feed that is done the table may be gone.
-        return False
-
-
-def _progress(
-    feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance
-) -> tuple[int | None, int | None, EntryId]:
-    """The first brick that is not done, a brick in progress, and the highest recorded entry."""
-    from ucs_pipeline.entries.entry_id import START
-    from ucs_pipeline.orchestration.materializations import recorded
-
-    done, busy = _statuses(asset, instance)
-    bricks = list(zip(feed.numbering.starts, _names(asset), strict=True))
-    first_missing = next((start for start, name in bricks if name not in done), None)
-    first_busy = next((start for start, name in bricks if name in busy), None) if busy else None
-    # Bricks without rows have no entries; more than a hundred of them in a row are not looked through.
-    newest = list(islice((start for start, name in reversed(bricks) if name in done), _LOOK_BACK))
-    for some in (newest[:1], newest):
-        entries = [report.last_entry for report in recorded(instance, feed, some).values() if report.last_entry]
-        if entries:
-            return first_missing, first_busy, max(entries)
-    return first_missing, first_busy, START
-
-
-def _names(asset: dg.AssetsDefinition) -> Sequence[str]:
-    assert asset.partitions_def
-    return asset.partitions_def.get_partition_keys()
-
-
-def _statuses(asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> tuple[set[str], set[str]]:
-    """Names of the partitions that are done, and of those that a run is about to publish, or publishing."""
-    partitions = asset.partitions_def
-    assert partitions
-    # What `instance.get_status_by_partition` answers from; with a hundred thousand bricks that takes twice as long.
-    cached = get_and_update_asset_status_cache_value(instance, asset.key, partitions)
-    if cached is None:
-        return set(), set()
-    busy = set(cached.deserialize_in_progress_partition_subsets(partitions).get_partition_keys())
-    # A brick that is done, and that a run failed on since, is looked at once more.
-    failed = set(cached.deserialize_failed_partition_subsets(partitions).get_partition_keys())
-    done = set(cached.deserialize_materialized_partition_subsets(partitions).get_partition_keys()) - failed - busy
-    return done, busy

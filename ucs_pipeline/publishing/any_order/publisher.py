@@ -17,13 +17,13 @@ from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import fence_key, ledger_key
 from ucs_pipeline.publishing.any_order.guard import DOUBT, FULL, GONE, MOVED, OPEN, LedgerGate, refuse_numbering
-from ucs_pipeline.publishing.pipeline import AROUND_ROWS, Sender
+from ucs_pipeline.publishing.pipeline import AROUND_ROWS, RivalError, Sender
 from ucs_pipeline.redis.connection import classify
 from ucs_pipeline.stream.ledger import Account, Ledger, Opening, numbering_text
 from ucs_pipeline.stream.stream import RedisStream
 
 
-class MovedError(Exception):
+class MovedError(RivalError):
     """The ledger says something else of a brick than was expected: another publisher is at work on it."""
 
     def __init__(self, start: int) -> None:

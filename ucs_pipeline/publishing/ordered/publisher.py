@@ -13,12 +13,12 @@ from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.entries.resp import command
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.publishing.ordered.guard import FENCED, GONE, LOST, Gate
-from ucs_pipeline.publishing.pipeline import Sender
+from ucs_pipeline.publishing.pipeline import RivalError, Sender
 from ucs_pipeline.redis.connection import classify
 from ucs_pipeline.stream.stream import OrderedStream
 
 
-class FencedError(Exception):
+class FencedError(RivalError):
     """The stream's writer key has another publisher's token."""
 
 

@@ -1,0 +1,75 @@
+"""`ucs check`, `ucs status` and `ucs verify`: what is right and what is not."""
+
+import dataclasses
+import json
+import sys
+
+import click
+import dagster as dg
+
+from ucs_pipeline.cli.output import print_findings, print_statuses, print_verdict
+from ucs_pipeline.feed.shards import streams_of
+from ucs_pipeline.operations.metrics import prometheus_text
+from ucs_pipeline.orchestration._dagster import disable_dagster_warnings
+from ucs_pipeline.orchestration.checks.facts import collect
+from ucs_pipeline.orchestration.checks.findings import findings
+from ucs_pipeline.orchestration.status import feed_statuses
+from ucs_pipeline.project.feeds import all_feeds, feed_named, use_project_home
+from ucs_pipeline.project.files import check as check_feeds
+from ucs_pipeline.publishing.run import open_feed
+
+
+@click.command()
+def check() -> None:
+    """Check every feed in ucs_pipeline/defs, and say what is wrong with each. Connects to nothing."""
+    with disable_dagster_warnings():
+        feeds, mistakes = check_feeds()
+    for mistake in mistakes:
+        click.echo(mistake)
+    if mistakes:
+        sys.exit(2)
+    click.echo(f"{len(feeds)} {'feed is' if len(feeds) == 1 else 'feeds are'} right: {', '.join(feeds) or 'none'}")
+
+
+@click.command()
+@click.option(
+    "--format",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "json", "prometheus"]),
+    help="Print a table, one JSON list, or metrics as Prometheus reads them.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def status(form: str, as_json: bool) -> None:
+    """Show where every feed is: bricks done, what its stream holds, what its consumers have yet to read."""
+    use_project_home()
+    with dg.DagsterInstance.get() as instance:
+        found = feed_statuses(all_feeds(), instance)
+    if as_json or form == "json":
+        click.echo(json.dumps([dataclasses.asdict(feed) for feed in found], indent=2))
+    elif form == "prometheus":
+        click.echo(prometheus_text(found), nl=False)
+        # Texts are no metrics. Each is said once, though it may be that of every feed.
+        for problem in dict.fromkeys(feed.problem for feed in found if feed.problem):
+            click.echo(f"ucs: {problem}", err=True)
+    else:
+        print_statuses(found)
+
+
+@click.command()
+@click.argument("feed")
+def verify(feed: str) -> None:
+    """Compare every row of FEED with its entry in the stream, and run its checks. Exits with 0 only if all is well."""
+    use_project_home()
+    well = True
+    with dg.DagsterInstance.get() as instance:
+        for chosen in streams_of(feed_named(feed)):
+            source, stream = open_feed(chosen)
+            warning = source.warning()
+            facts = collect(chosen, source, stream, instance, held_only=False)
+            found = findings(facts, warning)
+            print_verdict(chosen, facts.verdict, unassigned=sum(facts.census.unassigned.values()))
+            print_findings(found)
+            well &= facts.verdict.agrees and all(finding.passed for finding in found)
+    sys.exit(0 if well else 1)

@@ -1,0 +1,107 @@
+"""`ucs adopt`, `ucs prune` and `ucs stop`."""
+
+import sys
+from datetime import UTC, datetime, timedelta
+
+import click
+import dagster as dg
+
+from ucs_pipeline.cli.output import bar, console
+from ucs_pipeline.errors import UcsError
+from ucs_pipeline.feed.feed import last_whole_in
+from ucs_pipeline.feed.shards import streams_of
+from ucs_pipeline.operations.adopt import adopt as adopt_bricks
+from ucs_pipeline.operations.prune import prune as prune_runs
+from ucs_pipeline.orchestration.status import publishing
+from ucs_pipeline.project.feeds import all_feeds, feed_named, use_project_home
+from ucs_pipeline.publishing.run import open_feed
+from ucs_pipeline.redis.embedded_server import stop_embedded_redis
+
+
+@click.command()
+@click.argument("feed")
+@click.argument("last_brick")
+@click.option(
+    "--rows",
+    type=click.IntRange(min=0),
+    help="Rows of the brick after LAST_BRICK, by key, that were handled too. Left out, they are found by the entries.",
+)
+def adopt(feed: str, last_brick: str, rows: int | None) -> None:
+    """Take over from another program: record the bricks of FEED up to LAST_BRICK as done without publishing them.
+
+    LAST_BRICK is a name (0.0.0.299) or, of number bricks, the plain number (299). The stream of FEED begins after them:
+    a new one or, with `stream.id_offset`, that of the other program, whose entries are compared with the table. Broken
+    off, or after the stream was lost, run it again.
+    """
+    use_project_home()
+    whole = feed_named(feed)
+    start = last_whole_in(whole, last_brick)
+    bricks = len(whole.numbering.between(whole.numbering.first, start))
+    # A shard that none of the bricks is dealt to has nothing to adopt.
+    parts = [(part, adopted[-1]) for part in streams_of(whole) if (adopted := part.numbering.between(0, start))]
+    if rows and len(parts) > 1:
+        raise UcsError(
+            f"feed {whole.name!r} has {len(parts)} shards, and `--rows` is about one: adopt each by its own name, such "
+            f"as {parts[0][0].name}"
+        )
+    if sys.stdin.isatty():
+        names = " and ".join(repr(part.stream_name) for part, _ in parts)
+        click.confirm(
+            f"Record {bricks:,} bricks of feed {whole.name!r} as done, without publishing them, and begin stream "
+            f"{names} after {whole.numbering.name(start)}?",
+            abort=True,
+        )
+    for chosen, last in parts:
+        total = len(chosen.numbering.between(0, last))
+        with dg.DagsterInstance.get() as instance, bar("recording bricks", total) as recorded:
+            found = adopt_bricks(
+                chosen,
+                chosen.numbering.name(last),
+                *open_feed(chosen),
+                instance,
+                recorded,
+                rows,
+            )
+        half = chosen.numbering.next(last)
+        where = f"after {found.top}"
+        if half is not None and found.top.ordinal >= half:
+            where += f", row {found.top.row:,} of brick {chosen.numbering.brick_name(found.top.ordinal)}"
+        console.print(
+            f"recorded {found.bricks:,} bricks with {found.rows:,} rows ({found.before:,} were recorded before); "
+            f"stream {chosen.stream_name!r} goes on {where}",
+            markup=False,
+        )
+
+
+@click.command()
+@click.option(
+    "--days", default=30, show_default=True, type=click.IntRange(min=1), help="Keep runs that ended since so many days."
+)
+@click.option("--dry-run", is_flag=True, help="Only say how many runs would be deleted.")
+def prune(days: int, dry_run: bool) -> None:
+    """Delete old runs of the feeds, and the files they left. Runs that a brick is recorded by stay."""
+    use_project_home()
+    before = datetime.now(tz=UTC) - timedelta(days=days)
+    with dg.DagsterInstance.get() as instance:
+        found = prune_runs(all_feeds(), instance, before, dry_run=dry_run)
+    click.echo(
+        f"{'would delete' if dry_run else 'deleted'} {found.deleted:,} runs that ended before {before:%Y-%m-%d %H:%M} "
+        f"UTC; kept {found.kept:,}, by which bricks or checks are recorded"
+    )
+
+
+@click.command()
+def stop() -> None:
+    """Stop the embedded redis-server. Its data stays; the next command starts it again."""
+    if not stop_embedded_redis():
+        click.echo("no embedded redis-server is running")
+        return
+    click.echo("stopped the embedded redis-server")
+    use_project_home()
+    with dg.DagsterInstance.get() as instance:
+        runs = publishing(instance)
+    if runs:
+        click.echo(
+            f"{runs:,} run{'s are' if runs > 1 else ' is'} publishing, and will wait for it for as long as "
+            "`stream.timeout_s` says; `ucs status` starts it again"
+        )

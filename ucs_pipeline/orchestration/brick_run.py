@@ -1,0 +1,41 @@
+"""What a run of a feed's asset does: its bricks go from the table to the stream."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import dagster as dg
+
+from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.orchestration._dagster import BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
+from ucs_pipeline.orchestration.materializations import recorded
+from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG
+from ucs_pipeline.orchestration.numbering_guard import refuse_renumbered
+from ucs_pipeline.publishing.brick_results import BrickReport
+from ucs_pipeline.publishing.ordered.shard_progress import noted
+from ucs_pipeline.publishing.progress_log import Progress
+from ucs_pipeline.publishing.run import open_feed, publish
+
+
+def publish_bricks(context: dg.AssetExecutionContext, feed: Feed, wanted: Sequence[int]) -> Iterator[BrickReport]:
+    """Publishes the partitions that begin at `wanted`, consecutive ones; a report of each as it is complete.
+
+    Raises:
+        UcsError: as `publishing.run.publish`, or the feed numbers its rows in another way than it did.
+    """
+
+    def records(starts: Sequence[int]) -> Mapping[int, BrickReport]:
+        return recorded(context.instance, feed, starts)
+
+    source, stream = open_feed(feed)
+    refuse_renumbered(context.instance, feed, stream)
+    watch = Progress(feed, wanted, context.log.info).watch
+    request = _replay_request(context) if feed.any_order else None
+    reports = publish(feed, source, stream, wanted, records, context.log.warning, watch, request)
+    yield from reports if feed.any_order else noted(feed, stream, reports, context.run.tags.get(OPEN_BRICK_TAG))
+
+
+def _replay_request(context: dg.AssetExecutionContext) -> str | None:
+    """Who asks for a replay; None if nobody does. A run that is launched again for one that failed is the same."""
+    if not context.op_execution_context.op_config["replay"]:
+        return None
+    tags, run = context.run.tags, context.run
+    return tags.get(ROOT_BACKFILL_ID_TAG) or tags.get(BACKFILL_ID_TAG) or run.root_run_id or run.run_id
