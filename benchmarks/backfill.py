@@ -50,12 +50,12 @@ def backfill(feed: Feed, home: Path, redis_url: str) -> Times:
         settings = feed.model_dump_json(by_alias=True, exclude_defaults=True)
         with Cockpit(home, redis_url, _FEEDS.format(settings)) as cockpit, dg.DagsterInstance.get() as instance:
             launched = time.time()
-            cockpit.launch(feed.name, [feed.numbering.name(start) for start in feed.numbering.starts])
+            cockpit.launch(feed.name, [feed.partitions.name(start) for start in feed.partitions.starts])
             while not (ended := instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))):
                 if instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE])):
                     raise SystemExit(f"the run failed:\n{cockpit.log()}")
                 time.sleep(1)
-            if len(instance.get_materialized_partitions(asset)) != len(feed.numbering.starts):
+            if len(instance.get_materialized_partitions(asset)) != len(feed.partitions.starts):
                 raise SystemExit("not every brick is green")
             record = instance.get_run_record_by_id(ended[0].run_id)
             assert record

@@ -62,12 +62,12 @@ POSTGRES: dict[str, type[Any]] = {
 
 def asset(feed: Feed, pause: float) -> dg.AssetsDefinition:
     """An asset with the bricks of a feed, whose events are the feed's and so many milliseconds apart."""
-    partitions = dg.StaticPartitionsDefinition(feed.numbering.names())
+    partitions = dg.StaticPartitionsDefinition(feed.partitions.names())
 
     @dg.asset(name=feed.name, partitions_def=partitions, output_required=False)
     def events(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization]:
-        assert len(context.partition_keys) == len(feed.numbering.starts)
-        for ordinal in feed.numbering.starts:
+        assert len(context.partition_keys) == len(feed.partitions.starts)
+        for ordinal in feed.partitions.starts:
             time.sleep(pause / 1000)
             first, last = EntryId(ordinal, 1), EntryId(ordinal, BRICK)
             ids = BRICK * ordinal, BRICK * ordinal + BRICK - 1
@@ -82,7 +82,7 @@ def run_once(instance: dg.DagsterInstance, bricks: int, pause: float) -> dict[st
     feed = Feed(
         name=KEY.to_user_string(), table="rows", key="id", bricks={"class": "number", "last": bricks * BRICK - 1}
     )
-    names = feed.numbering.name(0), feed.numbering.name(bricks - 1)
+    names = feed.partitions.name(0), feed.partitions.name(bricks - 1)
     tags = dict(zip(("dagster/asset_partition_range_start", "dagster/asset_partition_range_end"), names, strict=True))
     defs = dg.Definitions(assets=[asset(feed, pause)], executor=dg.in_process_executor)
     job = defs.resolve_implicit_global_asset_job_def()

@@ -15,7 +15,7 @@ from ucs_pipeline.bricks.base import LEVELS, BrickClass
 from ucs_pipeline.bricks.sequences import between, shifted
 
 
-class Share(NamedTuple):
+class ShardId(NamedTuple):
     """One of the shards that partitions are dealt to, as cards are: each partition to the next shard."""
 
     number: int
@@ -24,7 +24,7 @@ class Share(NamedTuple):
     """How many shards there are."""
 
 
-class Numbering:
+class Partitions:
     """Names and ordinals of a feed's bricks and partitions. Partitions are whole, also the first and the last one."""
 
     def __init__(self, bricks: BrickClass, first: int, last: int, depth: int = 0, offset: int = 0) -> None:
@@ -41,11 +41,11 @@ class Numbering:
         self.starts: Sequence[int] = shifted(units, offset)
         """Starts of the partitions, in order."""
 
-    share: Share | None = None
+    shard_id: ShardId | None = None
     """Which of the partitions of `whole` these are; None if they are all."""
 
     @property
-    def whole(self) -> "Numbering":
+    def parent(self) -> "Partitions":
         """The numbering that these partitions are a share of; itself if there is no more."""
         return self
 

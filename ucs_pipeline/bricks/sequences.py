@@ -7,7 +7,7 @@ from itertools import accumulate, chain
 from typing import overload
 
 
-class Runs(Sequence[int]):
+class RangeSequence(Sequence[int]):
     """Rising numbers as a few ranges, one after the other: looking one up takes a step per halving of the ranges."""
 
     def __init__(self, runs: Iterable[range]) -> None:
@@ -23,15 +23,15 @@ class Runs(Sequence[int]):
     def __getitem__(self, index: int) -> int: ...
 
     @overload
-    def __getitem__(self, index: slice) -> "Runs": ...
+    def __getitem__(self, index: slice) -> "RangeSequence": ...
 
-    def __getitem__(self, index: "int | slice") -> "int | Runs":
+    def __getitem__(self, index: "int | slice") -> "int | RangeSequence":
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             if step != 1:
                 raise ValueError("only consecutive ordinals make a slice")
             pairs = zip(self.runs, self._before, strict=False)
-            return Runs(run[max(0, start - before) : max(0, stop - before)] for run, before in pairs)
+            return RangeSequence(run[max(0, start - before) : max(0, stop - before)] for run, before in pairs)
         position = operator.index(index)
         position += len(self) if position < 0 else 0
         if not 0 <= position < len(self):
@@ -67,8 +67,8 @@ def shifted(ordinals: Sequence[int], by: int) -> Sequence[int]:
         return ordinals
     if isinstance(ordinals, range):
         return range(ordinals.start + by, ordinals.stop + by, ordinals.step)
-    if isinstance(ordinals, Runs):
-        return Runs(range(run.start + by, run.stop + by, run.step) for run in ordinals.runs)
+    if isinstance(ordinals, RangeSequence):
+        return RangeSequence(range(run.start + by, run.stop + by, run.step) for run in ordinals.runs)
     return [ordinal + by for ordinal in ordinals]
 
 

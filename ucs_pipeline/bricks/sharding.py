@@ -3,23 +3,23 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-from ucs_pipeline.bricks.partitions import Numbering, Share
-from ucs_pipeline.bricks.sequences import Runs, shifted
+from ucs_pipeline.bricks.partitions import Partitions, ShardId
+from ucs_pipeline.bricks.sequences import RangeSequence, shifted
 
 
-class Dealt(Numbering):
+class ShardPartitions(Partitions):
     """The partitions of a numbering that are dealt to one shard, which may be none."""
 
-    share: Share
+    shard_id: ShardId
 
-    def __init__(self, whole: Numbering, share: Share) -> None:
+    def __init__(self, whole: Partitions, share: ShardId) -> None:
         self.bricks, self.depth, self.offset = whole.bricks, whole.depth, whole.offset
         self._whole = whole
-        self.share = share
+        self.shard_id = share
         self.starts = _dealt(whole, share)
 
     @property
-    def whole(self) -> Numbering:
+    def parent(self) -> Partitions:
         """The numbering of all shards together."""
         return self._whole
 
@@ -29,10 +29,10 @@ class Dealt(Numbering):
         if not self.depth:
             return self.starts
         every = [self.bricks.ordinals(start - self.offset, self.end(start) - self.offset) for start in self.starts]
-        return shifted(Runs(run for part in every for run in _ranges(part)), self.offset)
+        return shifted(RangeSequence(run for part in every for run in _ranges(part)), self.offset)
 
     def __contains__(self, ordinal: int) -> bool:
-        return ordinal in self._whole and holder(self._whole, ordinal, self.share.of) == self.share.number
+        return ordinal in self._whole and holder(self._whole, ordinal, self.shard_id.of) == self.shard_id.number
 
     @property
     def last(self) -> int:
@@ -48,26 +48,26 @@ class Dealt(Numbering):
         return self._whole.end(start)
 
 
-def holder(whole: Numbering, ordinal: int, shards: int) -> int:
+def holder(whole: Partitions, ordinal: int, shards: int) -> int:
     """Number of the shard that a brick is dealt to."""
     return whole.index(ordinal) % shards
 
 
-def _dealt(whole: Numbering, share: Share) -> Sequence[int]:
+def _dealt(whole: Partitions, share: ShardId) -> Sequence[int]:
     # In a row of equal steps indices rise by one, so that every so many-th start is the shard's.
     if isinstance(whole.starts, range):
         return _every(whole, whole.starts, share)
-    if isinstance(whole.starts, Runs):
-        return Runs(_every(whole, run, share) for run in whole.starts.runs)
+    if isinstance(whole.starts, RangeSequence):
+        return RangeSequence(_every(whole, run, share) for run in whole.starts.runs)
     return [start for start, n in zip(whole.starts, whole.indices, strict=True) if n % share.of == share.number]
 
 
-def _every(whole: Numbering, row: range, share: Share) -> range:
+def _every(whole: Partitions, row: range, share: ShardId) -> range:
     return row[(share.number - whole.index(row[0])) % share.of :: share.of]
 
 
 def _ranges(ordinals: Sequence[int]) -> Sequence[range]:
-    if isinstance(ordinals, Runs):
+    if isinstance(ordinals, RangeSequence):
         return ordinals.runs
     assert isinstance(ordinals, range)
     return [ordinals]

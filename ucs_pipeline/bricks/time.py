@@ -16,7 +16,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from ucs_pipeline.bricks.base import Bounds, BrickClass
-from ucs_pipeline.bricks.sequences import Runs
+from ucs_pipeline.bricks.sequences import RangeSequence
 from ucs_pipeline.errors import BrickError
 
 HOUR = 3600
@@ -92,7 +92,7 @@ class TimeBricks(BrickClass):
         seconds = (moment - datetime.fromtimestamp(0, UTC)) // timedelta(seconds=1)
         return self._ordinal(self._start(seconds), key)
 
-    def moment(self, key: int | bytes, unit: Unit) -> float:
+    def timestamp(self, key: int | bytes, unit: Unit) -> float:
         """Seconds since 1970 of a key as it comes from the table: a count of units, or text in ISO 8601."""
         if isinstance(key, int) or key.isdigit():
             return int(key) / PER_SECOND[unit]
@@ -120,7 +120,7 @@ class TimeBricks(BrickClass):
         """Name of the brick that begins at a millisecond since 1970."""
         return self._name(ordinal // MILLISECONDS)
 
-    def ordinals(self, first: int, last: int) -> Runs:
+    def ordinals(self, first: int, last: int) -> RangeSequence:
         """Ordinals from that of a brick up to `last`.
 
         Raises:
@@ -133,7 +133,9 @@ class TimeBricks(BrickClass):
                 grid = range(runs.pop()[0], stop, HOUR)
             if grid:
                 runs.append(grid)
-        return Runs(range(r.start * MILLISECONDS, (r[-1] + 1) * MILLISECONDS, HOUR * MILLISECONDS) for r in runs)
+        return RangeSequence(
+            range(r.start * MILLISECONDS, (r[-1] + 1) * MILLISECONDS, HOUR * MILLISECONDS) for r in runs
+        )
 
     def unit(self, ordinal: int, depth: int) -> int:
         """Ordinal of the first brick of the day, month or year that holds a brick."""

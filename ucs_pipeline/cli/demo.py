@@ -54,7 +54,7 @@ def _run(feed: Feed, stream: OrderedStream, instance: dg.DagsterInstance) -> boo
     seconds = _publish(feed, table, stream, instance)
     with _bar("comparing", data.rows) as progress:
         verdict = verify(feed, table, stream, lambda rows: progress.update(progress.task_ids[0], completed=rows))
-    figures = [("partitions", f"{len(feed.numbering.starts):,} {feed.numbering.unit}s")]
+    figures = [("partitions", f"{len(feed.partitions.starts):,} {feed.partitions.unit}s")]
     if seconds is not None:
         figures += [("seconds", f"{seconds:.1f}"), ("rows per second", f"{verdict.rows / seconds:,.0f}")]
     print_verdict(feed, verdict, *figures)
@@ -72,7 +72,7 @@ def _prepare_table(data: Dataset) -> None:
 
 def _publish(feed: Feed, table: source.Source, stream: OrderedStream, instance: dg.DagsterInstance) -> float | None:
     """Runs the feed's asset over all its bricks. Returns seconds, or None if there was nothing to do."""
-    bricks = feed.numbering
+    bricks = feed.partitions
     done = len(known(feed, bricks.starts, stream.state(), recorded(instance, feed, bricks.starts)))
     if done == len(bricks.starts):
         console.print(f"nothing to do: all {done} {bricks.unit}s are in stream {feed.stream_name!r} already")
@@ -100,8 +100,8 @@ def run_range(feed: Feed, wanted: Sequence[int], instance: dg.DagsterInstance) -
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
             tags={
-                "dagster/asset_partition_range_start": feed.numbering.name(wanted[0]),
-                "dagster/asset_partition_range_end": feed.numbering.name(wanted[-1]),
+                "dagster/asset_partition_range_start": feed.partitions.name(wanted[0]),
+                "dagster/asset_partition_range_end": feed.partitions.name(wanted[-1]),
             },
         )
     )

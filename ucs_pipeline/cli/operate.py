@@ -36,9 +36,9 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
     use_project_home()
     whole = feed_named(feed)
     start = last_whole_in(whole, last_brick)
-    bricks = len(whole.numbering.between(whole.numbering.first, start))
+    bricks = len(whole.partitions.between(whole.partitions.first, start))
     # A shard that none of the bricks is dealt to has nothing to adopt.
-    parts = [(part, adopted[-1]) for part in streams_of(whole) if (adopted := part.numbering.between(0, start))]
+    parts = [(part, adopted[-1]) for part in streams_of(whole) if (adopted := part.partitions.between(0, start))]
     if rows and len(parts) > 1:
         raise UcsError(
             f"feed {whole.name!r} has {len(parts)} shards, and `--rows` is about one: adopt each by its own name, such "
@@ -48,24 +48,24 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
         names = " and ".join(repr(part.stream_name) for part, _ in parts)
         click.confirm(
             f"Record {bricks:,} bricks of feed {whole.name!r} as done, without publishing them, and begin stream "
-            f"{names} after {whole.numbering.name(start)}?",
+            f"{names} after {whole.partitions.name(start)}?",
             abort=True,
         )
     for chosen, last in parts:
-        total = len(chosen.numbering.between(0, last))
+        total = len(chosen.partitions.between(0, last))
         with dg.DagsterInstance.get() as instance, bar("recording bricks", total) as recorded:
             found = adopt_bricks(
                 chosen,
-                chosen.numbering.name(last),
+                chosen.partitions.name(last),
                 *open_feed(chosen),
                 instance,
                 recorded,
                 rows,
             )
-        half = chosen.numbering.next(last)
+        half = chosen.partitions.next(last)
         where = f"after {found.top}"
         if half is not None and found.top.ordinal >= half:
-            where += f", row {found.top.row:,} of brick {chosen.numbering.brick_name(found.top.ordinal)}"
+            where += f", row {found.top.row:,} of brick {chosen.partitions.brick_name(found.top.ordinal)}"
         console.print(
             f"recorded {found.bricks:,} bricks with {found.rows:,} rows ({found.before:,} were recorded before); "
             f"stream {chosen.stream_name!r} goes on {where}",

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.checks.finding import Finding
+from ucs_pipeline.orchestration.checks.finding import CheckResult
 from ucs_pipeline.orchestration.status import FeedStatus, Group
 from ucs_pipeline.reading.verify import Verdict
 
@@ -25,7 +25,7 @@ def print_verdict(feed: Feed, verdict: Verdict, *more: tuple[str, str], unassign
     `unassigned`: rows of the table that are in no brick, so that nothing is said of them by the comparison.
     """
     table = Table(
-        title=f"{feed.name}: table {feed.shown.table} -> stream {feed.stream_name}",
+        title=f"{feed.name}: table {feed.redacted.table} -> stream {feed.stream_name}",
         title_justify="left",
         show_header=False,
     )
@@ -71,7 +71,7 @@ def full_width(table: Table) -> int:
     return console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
 
 
-def print_findings(found: Sequence[Finding]) -> None:
+def print_findings(found: Sequence[CheckResult]) -> None:
     """Prints what each check says, and the first few of what should not be so."""
     for finding in found:
         console.print(

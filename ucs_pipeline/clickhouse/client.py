@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from ucs_pipeline.clickhouse.embedded import embedded_connection
-from ucs_pipeline.clickhouse.errors import _EMBEDDED_HINTS, _HINTS, URL_VARIABLE, Hide, _broken_off, _refusal
+from ucs_pipeline.clickhouse.errors import _EMBEDDED_HINTS, _HINTS, URL_VARIABLE, Redact, _broken_off, _refusal
 from ucs_pipeline.errors import SourceError
 
 _TEXT_LIMITS: Mapping[str, int] = {
@@ -42,14 +42,14 @@ class Engine(Protocol):
     def sorted_rows(self) -> int | None:
         """Rows that one query should sort, about; None if one query may sort any number."""
 
-    def batches(self, query: str, parameters: Mapping[str, int], hide: Hide) -> Generator[pa.RecordBatch, None, None]:
+    def batches(self, query: str, parameters: Mapping[str, int], hide: Redact) -> Generator[pa.RecordBatch, None, None]:
         """Non-empty batches of the whole result, in order.
 
         Raises:
             SourceError: the query is refused, or fails half-way. What ClickHouse says about it went through `hide`.
         """
 
-    def rows(self, query: str, parameters: Mapping[str, int], hide: Hide) -> list[dict[str, Any]]:
+    def rows(self, query: str, parameters: Mapping[str, int], hide: Redact) -> list[dict[str, Any]]:
         """The whole of a small result.
 
         Raises:
@@ -69,7 +69,7 @@ class HttpEngine:
         self._url = url
         self._client: Any = None
 
-    def batches(self, query: str, parameters: Mapping[str, int], hide: Hide) -> Generator[pa.RecordBatch, None, None]:
+    def batches(self, query: str, parameters: Mapping[str, int], hide: Redact) -> Generator[pa.RecordBatch, None, None]:
         """Non-empty batches of the whole result, in order."""
         from clickhouse_connect.driver.exceptions import ClickHouseError
         from urllib3.exceptions import HTTPError
@@ -89,7 +89,7 @@ class HttpEngine:
         if not body.tail.endswith(_END_OF_STREAM):
             raise _broken_off("it ended without its end-of-stream mark", body.tail, hide)
 
-    def rows(self, query: str, parameters: Mapping[str, int], hide: Hide) -> list[dict[str, Any]]:
+    def rows(self, query: str, parameters: Mapping[str, int], hide: Redact) -> list[dict[str, Any]]:
         """The whole of a small result."""
         from clickhouse_connect.driver.exceptions import ClickHouseError
         from urllib3.exceptions import HTTPError
@@ -142,7 +142,7 @@ class EmbeddedEngine:
     def __init__(self) -> None:
         self._idle: list[Any] = []
 
-    def batches(self, query: str, parameters: Mapping[str, int], hide: Hide) -> Generator[pa.RecordBatch, None, None]:
+    def batches(self, query: str, parameters: Mapping[str, int], hide: Redact) -> Generator[pa.RecordBatch, None, None]:
         """Non-empty batches of the whole result, in order."""
         with self._connection(hide) as connection:
             result = connection.send_query(query, "Arrow", params=dict(parameters))
@@ -157,7 +157,7 @@ class EmbeddedEngine:
             finally:
                 result.close()
 
-    def rows(self, query: str, parameters: Mapping[str, int], hide: Hide) -> list[dict[str, Any]]:
+    def rows(self, query: str, parameters: Mapping[str, int], hide: Redact) -> list[dict[str, Any]]:
         """The whole of a small result."""
         with self._connection(hide) as connection:
             result = connection.query(query, "Arrow", params=dict(parameters)).bytes()
@@ -168,7 +168,7 @@ class EmbeddedEngine:
         return embedded_connection()
 
     @contextmanager
-    def _connection(self, hide: Hide) -> Iterator[Any]:
+    def _connection(self, hide: Redact) -> Iterator[Any]:
         """A handle for one query: streams that are read side by side need one each."""
         try:
             connection = self._idle.pop()

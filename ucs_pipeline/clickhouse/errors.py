@@ -9,7 +9,7 @@ from ucs_pipeline.errors import SourceError, SourceUnavailableError
 URL_VARIABLE = "UCS_CLICKHOUSE_URL"
 
 
-Hide = Callable[[str], str]
+Redact = Callable[[str], str]
 """What leaves a feed's secrets out of a text that may repeat its SQL."""
 
 
@@ -65,7 +65,7 @@ _EMBEDDED_HINTS = {"UNKNOWN_TABLE": _NO_TABLE_HERE, "UNKNOWN_DATABASE": _NO_TABL
 
 
 # What goes away by itself: limits on what is used at a time, connections, replicas that catch up, locks.
-_PASSING = {
+TRANSIENT = {
     *("TIMEOUT_EXCEEDED", "TOO_SLOW", "TOO_MANY_SIMULTANEOUS_QUERIES", "QUERY_SLOT_ACQUISITION_TIMEOUT"),
     *("QUOTA_EXCEEDED", "RECEIVED_ERROR_TOO_MANY_REQUESTS", "USER_SESSION_LIMIT_EXCEEDED", "SERVER_OVERLOADED"),
     *("MEMORY_LIMIT_EXCEEDED", "MEMORY_RESERVATION_KILLED", "MEMORY_RESERVATION_FAILED", "CANNOT_ALLOCATE_MEMORY"),
@@ -82,7 +82,7 @@ _PASSING = {
 }
 
 
-def _broken_off(reason: object, tail: bytes, hide: Hide) -> SourceError:
+def _broken_off(reason: object, tail: bytes, hide: Redact) -> SourceError:
     """The error behind a body that ended too early."""
     causes = reason.args if isinstance(reason, Exception) else ()
     seen = tail + b"".join(getattr(cause, "partial", b"") for cause in causes)
@@ -94,7 +94,7 @@ def _broken_off(reason: object, tail: bytes, hide: Hide) -> SourceError:
     )
 
 
-def _refusal(words: str, hide: Hide, hints: Mapping[str, str] = MappingProxyType(_HINTS)) -> SourceError:
+def _refusal(words: str, hide: Redact, hints: Mapping[str, str] = MappingProxyType(_HINTS)) -> SourceError:
     # Before anything is cut off: of a secret cut in two, both halves would stay.
     message = hide(words)
     match = _CODE.search(message)
@@ -108,7 +108,7 @@ def _refusal(words: str, hide: Hide, hints: Mapping[str, str] = MappingProxyType
     name = names[-1] if names else f"code {match[1]}"
     hint = hints.get(name)
     text = f"ClickHouse refused the query with {name}: {first_line(match[2])}"
-    kind = SourceUnavailableError if name in _PASSING else SourceError
+    kind = SourceUnavailableError if name in TRANSIENT else SourceError
     return kind(f"{text}; {hint}" if hint else text)
 
 

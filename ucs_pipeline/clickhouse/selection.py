@@ -5,7 +5,7 @@ from collections.abc import Collection
 from ucs_pipeline.bricks.number import NumberBricks
 from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.bricks.time import TimeBricks
-from ucs_pipeline.clickhouse.rules.varying import Rows, refuse_varying
+from ucs_pipeline.clickhouse.rules.varying import PartitionSlice, refuse_varying
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.clickhouse.sql.keys import Key, KeySql, NumberKeySql, TextKeySql
 from ucs_pipeline.clickhouse.sql.row_payload import Column
@@ -14,7 +14,7 @@ from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import Feed
 
 
-def selected(feed: Feed, rows: Rows) -> sql.Shape:
+def selected(feed: Feed, rows: PartitionSlice) -> sql.Shape:
     """The key and the fields of a feed. `rows` gives the rows of a query.
 
     Raises:
@@ -29,14 +29,14 @@ def selected(feed: Feed, rows: Rows) -> sql.Shape:
     clash = sorted(set(chosen) & set(feed.constants))
     if clash:
         raise SourceError(
-            f"feed {feed.name!r}: field {clash[0]!r} is both a column of table {feed.shown.table!r} and a "
+            f"feed {feed.name!r}: field {clash[0]!r} is both a column of table {feed.redacted.table!r} and a "
             "constant: list the columns to publish, or rename the constant"
         )
     expressions = [sql.column_expression(text, own) for text in (feed.key, *chosen.values())]
     types = [row["type"] for row in rows(sql.describe_expressions(feed.table, expressions), {})]
     keys = _key_sql(feed, own)
     if expected := keys.refusal(types[0]):
-        raise SourceError(f"feed {feed.name!r}: key {feed.shown.key!r} has type {types[0]}, expected {expected}")
+        raise SourceError(f"feed {feed.name!r}: key {feed.redacted.key!r} has type {types[0]}, expected {expected}")
     refuse_varying(feed, rows, described, [*expressions, *keys.mentioned()])
     columns = [Column(*three) for three in zip(chosen, expressions[1:], types[1:], strict=True)]
     key = Key(expressions[0], types[0])
@@ -44,11 +44,11 @@ def selected(feed: Feed, rows: Rows) -> sql.Shape:
 
 
 def _key_sql(feed: Feed, table_columns: Collection[str]) -> KeySql:
-    bricks = feed.numbering.bricks
+    bricks = feed.partitions.bricks
     if isinstance(bricks, NumberBricks):
-        return NumberKeySql(feed.numbering, bricks)
+        return NumberKeySql(feed.partitions, bricks)
     if isinstance(bricks, TimeBricks):
-        return TimeKeySql(feed.numbering, bricks, feed.bricks.unit)
+        return TimeKeySql(feed.partitions, bricks, feed.bricks.unit)
     assert isinstance(bricks, TextBricks)
     column = feed.bricks.column
-    return TextKeySql(feed.numbering, bricks, None if column is None else sql.column_expression(column, table_columns))
+    return TextKeySql(feed.partitions, bricks, None if column is None else sql.column_expression(column, table_columns))

@@ -44,7 +44,7 @@ _AS_BYTES: Mapping[str, str | int] = {"output_format_arrow_string_as_string": 0}
 _AS_TEXT: Mapping[str, str | int] = {"output_format_arrow_string_as_string": 1}
 
 
-class Content(NamedTuple):
+class BrickContent(NamedTuple):
     """What a brick holds in the table."""
 
     rows: int
@@ -52,16 +52,16 @@ class Content(NamedTuple):
     """Sum modulo 2^64 of the xxHash64 of every row's payload; 0 without rows."""
 
 
-class Census(NamedTuple):
+class TableStats(NamedTuple):
     """What the whole table holds."""
 
-    bricks: Mapping[int, Content]
+    bricks: Mapping[int, BrickContent]
     """Partitions by start; those without rows are left out."""
     unassigned: Mapping[str, int]
     """Rows that are in no brick of the feed, by `ucs_pipeline.clickhouse.sql.keys.OUTSIDE`."""
 
 
-class _Portion(NamedTuple):
+class ScanWindow(NamedTuple):
     """Bricks that one query reads, and about how many rows they have."""
 
     first: int
@@ -109,17 +109,19 @@ class Source:
                     return
                 portion, current = following
 
-    def _begin(self, portions: "deque[_Portion]", started: ExitStack) -> "tuple[_Portion, Iterator[pa.RecordBatch]]":
+    def _begin(
+        self, portions: "deque[ScanWindow]", started: ExitStack
+    ) -> "tuple[ScanWindow, Iterator[pa.RecordBatch]]":
         portion = portions.popleft()
         return portion, iter(started.enter_context(Background(self._read(portion), 1, "ucs-ahead")))
 
-    def _read(self, portion: "_Portion") -> Generator[pa.RecordBatch, None, None]:
+    def _read(self, portion: "ScanWindow") -> Generator[pa.RecordBatch, None, None]:
         shape = self.shape()
         if within := shape.keys.within(shape.key, portion.first, portion.last):
             usual = {**_SCAN_SETTINGS, **self._engine.scan_settings}
             query = self._asked(sql.scan(shape, within, raw=self.feed.transform is not None), usual, _AS_BYTES)
             try:
-                with closing(self._engine.batches(query, within.parameters, self.feed.hide)) as batches:
+                with closing(self._engine.batches(query, within.parameters, self.feed.redact)) as batches:
                     for scanned in batches:
                         batch = self._transformed(scanned, shape)
                         check(self.feed, batch, portion.first, portion.last)
@@ -127,7 +129,7 @@ class Source:
             except SourceError as error:
                 raise self._named(error) from error
 
-    def _portions(self, first: int, last: int, counts: Mapping[int, int]) -> Iterator["_Portion"]:
+    def _portions(self, first: int, last: int, counts: Mapping[int, int]) -> Iterator["ScanWindow"]:
         """Ranges of bricks, in order, each with about as many rows as the engine sorts in memory, or of one brick."""
         start, total = first, 0
         if self._engine.sorted_rows is not None and last > first:
@@ -135,10 +137,10 @@ class Source:
             most = max(self._engine.sorted_rows, sum(counts.values()) // _MOST_PORTIONS)
             for ordinal, rows in counts.items():
                 if total and total + rows > most:
-                    yield _Portion(start, ordinal - 1, total)
+                    yield ScanWindow(start, ordinal - 1, total)
                     start, total = ordinal, 0
                 total += rows
-        yield _Portion(start, last, total)
+        yield ScanWindow(start, last, total)
 
     def count(self, first: int, last: int) -> dict[int, int]:
         """Rows per brick of the bricks with ordinals `first` to `last`; bricks without rows are left out.
@@ -164,7 +166,7 @@ class Source:
         rows = self._rows(sql.newest_key(shape), low) if within else []
         return int(next(iter(rows[0].values()))) if rows else None
 
-    def goes_on(self) -> bool:
+    def has_rows_beyond(self) -> bool:
         """Whether the table has a row beyond the feed's list.
 
         Raises:
@@ -181,23 +183,23 @@ class Source:
         found = self._rows(sql.sample(self.shape()))
         return empty(self.feed, wanted, found[0]["sample"]) if found else None
 
-    def census(self) -> Census:
+    def census(self) -> TableStats:
         """Rows and content of every brick of the feed, and the rows outside, by one aggregate query.
 
         Raises:
             SourceError: the query is refused.
         """
         found = self._rows(sql.census(self.shape()), usual={**TEXT_SETTINGS, **_CENSUS_SETTINGS})
-        bricks: dict[int, Content] = {}
+        bricks: dict[int, BrickContent] = {}
         unassigned = dict.fromkeys(OUTSIDE, 0)
         for row in found:
             if row["place"]:
                 unassigned[OUTSIDE[row["place"] - 1]] = row["rows"]
             else:
-                start = self.feed.numbering.start(row["ordinal"])
-                rows, content = bricks.get(start, Content(0, 0))
-                bricks[start] = Content(rows + row["rows"], (content + row["hash"]) % 2**64)
-        return Census(bricks, unassigned)
+                start = self.feed.partitions.start(row["ordinal"])
+                rows, content = bricks.get(start, BrickContent(0, 0))
+                bricks[start] = BrickContent(rows + row["rows"], (content + row["hash"]) % 2**64)
+        return TableStats(bricks, unassigned)
 
     def engine(self) -> str | None:
         """The table's engine, such as `MergeTree`; None if it is no plain table, or the user may not look.
@@ -247,7 +249,7 @@ class Source:
             return batch
         transform = self._transform = self._transform or Transform(self.feed.transform, self.feed.constants)
         fields = {column.field: f"raw_{n}" for n, column in enumerate(shape.columns)}
-        return transform.apply(batch, fields, self.feed.numbering.name(batch.column("ordinal")[0].as_py()))
+        return transform.apply(batch, fields, self.feed.partitions.name(batch.column("ordinal")[0].as_py()))
 
     def _rows(
         self, query: str, parameters: Mapping[str, int] = _NOTHING, usual: Mapping[str, str | int] = _NOTHING
@@ -272,7 +274,7 @@ class Source:
 
     def _run(self, query: str, parameters: Mapping[str, int]) -> list[dict[str, Any]]:
         try:
-            return self._engine.rows(query, parameters, self.feed.hide)
+            return self._engine.rows(query, parameters, self.feed.redact)
         except SourceError as error:
             raise self._named(error) from error
 

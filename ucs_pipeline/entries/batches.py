@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ucs_pipeline.bricks.partitions import Numbering
+from ucs_pipeline.bricks.partitions import Partitions
 from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.entries.entry_id import EntryId
 
@@ -16,7 +16,7 @@ _TRANSACTION_BYTES = 1 << 19
 
 
 @dataclass(frozen=True)
-class Transaction:
+class Batch:
     """Consecutive rows that are appended together or not at all."""
 
     entries: Entries
@@ -39,17 +39,17 @@ class Transaction:
         return self.entries.id(self.start), self.entries.id(self.stop - 1)
 
 
-def cut(entries: Entries, start: int, stop: int, most: int = TRANSACTION_ROWS) -> Iterator[Transaction]:
+def cut(entries: Entries, start: int, stop: int, most: int = TRANSACTION_ROWS) -> Iterator[Batch]:
     """Cuts rows into transactions of at most `most` rows, small enough for Redis not to hold up other clients."""
     while start < stop:
         end = min(start + most, stop)
         while end - start > 1 and entries.size(start, end) > _TRANSACTION_BYTES:
             end = start + (end - start) // 2
-        yield Transaction(entries, start, end)
+        yield Batch(entries, start, end)
         start = end
 
 
-class Rows(NamedTuple):
+class PartitionSlice(NamedTuple):
     """Consecutive rows of one partition inside some entries."""
 
     partition: int
@@ -62,16 +62,16 @@ class Rows(NamedTuple):
         return self.stop - self.start
 
 
-def partitions(entries: Entries, numbering: Numbering, start: int = 0) -> Iterator[Rows]:
+def partition_slices(entries: Entries, partitions: Partitions, start: int = 0) -> Iterator[PartitionSlice]:
     """The rows from `start` on, in one piece per partition."""
-    open_: Rows | None = None
+    open_: PartitionSlice | None = None
     for segment in entries.within(start, entries.count):
-        partition = numbering.start(segment.first.ordinal)
+        partition = partitions.start(segment.first.ordinal)
         if open_ and open_.partition == partition:
             open_ = open_._replace(stop=segment.stop)
             continue
         if open_:
             yield open_
-        open_ = Rows(partition, segment.start, segment.stop)
+        open_ = PartitionSlice(partition, segment.start, segment.stop)
     if open_:
         yield open_

@@ -2,23 +2,23 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ucs_pipeline.bricks.partitions import Numbering
+from ucs_pipeline.bricks.partitions import Partitions
 
 _CHARACTERS = 200
 _RANGES = 3
 
 
-def ranges(numbering: Numbering, starts: Iterable[int]) -> str:
+def ranges(partitions: Partitions, starts: Iterable[int]) -> str:
     """Rising starts as brick names and `first...last` ranges, the first few of them."""
-    names = list(numbering.spans(starts))
+    names = list(partitions.spans(starts))
     more = len(names) - _RANGES
     return ", ".join(names[:_RANGES]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def bricks_are(numbering: Numbering, starts: Sequence[int]) -> str:
+def bricks_are(partitions: Partitions, starts: Sequence[int]) -> str:
     """The same as the beginning of a sentence: `brick 0.0.0.3 is`, `bricks 0.0.0.3...0.0.0.5, 0.0.0.9 are`."""
     one = len(starts) == 1
-    return f"{'brick' if one else 'bricks'} {ranges(numbering, starts)} {'is' if one else 'are'}"
+    return f"{'brick' if one else 'bricks'} {ranges(partitions, starts)} {'is' if one else 'are'}"
 
 
 def content_shown(rows: int, content_hash: int | None) -> str:

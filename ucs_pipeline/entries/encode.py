@@ -25,7 +25,7 @@ _MAX_BYTES = 1 << 26
 _ID_HEADS = binary([b"$%d\r\n" % length for length in range(2 * 20 + 2)])
 
 
-class Segment(NamedTuple):
+class BrickSlice(NamedTuple):
     """Consecutive rows of one brick inside `Entries`."""
 
     start: int
@@ -68,13 +68,13 @@ class Entries:
         """Id of a row."""
         return self.segments[bisect_right(self._starts, index) - 1].id(index)
 
-    def within(self, start: int, stop: int) -> Iterator[Segment]:
+    def within(self, start: int, stop: int) -> Iterator[BrickSlice]:
         """The rows from `start` up to `stop`, in one segment per brick."""
         if start < stop:
             for position in range(bisect_right(self._starts, start) - 1, bisect_left(self._starts, stop)):
                 segment = self.segments[position]
                 low = max(segment.start, start)
-                yield Segment(low, min(segment.stop, stop), segment.id(low))
+                yield BrickSlice(low, min(segment.stop, stop), segment.id(low))
 
     def key(self, index: int) -> int | bytes:
         """Key of a row: an integer, or text."""
@@ -211,10 +211,10 @@ def _bounded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         start = stop
 
 
-def _segments(ordinals: npt.NDArray[np.unsignedinteger], first_row: int) -> list[Segment]:
+def _segments(ordinals: npt.NDArray[np.unsignedinteger], first_row: int) -> list[BrickSlice]:
     starts = [0, *(np.flatnonzero(ordinals[1:] != ordinals[:-1]) + 1).tolist()]
     stops = [*starts[1:], len(ordinals)]
     return [
-        Segment(start, stop, EntryId(int(ordinals[start]), first_row if start == 0 else 1))
+        BrickSlice(start, stop, EntryId(int(ordinals[start]), first_row if start == 0 else 1))
         for start, stop in zip(starts, stops, strict=True)
     ]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from ucs_pipeline.bricks.partitions import Numbering, Share
+from ucs_pipeline.bricks.partitions import Partitions, ShardId
 from ucs_pipeline.errors import BrickError, FeedError, UcsError
 from ucs_pipeline.feed import redaction as masking
 from ucs_pipeline.feed import rules
@@ -111,12 +111,12 @@ class Feed(Settings):
         return self.stream.name or self.name
 
     @property
-    def whole(self) -> "Feed":
+    def parent(self) -> "Feed":
         """The feed that the user wrote; of a shard, the one it is a part of."""
         return self
 
     @property
-    def share(self) -> Share | None:
+    def shard_id(self) -> ShardId | None:
         """Which shard of `whole` this is; None if it is the feed itself."""
         return None
 
@@ -137,21 +137,21 @@ class Feed(Settings):
         )
 
     @property
-    def shown(self) -> "Feed":
+    def redacted(self) -> "Feed":
         """The feed as people may see it: the same, without secrets in its SQL. What is queried is the feed itself."""
         return self._masked[0]
 
     @property
-    def hide(self) -> Callable[[str], str]:
+    def redact(self) -> Callable[[str], str]:
         """What leaves the feed's secrets out of a text that may repeat its SQL."""
         return self._masked[1]
 
     @cached_property
     def _masked(self) -> "tuple[Feed, Callable[[str], str]]":
         secrets: set[str] = set()
-        may_be = self.whole._from_environment
+        may_be = self.parent._from_environment
 
-        def visible(found: masking.Shown) -> str:
+        def visible(found: masking.Redacted) -> str:
             secrets.update(found.secrets)
             return found.text
 
@@ -176,16 +176,16 @@ class Feed(Settings):
     @property
     def ordinals(self) -> Sequence[int]:
         """Ordinals of the feed's bricks in its stream, in order."""
-        return self.numbering.ordinals
+        return self.partitions.ordinals
 
     @cached_property
-    def numbering(self) -> Numbering:
+    def partitions(self) -> Partitions:
         """Names and ordinals of the feed's bricks and partitions.
 
         Raises:
             BrickError: the settings of `bricks` describe none.
         """
-        return self.bricks.numbering(self.stream.id_offset)
+        return self.bricks.partitions(self.stream.id_offset)
 
     def __init__(self, **settings: Any) -> None:
         try:
@@ -198,7 +198,7 @@ class Feed(Settings):
         rules.check_name(self.name)
         try:
             rules.refuse_endless(self.bricks, self.stream.shards)
-            partitions = self.numbering
+            partitions = self.partitions
         except BrickError as error:
             raise ValueError(str(error)) from None
         rules.check_partitions(partitions, self.stream.shards, self.bricks.last)
@@ -215,7 +215,7 @@ def start_in(feed: Feed, brick: str) -> int:
         BrickError: the name is no brick name.
         UcsError: the feed has no such brick.
     """
-    return _listed(feed, feed.numbering.start_named(brick), brick)
+    return _listed(feed, feed.partitions.start_named(brick), brick)
 
 
 def last_whole_in(feed: Feed, brick: str) -> int:
@@ -225,7 +225,7 @@ def last_whole_in(feed: Feed, brick: str) -> int:
         BrickError: it is no brick.
         UcsError: the feed has no such brick, or no partition that ends with it.
     """
-    bricks = feed.numbering
+    bricks = feed.partitions
     if feed.bricks.kind != "number" or not (brick.isascii() and brick.isdecimal()):
         return start_in(feed, brick)
     ordinal = int(brick) + bricks.offset
@@ -240,7 +240,7 @@ def last_whole_in(feed: Feed, brick: str) -> int:
 
 
 def _listed(feed: Feed, ordinal: int, brick: str) -> int:
-    bricks = feed.numbering
+    bricks = feed.partitions
     if ordinal not in bricks:
         first, last = bricks.name(bricks.first), bricks.name(bricks.last)
         raise UcsError(f"feed {feed.name!r} has no brick {brick}: its bricks are {first} to {last}")

@@ -63,14 +63,14 @@ _LONGEST_ECHO = 400
 _SHORT = 3
 
 
-class Shown(NamedTuple):
+class Redacted(NamedTuple):
     """A text as it may be shown, and what is left out of it."""
 
     text: str
     secrets: frozenset[str]
 
 
-def shown_table(table: str, may_be: Collection[str] = ()) -> Shown:
+def shown_table(table: str, may_be: Collection[str] = ()) -> Redacted:
     """A feed's `table` as it may be shown. A plain table, and a function that reads files, come as they are.
 
     `may_be`: texts that are secrets wherever they are in quotes or comments; outside of them they are names.
@@ -78,15 +78,15 @@ def shown_table(table: str, may_be: Collection[str] = ()) -> Shown:
     return _shown(table, may_be, table=True)
 
 
-def shown_expression(sql: str, may_be: Collection[str] = ()) -> Shown:
+def shown_expression(sql: str, may_be: Collection[str] = ()) -> Redacted:
     """An SQL expression as it may be shown."""
     return _shown(sql, may_be, table=False)
 
 
-def shown_address(value: str, may_be: Collection[str] = ()) -> Shown:
+def shown_address(value: str, may_be: Collection[str] = ()) -> Redacted:
     """A text that may be an address, without a login in it."""
     reader = _Reader(may_be)
-    return Shown(reader.without_login(value), frozenset(reader.secrets))
+    return Redacted(reader.without_login(value), frozenset(reader.secrets))
 
 
 def hider(secrets: Collection[str]) -> Callable[[str], str]:
@@ -105,10 +105,10 @@ def hider(secrets: Collection[str]) -> Callable[[str], str]:
     return hide
 
 
-def _shown(sql: str, may_be: Collection[str], *, table: bool) -> Shown:
+def _shown(sql: str, may_be: Collection[str], *, table: bool) -> Redacted:
     reader = _Reader(may_be)
     text = reader.read(tree(sql), table=table)
-    return Shown(text, frozenset(reader.secrets))
+    return Redacted(text, frozenset(reader.secrets))
 
 
 class _Reader:

@@ -15,12 +15,12 @@ def has_neighbours(stream: str) -> bool:
     return _has_tag(stream) or "}" not in stream
 
 
-def fence_key(stream: str) -> str:
+def fencing_token_key(stream: str) -> str:
     """Names the current publisher of an ordered stream."""
     return beside(stream, "writer")
 
 
-def aside_key(stream: str) -> str:
+def parked_key(stream: str) -> str:
     """Where a closed gate moves the stream aside to."""
     return beside(stream, "writer:aside")
 

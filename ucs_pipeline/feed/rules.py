@@ -6,8 +6,8 @@ Every rule raises `ValueError` with a sentence that names the setting.
 import re
 from collections.abc import Iterable, Mapping
 
-from ucs_pipeline.bricks.partitions import Numbering, Share
-from ucs_pipeline.bricks.sharding import Dealt
+from ucs_pipeline.bricks.partitions import Partitions, ShardId
+from ucs_pipeline.bricks.sharding import ShardPartitions
 from ucs_pipeline.bricks.time import HOUR, MILLISECONDS
 from ucs_pipeline.feed.redis_keys import has_neighbours
 from ucs_pipeline.feed.settings import Bricks, Stream
@@ -75,25 +75,25 @@ def check_settings(settings: Iterable[str]) -> None:
             )
 
 
-def check_partitions(numbering: Numbering, shards: int, last: object) -> None:
+def check_partitions(partitions: Partitions, shards: int, last: object) -> None:
     """Entry ids can carry the bricks, Dagster the partitions, and every shard has some. `last`: as it is written."""
-    if numbering.last > MAX_ORDINAL:
+    if partitions.last > MAX_ORDINAL:
         raise ValueError(
             f"bricks.last ({last}) is beyond what an entry id can carry: its brick has the number "
-            f"{numbering.last}, and the largest is {MAX_ORDINAL}"
+            f"{partitions.last}, and the largest is {MAX_ORDINAL}"
         )
-    partitions = len(numbering.starts)
-    if 1 < shards <= partitions:
-        sizes = [len(Dealt(numbering, Share(number, shards)).starts) for number in range(shards)]
+    count = len(partitions.starts)
+    if 1 < shards <= count:
+        sizes = [len(ShardPartitions(partitions, ShardId(number, shards)).starts) for number in range(shards)]
     else:
-        sizes = [partitions, *[0] * (shards > 1)]
+        sizes = [count, *[0] * (shards > 1)]
     if not min(sizes):
         raise ValueError(
-            f"stream.shards ({shards}) is more than the feed's {partitions:,} "
-            f"{numbering.unit}s go round: one shard would have none; choose fewer, or a finer `level`"
+            f"stream.shards ({shards}) is more than the feed's {count:,} "
+            f"{partitions.unit}s go round: one shard would have none; choose fewer, or a finer `level`"
         )
     if max(sizes) > MAX_PARTITIONS:
-        raise _too_many(f"{partitions:,} {numbering.unit}s")
+        raise _too_many(f"{count:,} {partitions.unit}s")
 
 
 def refuse_endless(bricks: Bricks, shards: int) -> None:

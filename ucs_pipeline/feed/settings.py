@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from ucs_pipeline.bricks.base import LEVELS, BrickClass
 from ucs_pipeline.bricks.number import BRICK, NumberBricks
-from ucs_pipeline.bricks.partitions import Numbering
+from ucs_pipeline.bricks.partitions import Partitions
 from ucs_pipeline.bricks.text import Digit, TextBricks
 from ucs_pipeline.bricks.time import TimeBricks, Unit
 from ucs_pipeline.errors import BrickError
@@ -152,13 +152,13 @@ class Bricks(Settings):
         if last < first:
             raise BrickError(f"bricks.last ({self.last}) comes before bricks.first ({self.first or 0}): swap them")
 
-    def numbering(self, offset: int) -> Numbering:
+    def partitions(self, offset: int) -> Partitions:
         """The bricks and partitions.
 
         Raises:
             BrickError: the class has no such bricks.
         """
-        return Numbering(self.brick_class(), *self.ends(), LEVELS.index(self.level), offset)
+        return Partitions(self.brick_class(), *self.ends(), LEVELS.index(self.level), offset)
 
 
 class Stream(Settings):

@@ -9,8 +9,8 @@ from functools import cached_property
 
 from pydantic import PrivateAttr
 
-from ucs_pipeline.bricks.partitions import Share
-from ucs_pipeline.bricks.sharding import Dealt, holder
+from ucs_pipeline.bricks.partitions import ShardId
+from ucs_pipeline.bricks.sharding import ShardPartitions, holder
 from ucs_pipeline.feed.feed import Feed
 
 
@@ -18,7 +18,7 @@ class Shard(Feed):
     """One stream of a feed with `stream.shards`, and the bricks that are dealt to it."""
 
     _whole: Feed = PrivateAttr()
-    _share: Share = PrivateAttr()
+    _share: ShardId = PrivateAttr()
 
     @classmethod
     def of(cls, whole: Feed, number: int) -> "Shard":
@@ -30,32 +30,32 @@ class Shard(Feed):
         shard = cls.model_construct(
             **{**settings, "name": name, "stream": stream, "group": whole.group or whole.name},
         )
-        shard._whole, shard._share = whole, Share(number, whole.stream.shards)
+        shard._whole, shard._share = whole, ShardId(number, whole.stream.shards)
         return shard
 
     @property
-    def whole(self) -> Feed:
+    def parent(self) -> Feed:
         """The feed that the user wrote."""
         return self._whole
 
     @property
-    def share(self) -> Share:
+    def shard_id(self) -> ShardId:
         """Which shard of `whole` this is."""
         return self._share
 
     @cached_property
-    def numbering(self) -> Dealt:
+    def partitions(self) -> ShardPartitions:
         """Names and ordinals of the shard's bricks and partitions."""
-        return Dealt(self._whole.numbering, self._share)
+        return ShardPartitions(self._whole.partitions, self._share)
 
 
 def streams_of(feed: Feed) -> Sequence[Feed]:
     """The feeds with one stream each that a feed is made of: itself, or its shards."""
     shards = feed.stream.shards
-    return [feed] if shards == 1 or feed.share else [Shard.of(feed, number) for number in range(shards)]
+    return [feed] if shards == 1 or feed.shard_id else [Shard.of(feed, number) for number in range(shards)]
 
 
 def stream_with(feed: Feed, ordinal: int) -> Feed:
     """The one of those feeds whose stream has a brick."""
     feeds = streams_of(feed)
-    return feeds[holder(feed.numbering, ordinal, len(feeds))] if len(feeds) > 1 else feed
+    return feeds[holder(feed.partitions, ordinal, len(feeds))] if len(feeds) > 1 else feed

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import dagster as dg
 import redis
 
-from ucs_pipeline.clickhouse.source import Content, Source
+from ucs_pipeline.clickhouse.source import BrickContent, Source
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import Feed, last_whole_in
@@ -23,7 +23,7 @@ from ucs_pipeline.orchestration.materializations import ADOPTED
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.plan import least_offset
 from ucs_pipeline.redis.connection import translate
-from ucs_pipeline.stream.shard_state import Note, refuse_other_dealing, write_note
+from ucs_pipeline.stream.shard_state import ShardState, refuse_other_sharding, write_shard_state
 from ucs_pipeline.stream.stream import OrderedStream, floor
 
 _BATCH = 500
@@ -82,13 +82,13 @@ def adopt(
             f"feed {feed.name!r}: stream.order is any, and bricks are adopted by feeds with `order: strict`, whose "
             "stream begins after them: to leave out what another program has handled, set `bricks.first`"
         )
-    bricks, last = feed.numbering, last_whole_in(feed, last_brick)
+    bricks, last = feed.partitions, last_whole_in(feed, last_brick)
     starts = bricks.between(bricks.first, last)
     end = EntryId(bricks.end(last), _LAST_ROW)
     began = _began_with(feed, last, instance)
     top = began if rows is None else row_after(feed, last, rows, source) if rows else end
     _refuse_used(feed, stream, last, top)
-    refuse_other_dealing(feed, stream, State(False, START, 0))
+    refuse_other_sharding(feed, stream, State(False, START, 0))
     missing = _not_recorded(feed, starts, instance)
     # What the stream began with is found there when it is lost: a brick that was published once says nothing of it.
     if last not in missing and (began is None or began != top):
@@ -107,25 +107,27 @@ def adopt(
     progress(recorded_before)
     for start in range(0, len(missing), _BATCH):
         batch = missing[start : start + _BATCH]
-        reports = [_report(start, census.get(start, Content(0, 0)), end if start == last else None) for start in batch]
+        reports = [
+            _report(start, census.get(start, BrickContent(0, 0)), end if start == last else None) for start in batch
+        ]
         events = [_event(feed, report, top) for report in reports]
         instance.event_log_storage.store_event_batch([_entry(event) for event in events])
         found += sum(report.rows for report in reports)
         progress(recorded_before + start + len(batch))
-    if feed.share:
-        write_note(stream, Note.of(feed)._replace(done=end.ordinal, top=end))
+    if feed.shard_id:
+        write_shard_state(stream, ShardState.of(feed)._replace(done=end.ordinal, top=end))
     _begin(feed, stream, last, top)
     return Adoption(len(missing), found, recorded_before, top)
 
 
 def _not_recorded(feed: Feed, starts: Sequence[int], instance: dg.DagsterInstance) -> list[int]:
     done = instance.get_materialized_partitions(dg.AssetKey(feed.name))
-    return [start for start in starts if feed.numbering.name(start) not in done]
+    return [start for start in starts if feed.partitions.name(start) not in done]
 
 
 def _began_with(feed: Feed, last: int, instance: dg.DagsterInstance) -> EntryId | None:
     """The top that the stream began with, as recorded; None if `last` is not recorded as the last adopted brick."""
-    which = dg.AssetRecordsFilter(dg.AssetKey(feed.name), asset_partitions=[feed.numbering.name(last)])
+    which = dg.AssetRecordsFilter(dg.AssetKey(feed.name), asset_partitions=[feed.partitions.name(last)])
     records = instance.fetch_materializations(which, limit=1).records
     event = records[0].asset_materialization if records else None
     if event is None or "note" not in event.metadata or event.metadata["note"].value != ADOPTED:
@@ -142,7 +144,7 @@ def _event(feed: Feed, report: BrickReport, top: EntryId) -> dg.AssetMaterializa
     return event.with_metadata({**event.metadata, _CONTINUES_AFTER: str(top)})
 
 
-def _report(start: int, content: Content, end: EntryId | None) -> BrickReport:
+def _report(start: int, content: BrickContent, end: EntryId | None) -> BrickReport:
     return BrickReport(start, content.rows, None, None, None, end, content.hash, adopted=True)
 
 
@@ -170,7 +172,7 @@ def _refuse_used(feed: Feed, stream: OrderedStream, last: int, top: EntryId | No
     raise StreamError(
         f"feed {feed.name!r}: stream {stream.name!r} is in use: its top is {state.top} and it holds "
         f"{state.length:,} entries, expected none that it ever had; choose another stream name (`stream.name`), "
-        f"which then begins after brick {feed.numbering.name(last)}; or, to go on on this one after the program "
+        f"which then begins after brick {feed.partitions.name(last)}; or, to go on on this one after the program "
         f"that wrote it, set `stream.id_offset` to {least_offset(feed, state.top)} or more"
     )
 

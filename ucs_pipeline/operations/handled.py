@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from itertools import islice
 
-from ucs_pipeline.clickhouse.source import Content, Source
+from ucs_pipeline.clickhouse.source import BrickContent, Source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
@@ -18,7 +18,9 @@ from ucs_pipeline.stream.stream import OrderedStream, floor
 _PAGE = 1_000
 
 
-def rows_after(feed: Feed, last: int, source: Source, stream: OrderedStream, contents: Mapping[int, Content]) -> int:
+def rows_after(
+    feed: Feed, last: int, source: Source, stream: OrderedStream, contents: Mapping[int, BrickContent]
+) -> int:
     """Rows of the partition after `last` that the previous writer's entries in the stream prove to be handled too.
 
     Args:
@@ -38,7 +40,7 @@ def rows_after(feed: Feed, last: int, source: Source, stream: OrderedStream, con
     entries, rows = _entries(state), sum(content.rows for start, content in contents.items() if start <= last)
     if entries == rows:
         return 0
-    bricks, more = feed.numbering, entries - rows
+    bricks, more = feed.partitions, entries - rows
     found = (
         f"feed {feed.name!r}: stream {stream.name!r} {'has' if state.added is None else 'had'} {entries:,} entries of "
         f"the previous writer, and the {bricks.unit}s up to {bricks.name(last)} have {rows:,} rows in the table."
@@ -66,7 +68,7 @@ def row_after(feed: Feed, last: int, rows: int, source: Source) -> EntryId:
         UcsError: that partition has no such row, or ends with it.
         SourceError: the table cannot be read.
     """
-    bricks, following = feed.numbering, feed.numbering.next(last)
+    bricks, following = feed.partitions, feed.partitions.next(last)
     if following is None:
         raise UcsError(f"feed {feed.name!r}: {bricks.name(last)} is its last {bricks.unit}: leave `--rows` out")
     counts = source.count(following, bricks.end(following))
@@ -88,9 +90,9 @@ def _entries(state: State) -> int:
     return state.length if state.added is None else state.added
 
 
-def _where(feed: Feed, entries: int, contents: Mapping[int, Content]) -> str:
+def _where(feed: Feed, entries: int, contents: Mapping[int, BrickContent]) -> str:
     """Where so many rows end, and what to do about it."""
-    bricks, left, before = feed.numbering, entries, ""
+    bricks, left, before = feed.partitions, entries, ""
     for start in bricks.starts:
         rows = contents[start].rows if start in contents else 0
         name = bricks.name(start)
@@ -110,7 +112,7 @@ def _where(feed: Feed, entries: int, contents: Mapping[int, Content]) -> str:
 def _are_first_rows(feed: Feed, start: int, rows: int, source: Source, stream: OrderedStream) -> bool:
     """Whether the last entries of the previous writer are the first rows of a partition, in the order of the feed."""
     there = _last_entries(stream, floor(feed), rows)
-    with closing(source.scan(start, feed.numbering.end(start))) as scan:
+    with closing(source.scan(start, feed.partitions.end(start))) as scan:
         for entries in encode(stream.name.encode(), scan):
             for low in range(0, entries.count, _PAGE):
                 number = min(_PAGE, entries.count - low, rows)

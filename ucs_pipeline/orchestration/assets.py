@@ -42,7 +42,7 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
     @dg.asset(
         name=feed.name,
         description=description(feed, f"{runs_tag(feed.name)}=yes"),
-        partitions_def=dg.StaticPartitionsDefinition(feed.numbering.names()),
+        partitions_def=dg.StaticPartitionsDefinition(feed.partitions.names()),
         backfill_policy=dg.BackfillPolicy.multi_run(feed.max_bricks_per_run),
         deps=[table_key(feed)],
         # One run at a time per ordered stream: the guarantee does not need it, but two runs would only get in each
@@ -59,7 +59,7 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         metadata={
             FEED_METADATA: ObjectMetadataValue(settings(feed), instance=feed),
             "stream": feed.stream_name,
-            "table": feed.shown.table,
+            "table": feed.redacted.table,
             **columns(feed),
         },
         # The output holds no value: what is behind the feed waits for it, and reads the stream.
@@ -81,7 +81,7 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         try:
             for report in publish_bricks(context, feed, wanted):
                 rows += report.rows
-                if feed.numbering.name(report.ordinal) not in seen:
+                if feed.partitions.name(report.ordinal) not in seen:
                     yield brick_event(feed, report)
         except UcsError as error:
             # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
@@ -93,7 +93,7 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
             if isinstance(error, OutOfTurnError) and queue_again(context.instance, context.run):
                 context.log.warning("a run of the bricks before these is launched again, and this one after it")
             raise dg.Failure(str(error)) from error
-        span = feed.numbering.span(wanted[0], wanted[-1])
+        span = feed.partitions.span(wanted[0], wanted[-1])
         yield dg.AssetObservation(table_key(feed), metadata={"feed": feed.name, "bricks": span, "rows": rows})
         yield from after_run(feed, context.instance)
         yield dg.Output(None, metadata=_NO_FURTHER_EVENT)
@@ -110,7 +110,7 @@ def _freshness(feed: Feed) -> dg.FreshnessPolicy | None:
 def _wanted(context: dg.AssetExecutionContext, feed: Feed) -> Sequence[int]:
     # Read once (each access slices the whole list), and read always: a body that never asks for its partitions
     # would succeed without any when launched without one.
-    bricks = feed.numbering
+    bricks = feed.partitions
     keys = context.partition_keys if context.has_partition_key or context.has_partition_key_range else []
     if not keys:
         raise dg.Failure(
@@ -164,7 +164,7 @@ def brick_event(feed: Feed, report: BrickReport) -> dg.AssetMaterialization:
     upstream = table_key(feed).to_user_string()
     return dg.AssetMaterialization(
         dg.AssetKey(feed.name),
-        partition=feed.numbering.name(report.ordinal),
+        partition=feed.partitions.name(report.ordinal),
         metadata=metadata(feed, report),
         # Dagster adds these to outputs only; a hand-made event has to bring them. Without what it read (a table nobody
         # materialises here, so neither has an event) the brick would show as out of sync.

@@ -12,7 +12,7 @@ from ucs_pipeline.orchestration.assets import brick_asset
 from ucs_pipeline.orchestration.checks.definitions import check_defs, checks_name
 from ucs_pipeline.orchestration.names import FEED_METADATA, stream_key, table_key
 from ucs_pipeline.orchestration.sensors.alerts import alert_defs
-from ucs_pipeline.orchestration.sensors.feed_sensor import trigger_defs
+from ucs_pipeline.orchestration.sensors.feed_sensor import sensor_defs
 
 
 def build_feed(feed: Feed) -> dg.Definitions:
@@ -22,7 +22,7 @@ def build_feed(feed: Feed) -> dg.Definitions:
 
 def _build_stream(feed: Feed) -> dg.Definitions:
     asset = brick_asset(feed)
-    return dg.Definitions.merge(dg.Definitions(assets=[asset]), check_defs(feed), trigger_defs(feed, asset))
+    return dg.Definitions.merge(dg.Definitions(assets=[asset]), check_defs(feed), sensor_defs(feed, asset))
 
 
 def build_defs(*feeds: Feed) -> dg.Definitions:
@@ -45,7 +45,7 @@ def assemble(defs: dg.Definitions) -> dg.Definitions:
     tables = {
         table_key(feed): dg.AssetSpec(
             table_key(feed),
-            description=f"ClickHouse table `{feed.shown.table}`, read by this project and written by others.",
+            description=f"ClickHouse table `{feed.redacted.table}`, read by this project and written by others.",
             kinds={"clickhouse", "table"},
         )
         for feed in feeds
@@ -73,19 +73,19 @@ def feeds_of(defs: dg.Definitions) -> list[Feed]:
         for spec in defs.resolve_all_asset_specs()
         if FEED_METADATA in spec.metadata
     ]
-    return sorted(found, key=lambda feed: (feed.whole.name, feed.share or ()))
+    return sorted(found, key=lambda feed: (feed.parent.name, feed.shard_id or ()))
 
 
-class Clash(NamedTuple):
+class Conflict(NamedTuple):
     """What feeds cannot be beside each other."""
 
     sentence: str
     feeds: Sequence[Feed]
 
 
-def clashes(feeds: Sequence[Feed]) -> Iterator[Clash]:
+def conflicts(feeds: Sequence[Feed]) -> Iterator[Conflict]:
     """Which of some feeds, each with one stream, have no name and no stream of their own."""
-    wholes = [feed.whole for feed in feeds if feed.share and not feed.share.number]
+    wholes = [feed.parent for feed in feeds if feed.shard_id and not feed.shard_id.number]
     shared = {f.stream_name for f in feeds} - {f.stream_name for f in feeds if not f.any_order}
     told: set[frozenset[int]] = set()
     for what, named in (
@@ -97,10 +97,10 @@ def clashes(feeds: Sequence[Feed]) -> Iterator[Clash]:
             by_name.setdefault(name, []).append(feed)
         for name, culprits in by_name.items():
             # Feeds of one name have one stream, and shards of one name.
-            together = frozenset(id(feed.whole) for feed in culprits)
+            together = frozenset(id(feed.parent) for feed in culprits)
             if len(culprits) > 1 and together not in told:
                 told.add(together)
-                yield Clash(
+                yield Conflict(
                     f"{len(culprits)} feeds are {what} {name!r} ({' and '.join(map(_shown, culprits))}): an ordered "
                     "feed needs a name and a stream of its own; rename one",
                     culprits,
@@ -108,7 +108,7 @@ def clashes(feeds: Sequence[Feed]) -> Iterator[Clash]:
     taken = {feed.name: feed for feed in feeds}
     for feed in feeds:
         if other := taken.get(checks_name(feed)):
-            yield Clash(
+            yield Conflict(
                 f"feed {other.name!r} has the name of the job that runs the checks of feed {feed.name!r}: rename one",
                 [other, feed],
             )
@@ -116,10 +116,10 @@ def clashes(feeds: Sequence[Feed]) -> Iterator[Clash]:
 
 def _distinct(feeds: list[Feed]) -> list[Feed]:
     """The same feeds, each with one stream, if each has a name and a stream of its own."""
-    for clash in clashes(feeds):
+    for clash in conflicts(feeds):
         raise FeedError(clash.sentence)
     return feeds
 
 
 def _shown(feed: Feed) -> str:
-    return f"shard {feed.share.number} of {feed.whole.name!r}" if feed.share else repr(feed.name)
+    return f"shard {feed.shard_id.number} of {feed.parent.name!r}" if feed.shard_id else repr(feed.name)

@@ -35,7 +35,7 @@ def metadata(feed: Feed, report: BrickReport) -> dict[str, Any]:
     written: dict[str, Any] = {
         "rows": report.rows,
         "published": report.published,
-        "bounds": feed.numbering.bounds_text(report.ordinal),
+        "bounds": feed.partitions.bounds_text(report.ordinal),
     }
     if report.content_hash is not None:
         written["content_hash"] = hash_text(report.content_hash)
@@ -74,7 +74,7 @@ def metadata(feed: Feed, report: BrickReport) -> dict[str, Any]:
 def recorded(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) -> Mapping[int, BrickReport]:
     """What is recorded about those of the partitions that are marked as done, by start."""
     key = dg.AssetKey(feed.name)
-    names = {feed.numbering.name(start): start for start in starts}
+    names = {feed.partitions.name(start): start for start in starts}
     # A database takes a limited number of names in one query.
     asked = set(names) if len(names) <= _PAGE else None
     latest = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, asked)
@@ -102,7 +102,7 @@ def newest(instance: dg.DagsterInstance, feed: Feed, number: int) -> Iterator[Ma
         for record in found.records:
             event = record.asset_materialization
             if event and event.partition:
-                start = feed.numbering.start_named(event.partition)
+                start = feed.partitions.start_named(event.partition)
                 if start not in seen:
                     seen.add(start)
                     reports[start] = _report(feed, start, event)
@@ -125,14 +125,14 @@ def contents(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) ->
     reports: dict[int, BrickReport] = {}
     others: list[int] = []
     for ordinal in starts:
-        name = feed.numbering.name(ordinal)
+        name = feed.partitions.name(ordinal)
         if name in done:
             match = _VERSION.fullmatch(versions.get(name, {}).get(DATA_VERSION_TAG, ""))
             if match:
                 reports[ordinal] = _content(ordinal, int(match[1]), int(match[2], 16))
             else:
                 others.append(ordinal)
-    if feed.numbering.depth:
+    if feed.partitions.depth:
         reports = {start: replace(report, last_entry=report.first_entry) for start, report in reports.items()}
         others += list(reports)[-_EXACT:]
     return {**reports, **recorded(instance, feed, others)} if others else reports

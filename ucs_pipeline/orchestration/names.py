@@ -24,7 +24,7 @@ OPEN_BRICK_TAG = "ucs/open_brick"
 def table_key(feed: Feed) -> dg.AssetKey:
     """Key of the external asset that stands for the feed's table."""
     # Two tables may look the same without their secrets.
-    table = feed.table if feed.shown.table == feed.table else f"{feed.shown.table}_{feed.whole.name}"
+    table = feed.table if feed.redacted.table == feed.table else f"{feed.redacted.table}_{feed.parent.name}"
     return _external_key("clickhouse", table, ".")
 
 
@@ -48,7 +48,7 @@ def run_tags(feed: Feed, first: int, last: int, together: Sequence[str] = ()) ->
     `together`: names of the feeds that are launched in one run, the feed's own among them; left out, it is alone.
     """
     names = together or [feed.name]
-    bricks = f"{feed.numbering.name(first)}...{feed.numbering.name(last)}"
+    bricks = f"{feed.partitions.name(first)}...{feed.partitions.name(last)}"
     # A tag has one value, so that what finds the runs of one feed is a tag for each.
     return {FEED_TAG: ", ".join(names), "ucs/bricks": bricks, **{runs_tag(name): "yes" for name in names}}
 

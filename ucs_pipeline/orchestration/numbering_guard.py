@@ -25,8 +25,8 @@ def refuse_renumbered(instance: dg.DagsterInstance, feed: Feed, stream: RedisStr
     newest = True
     for event in _recorded(instance, feed):
         name, written = event.partition or "", event.metadata["bounds"].value
-        ordinals = _ordinals(feed.numbering.bricks, name)
-        bounds = feed.numbering.bricks.bounds_text(ordinals[0], ordinals[-1]) if ordinals else None
+        ordinals = _ordinals(feed.partitions.bricks, name)
+        bounds = feed.partitions.bricks.bounds_text(ordinals[0], ordinals[-1]) if ordinals else None
         if written != bounds or not ordinals:
             raise StreamError(
                 f"feed {feed.name!r}, brick {name}: recorded as done with {written}, but the feed's `bricks` make it "
@@ -39,7 +39,7 @@ def refuse_renumbered(instance: dg.DagsterInstance, feed: Feed, stream: RedisStr
 
 
 def _way_out(feed: Feed) -> str:
-    bricks = feed.numbering.bricks
+    bricks = feed.partitions.bricks
     if not isinstance(bricks, TimeBricks) or bricks.zone.key == "UTC":
         return "set `bricks` back to what it was, or give the feed another name and another stream"
     return (

@@ -102,7 +102,7 @@ def publishing(instance: dg.DagsterInstance) -> int:
 
 
 def _status(feed: Feed, instance: dg.DagsterInstance, stream: StreamStatus | str) -> FeedStatus:
-    names, key = feed.numbering.names(), dg.AssetKey(feed.name)
+    names, key = feed.partitions.names(), dg.AssetKey(feed.name)
     partitions = dg.StaticPartitionsDefinition(names)
     # A brick that is being published again counts as done, which its status alone would not say.
     done = instance.get_materialized_partitions(key)

@@ -45,7 +45,7 @@ def feed_named(name: str) -> Feed:
         UcsError: there is none.
     """
     found = all_feeds()
-    feeds = {feed.whole.name: feed.whole for feed in found} | {feed.name: feed for feed in found}
+    feeds = {feed.parent.name: feed.parent for feed in found} | {feed.name: feed for feed in found}
     if name not in feeds:
         raise UcsError(f"there is no feed {name!r}; the project has {', '.join(map(repr, feeds)) or 'none'}")
     return feeds[name]

@@ -24,7 +24,7 @@ _REPEATED = re.compile(r"(anchor|alias|tag|handle) (['\"]).*\2")
 """Where a sentence of the YAML parser repeats the file, which may be a password that nobody quoted."""
 
 
-class Mistake(NamedTuple):
+class FileError(NamedTuple):
     """Something to put right."""
 
     place: str
@@ -35,7 +35,7 @@ class Mistake(NamedTuple):
         return f"{self.place}: {self.sentence}"
 
 
-def mistake_in(path: Path, error: BaseException) -> Mistake | None:
+def error_in(path: Path, error: BaseException) -> FileError | None:
     """What the error that loading a path raised says about it; None if it is no mistake of whoever wrote that."""
     for cause in _chain(error):
         if isinstance(cause, ComponentTreeException):
@@ -43,9 +43,9 @@ def mistake_in(path: Path, error: BaseException) -> Mistake | None:
             continue
         place, sentence = _python_line(cause), _sentence(cause)
         if place:
-            return Mistake(place, sentence or f"{type(cause).__name__}: {_first_line(cause)}")
+            return FileError(place, sentence or f"{type(cause).__name__}: {_first_line(cause)}")
         if sentence:
-            return Mistake(_yaml_line(cause) or shown_path(path), sentence)
+            return FileError(_yaml_line(cause) or shown_path(path), sentence)
     return None
 
 

@@ -13,43 +13,43 @@ from ucs_pipeline.orchestration._dagster import (
     build_filesystem_component_decl_from_context,
     find_defs_or_component_yaml,
 )
-from ucs_pipeline.orchestration.build import assemble, clashes, feeds_of
-from ucs_pipeline.project.file_errors import DEFS, Mistake, mistake_in, shown_path
+from ucs_pipeline.orchestration.build import assemble, conflicts, feeds_of
+from ucs_pipeline.project.file_errors import DEFS, FileError, error_in, shown_path
 
 
-class Look(NamedTuple):
+class LoadResult(NamedTuple):
     """What is in the files."""
 
     feeds: list[tuple[Path, Feed]]
     """The feeds that load, each with its file; where a feed has several streams, its shards."""
-    mistakes: list[Mistake]
+    mistakes: list[FileError]
 
 
-def look() -> Look:
+def load_files() -> LoadResult:
     """Loads each file, and looks at what cannot be beside each other."""
     feeds: list[tuple[Path, Feed]] = []
-    mistakes: list[Mistake] = []
+    mistakes: list[FileError] = []
     files = list(_files(DEFS)) if DEFS.is_dir() else []
     if not files:
         where = shown_path(DEFS)
-        return Look([], [Mistake(where, f"there is no feed: write one into {where}/<name>/defs.yaml")])
+        return LoadResult([], [FileError(where, f"there is no feed: write one into {where}/<name>/defs.yaml")])
     project = dg.ComponentTree.for_project(DEFS.parent)
     for path, file in files:
         if file.suffix != ".py" and not _has_content(file):
-            mistakes.append(Mistake(shown_path(file), "the file is empty: expected `type` and `attributes`"))
+            mistakes.append(FileError(shown_path(file), "the file is empty: expected `type` and `attributes`"))
             continue
         try:
             feeds += [(file, feed) for feed in feeds_of(_load(project, path))]
         except Exception as error:
-            mistake = mistake_in(file, error)
+            mistake = error_in(file, error)
             if mistake is None:
                 raise
             mistakes.append(mistake)
-    origins = {id(feed): file for file, feed in feeds} | {id(feed.whole): file for file, feed in feeds}
-    for clash in clashes([feed for _, feed in feeds]):
+    origins = {id(feed): file for file, feed in feeds} | {id(feed.parent): file for file, feed in feeds}
+    for clash in conflicts([feed for _, feed in feeds]):
         places = dict.fromkeys(shown_path(origins[id(feed)]) for feed in clash.feeds)
-        mistakes.append(Mistake(" and ".join(places), clash.sentence))
-    return Look(feeds, mistakes)
+        mistakes.append(FileError(" and ".join(places), clash.sentence))
+    return LoadResult(feeds, mistakes)
 
 
 def load() -> dg.Definitions:
@@ -61,7 +61,7 @@ def load() -> dg.Definitions:
     try:
         return assemble(dg.load_from_defs_folder(path_within_project=DEFS.parent))
     except Exception as error:
-        mistakes = why(error)
+        mistakes = explain(error)
         if not mistakes:
             raise
     # Raised out here, it has no cause: Dagster's own errors repeat lines of the files, and with them secrets.
@@ -69,7 +69,7 @@ def load() -> dg.Definitions:
     raise UcsError(f"{mistakes[0]}{more}")
 
 
-def check() -> tuple[list[str], list[Mistake]]:
+def check() -> tuple[list[str], list[FileError]]:
     """Names of the feeds that load, and everything that is wrong.
 
     Imports the functions that feeds name as their `transform`.
@@ -77,8 +77,8 @@ def check() -> tuple[list[str], list[Mistake]]:
     Raises:
         UcsError: what is wrong is not in a file of feeds.
     """
-    feeds, mistakes = look()
-    wholes = {id(feed.whole): (file, feed.whole) for file, feed in feeds}.values()
+    feeds, mistakes = load_files()
+    wholes = {id(feed.parent): (file, feed.parent) for file, feed in feeds}.values()
     mistakes += [mistake for file, feed in wholes if (mistake := _wrong_transform(file, feed))]
     if not mistakes:
         try:
@@ -86,19 +86,19 @@ def check() -> tuple[list[str], list[Mistake]]:
         except UcsError:
             raise
         except Exception as error:
-            mistake = mistake_in(DEFS, error)
+            mistake = error_in(DEFS, error)
             if mistake is None:
                 raise
             mistakes.append(mistake)
     return sorted(feed.name for _, feed in wholes), mistakes
 
 
-def why(error: Exception) -> list[Mistake]:
+def explain(error: Exception) -> list[FileError]:
     """What is wrong with the files, if the definitions fail to load with that error; nothing if it is not theirs."""
-    mistakes = look().mistakes
+    mistakes = load_files().mistakes
     if mistakes or isinstance(error, UcsError):
         return mistakes
-    mistake = mistake_in(DEFS, error)
+    mistake = error_in(DEFS, error)
     return [mistake] if mistake else []
 
 
@@ -132,7 +132,7 @@ def _load(project: dg.ComponentTree, path: Path) -> dg.Definitions:
     return tree.build_defs()
 
 
-def _wrong_transform(file: Path, feed: Feed) -> Mistake | None:
+def _wrong_transform(file: Path, feed: Feed) -> FileError | None:
     if feed.transform is None:
         return None
     from ucs_pipeline.entries.transform import Transform
@@ -140,5 +140,5 @@ def _wrong_transform(file: Path, feed: Feed) -> Mistake | None:
     try:
         Transform(feed.transform, feed.constants)
     except SourceError as error:
-        return Mistake(shown_path(file), f"feed {feed.name!r}: {error}")
+        return FileError(shown_path(file), f"feed {feed.name!r}: {error}")
     return None

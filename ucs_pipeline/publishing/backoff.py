@@ -6,7 +6,7 @@ from collections.abc import Callable
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 5.0
 
 
-class Patience:
+class Backoff:
     """Growing pauses between attempts, until they made no progress for too long."""
 
     def __init__(self, timeout_s: float, log: Callable[[str], None]) -> None:
@@ -15,12 +15,12 @@ class Patience:
         self._until: float | None = None
         self._seconds = _FIRST_PAUSE_SECONDS
 
-    def progress(self) -> None:
+    def reset(self) -> None:
         """Rows went through: the clock starts again, at the next failure."""
         self._until = None
         self._seconds = _FIRST_PAUSE_SECONDS
 
-    def take(self, error: Exception) -> None:
+    def wait(self, error: Exception) -> None:
         """Waits a while, or raises the error when its time is up."""
         now = time.monotonic()
         if self._until is None:

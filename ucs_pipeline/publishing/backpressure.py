@@ -7,14 +7,14 @@ from typing import TypeVar
 
 import redis
 
-from ucs_pipeline.entries.batches import Transaction
+from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamFullError
 from ucs_pipeline.feed.settings import Stream
 from ucs_pipeline.redis.connection import translate
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 
-T = TypeVar("T", bound=Transaction)
+T = TypeVar("T", bound=Batch)
 
 _FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.01, 1.0
 _LOG_EVERY_SECONDS = 60
@@ -28,7 +28,7 @@ _WAYS_OUT = {
 }
 
 
-class Room:
+class Backpressure:
     """Counts a stream's entries against its caps. What a full stream loses, if anything, is what `when_full` says."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Room:
         self._settings = settings
         self._length = length
         self._bytes = 0 if settings.max_bytes is None else self._measure()
-        self._under_way = 0
+        self._in_flight = 0
         self._pause = pause
         self._log = log
         self._log_after = 0.0
@@ -54,7 +54,7 @@ class Room:
 
         As far as is known here: consumers may have made room since.
         """
-        here = self._length + self._under_way
+        here = self._length + self._in_flight
         stop = min(transaction.stop, transaction.start + self._settings.max_len - here)
         if self._settings.max_bytes is not None:
             # On the wire a row takes more bytes than in the stream, where fields that repeat are stored once.
@@ -66,14 +66,14 @@ class Room:
                 stop = max(stop, transaction.start + 1)
         return replace(transaction, stop=stop) if stop > transaction.start else None
 
-    def sent(self, transaction: Transaction) -> None:
+    def reserve(self, transaction: Batch) -> None:
         """Rows are under way."""
-        self._under_way += transaction.rows
+        self._in_flight += transaction.rows
         self._bytes += transaction.size
 
-    def added(self, transaction: Transaction, length: int) -> None:
+    def settle(self, transaction: Batch, length: int) -> None:
         """Rows arrived; the stream has this length now."""
-        self._under_way -= transaction.rows
+        self._in_flight -= transaction.rows
         self._length = length
 
     def wait_for(self, transaction: T) -> T:
@@ -118,7 +118,7 @@ class Room:
         except redis.RedisError as error:
             raise self._stream.named(translate(error)) from error
 
-    def _trim(self, transaction: Transaction) -> int:
+    def _trim(self, transaction: Batch) -> int:
         """Removes what `when_full` allows; returns how many entries that were."""
         try:
             if self._settings.when_full == "trim":
@@ -129,7 +129,7 @@ class Room:
             raise self._stream.named(translate(error)) from error
         return 0
 
-    def _newest(self, transaction: Transaction) -> int:
+    def _newest(self, transaction: Batch) -> int:
         """How many of the newest entries may stay beside these rows."""
         keep = self._settings.max_len - transaction.rows
         most = self._settings.max_bytes

@@ -6,9 +6,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from ucs_pipeline.bricks.partitions import Numbering
-from ucs_pipeline.entries.batches import Transaction
-from ucs_pipeline.entries.encode import Segment
+from ucs_pipeline.bricks.partitions import Partitions
+from ucs_pipeline.entries.batches import Batch
+from ucs_pipeline.entries.encode import BrickSlice
 from ucs_pipeline.entries.entry_id import EntryId
 
 Fields = Mapping[bytes, bytes]
@@ -54,15 +54,15 @@ _PREVIEW_ROWS = 3
 _PACE_SECONDS = 1.0
 
 
-class Span(NamedTuple):
+class ConfirmedBatch(NamedTuple):
     """Rows known to be in the stream: just added, or found there."""
 
-    transaction: Transaction
+    transaction: Batch
     length: int | None = None
     """Entries in the stream right after the rows were added; None if they were there before."""
 
 
-class Pace:
+class Throughput:
     """How fast rows arrive. Redis proves several bricks at a time, so the time between two of them says nothing."""
 
     def __init__(self, started: float) -> None:
@@ -81,19 +81,19 @@ class Pace:
         return rows * (now - since) / (arrived - before)
 
 
-class Tally:
+class BrickAggregator:
     """Counts the rows of each partition of a pass."""
 
-    def __init__(self, numbering: Numbering, wanted: Sequence[int], started: float) -> None:
+    def __init__(self, partitions: Partitions, wanted: Sequence[int], started: float) -> None:
         """`wanted`: starts of the partitions to report, consecutive."""
-        self._numbering = numbering
+        self._numbering = partitions
         self._from = wanted[0]
         self._starts = iter(wanted)
         self._next: int | None = next(self._starts)
         self._open: BrickReport | None = None
-        self._pace = Pace(started)
+        self._pace = Throughput(started)
 
-    def reports(self, spans: Iterator[Span]) -> Generator[BrickReport, None, None]:
+    def reports(self, spans: Iterator[ConfirmedBatch]) -> Generator[BrickReport, None, None]:
         """A report for every wanted partition, in order, each as soon as a later row shows that it is complete."""
         for span in spans:
             entries, start, stop = span.transaction.entries, span.transaction.start, span.transaction.stop
@@ -104,7 +104,7 @@ class Tally:
                     self._add(span, partition, part)
         yield from self._finish(None)
 
-    def _add(self, span: Span, partition: int, part: Segment) -> None:
+    def _add(self, span: ConfirmedBatch, partition: int, part: BrickSlice) -> None:
         entries, stop = span.transaction.entries, span.transaction.stop
         low, high, rows, key = part.start, part.stop, part.rows, self._numbering.bricks.reported
         brick = self._open or BrickReport(
@@ -139,7 +139,7 @@ class Tally:
             self._next = next(self._starts, None)
 
 
-def told(spans: Iterator[Span], moved: Callable[[Span], None]) -> Iterator[Span]:
+def tap(spans: Iterator[ConfirmedBatch], moved: Callable[[ConfirmedBatch], None]) -> Iterator[ConfirmedBatch]:
     """The same spans, each told to somebody as it passes."""
     for span in spans:
         moved(span)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 
-from ucs_pipeline.publishing.brick_results import BrickReport, Span
+from ucs_pipeline.publishing.brick_results import BrickReport, ConfirmedBatch
 
 
 class Emptiness:
@@ -17,7 +17,7 @@ class Emptiness:
         self._log = log
         self._asked = False
 
-    def watch(self, span: Span) -> None:
+    def watch(self, span: ConfirmedBatch) -> None:
         """Rows are in the stream."""
         # Rows before the run's own are compared on the way to them.
         self._asked = self._asked or span.transaction.ids[1].ordinal >= self._first

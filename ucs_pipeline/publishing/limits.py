@@ -41,12 +41,13 @@ class Limits(NamedTuple):
                 text, most, setting = f"{total:,} bytes in all its fields", self.row, self.row_setting
             else:
                 continue
-            key = feed.numbering.bricks.reported(entries.key(row))
+            key = feed.partitions.bricks.reported(entries.key(row))
             setting = setting or "proto-max-bulk-len"
             asked = "" if self.known else ", by default: the Redis user may not run CONFIG GET"
             return row, StreamError(
-                f"feed {feed.name!r}, brick {feed.numbering.name(feed.numbering.start(entries.id(row).ordinal))}: the "
-                f"row with key {key} has {text}, and Redis takes {most:,} ({setting}{asked}); nothing of this row was "
+                f"feed {feed.name!r}, brick {feed.partitions.name(feed.partitions.start(entries.id(row).ordinal))}: "
+                f"the row with key {key} has {text}, and Redis takes {most:,} ({setting}{asked}); nothing of this "
+                "row was "
                 f"sent, all rows before it were. Raise {setting} in Redis, or shorten the field or leave it out "
                 "(`columns`), or leave the row out (`where`)"
             )

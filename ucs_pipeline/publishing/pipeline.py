@@ -11,17 +11,17 @@ from typing import Any, Generic, Self, TypeVar
 
 import hiredis
 
-from ucs_pipeline.entries.batches import Transaction
+from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.resp import command
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.redis.connection import classify
-from ucs_pipeline.redis.raw_connection import Wire
+from ucs_pipeline.redis.raw_connection import RawConnection
 from ucs_pipeline.stream.stream import RedisStream
 
-T = TypeVar("T", bound=Transaction)
+T = TypeVar("T", bound=Batch)
 Sent = TypeVar("Sent")
 
-_UNDER_WAY = 8
+_IN_FLIGHT = 8
 """Transactions sent ahead of the answers: Redis goes on with the next one while Python is busy elsewhere."""
 
 _ALONE_BYTES = 1 << 20
@@ -38,7 +38,7 @@ class RivalError(Exception):
     """Another publisher writes what this one is about to write."""
 
 
-class Sender(ABC, Generic[T, Sent]):
+class PipelinedPublisher(ABC, Generic[T, Sent]):
     """Appends transactions over one connection, each only if what comes before it is in the stream."""
 
     def __init__(self, stream: RedisStream, min_replicas: int) -> None:
@@ -46,7 +46,7 @@ class Sender(ABC, Generic[T, Sent]):
         self._min_replicas = min_replicas
         # What is asked beside must be with the same server, so on connections as new as this one.
         stream.reconnect()
-        self._wire = Wire(stream.client)
+        self._wire = RawConnection(stream.client)
         self._quiet = False
 
     def __enter__(self) -> Self:
@@ -70,15 +70,15 @@ class Sender(ABC, Generic[T, Sent]):
             StreamUnavailableError: Redis cannot take rows now; likewise.
             StreamError: Redis refuses the rows for good.
         """
-        under_way: deque[tuple[T, Sent]] = deque()
+        in_flight: deque[tuple[T, Sent]] = deque()
         for transaction in transactions:
             if transaction:
-                under_way.append((transaction, self._send(transaction)))
-            most = 0 if transaction is None or transaction.size > _ALONE_BYTES else _UNDER_WAY
-            while len(under_way) > most:
-                yield under_way[0][0], self._accepted(*under_way.popleft())
-        while under_way:
-            yield under_way[0][0], self._accepted(*under_way.popleft())
+                in_flight.append((transaction, self._send(transaction)))
+            most = 0 if transaction is None or transaction.size > _ALONE_BYTES else _IN_FLIGHT
+            while len(in_flight) > most:
+                yield in_flight[0][0], self._accepted(*in_flight.popleft())
+        while in_flight:
+            yield in_flight[0][0], self._accepted(*in_flight.popleft())
         self._confirm()
 
     @abstractmethod
@@ -89,7 +89,7 @@ class Sender(ABC, Generic[T, Sent]):
     def _accepted(self, transaction: T, sent: Sent) -> int:
         """Receives the answer; the stream's length after the transaction, or raises."""
 
-    def _hush(self) -> None:
+    def _mute_replies(self) -> None:
         """From here on only questions are answered."""
         # A proxy that cannot do this makes publishing slower, and nothing else.
         self._wire.send([_SPEAK])
@@ -102,11 +102,11 @@ class Sender(ABC, Generic[T, Sent]):
         self._look_for_errors([reply := self._wire.reply()])
         return reply
 
-    def _refuse_taken(self, aside: bytes) -> None:
+    def _refuse_taken(self, parked: bytes) -> None:
         """Makes sure that nothing lies where a closed gate moves the stream aside to."""
-        if self._demand(command(b"EXISTS", aside)):
+        if self._demand(command(b"EXISTS", parked)):
             raise StreamError(
-                f"stream {self._stream.name!r}: there is a key {aside.decode()!r}, a name that this project needs "
+                f"stream {self._stream.name!r}: there is a key {parked.decode()!r}, a name that this project needs "
                 "for itself and leaves nothing under: rename or delete it"
             )
 
@@ -122,12 +122,12 @@ class Sender(ABC, Generic[T, Sent]):
                     return self._stream.named(classify(str(part)))
         return None
 
-    def _transact(self, transaction: Transaction, enter: bytes, leave: bytes, question: bytes) -> None:
+    def _transact(self, transaction: Batch, begin: bytes, commit: bytes, question: bytes) -> None:
         """Sends rows between what comes before and after them, and a question."""
         rows = transaction.entries.requests.rows(transaction.start, transaction.stop)
-        self._wire.send([enter, rows, leave + self._aloud(question)])
+        self._wire.send([begin, rows, commit + self._with_replies(question)])
 
-    def _answer(self, transaction: Transaction) -> tuple[bool, Any]:
+    def _answer(self, transaction: Batch) -> tuple[bool, Any]:
         """The answer to the question after a transaction, and whether Redis answers what it should.
 
         While a script of somebody's runs too long, Redis refuses to speak, and says nothing.
@@ -135,11 +135,11 @@ class Sender(ABC, Generic[T, Sent]):
         replies = [self._wire.reply() for _ in range(1 if self._quiet else transaction.rows + AROUND_ROWS)]
         return replies[0] == b"OK", self._wire.reply()
 
-    def _said_aloud(self, transaction: Transaction, enter: bytes, leave: bytes) -> list[Any]:
+    def _replay_verbosely(self, transaction: Batch, begin: bytes, commit: bytes) -> list[Any]:
         """What Redis says when it is sent a transaction that it has refused once more, and speaks."""
         rows = transaction.entries.requests.rows(transaction.start, transaction.stop)
-        with Wire(self._stream.client) as wire:
-            wire.send([enter, rows, leave])
+        with RawConnection(self._stream.client) as wire:
+            wire.send([begin, rows, commit])
             return [wire.reply() for _ in range(transaction.rows + AROUND_ROWS)]
 
     def _refused_for_a_moment(self) -> StreamUnavailableError:
@@ -150,12 +150,12 @@ class Sender(ABC, Generic[T, Sent]):
 
     def _confirm(self) -> None:
         if self._min_replicas:
-            self._wire.send([self._aloud(self._wait())])
+            self._wire.send([self._with_replies(self._wait())])
             if self._quiet:
                 self._wire.reply()
             self._check_replicas()
 
-    def _aloud(self, question: bytes) -> bytes:
+    def _with_replies(self, question: bytes) -> bytes:
         return _SPEAK + question + _BE_QUIET if self._quiet else question
 
     def _wait(self) -> bytes:

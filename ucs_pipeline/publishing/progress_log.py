@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.publishing.brick_results import Span
+from ucs_pipeline.publishing.brick_results import ConfirmedBatch
 
 SECONDS = 20.0
 """Time between two lines, at least."""
@@ -22,7 +22,7 @@ class Progress:
         self._started = self._said = time.monotonic()
         self._published = 0
 
-    def watch(self, span: Span) -> None:
+    def watch(self, span: ConfirmedBatch) -> None:
         """Rows are in the stream."""
         if span.length is not None:
             self._published += span.transaction.rows
@@ -32,7 +32,7 @@ class Progress:
             self._log(self._sentence(span.transaction.ids[1].ordinal, now - self._started))
 
     def _sentence(self, ordinal: int, seconds: float) -> str:
-        bricks, unit = self._feed.numbering, self._feed.numbering.unit
+        bricks, unit = self._feed.partitions, self._feed.partitions.unit
         start = max(bricks.start(ordinal), self._wanted[0])
         name = bricks.name(start) if unit == "brick" else f"{bricks.name(start)}, at brick {bricks.brick_name(ordinal)}"
         # Bricks before the run's own are compared on the way to them; of those nothing is known but that they are few.

@@ -5,26 +5,26 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from ucs_pipeline.entries.batches import TRANSACTION_ROWS, Transaction
+from ucs_pipeline.entries.batches import TRANSACTION_ROWS, Batch
 from ucs_pipeline.feed.settings import Stream
-from ucs_pipeline.publishing.backpressure import Room, T
+from ucs_pipeline.publishing.backpressure import Backpressure, T
 
 _STEPS_PER_SECOND = 10
 _LATE_SECONDS = 1.0
 
 
-class Flow:
+class RateLimiter:
     """Stands between the transactions and the publisher."""
 
     def __init__(
         self,
         settings: Stream,
-        room: Room,
+        backpressure: Backpressure,
         pause: Callable[[float], None],
         moment: Callable[[int | bytes], float] = float,
     ) -> None:
         """`pause` waits so many seconds, or raises when the publisher ends; `moment` gives a key's time in seconds."""
-        self._room = room
+        self._backpressure = backpressure
         self._pause = pause
         self._pace = settings.max_rows_per_second
         self._due = time.monotonic()
@@ -51,17 +51,17 @@ class Flow:
                 if (seconds := max(seconds, self._seconds_until(due.rows))) > 0:
                     yield None
                     self._pause(seconds)
-                part = self._room.fitting(due)
+                part = self._backpressure.fitting(due)
                 if part != due:
                     yield None
-                    part = self._room.wait_for(due)
-                self._room.sent(part)
+                    part = self._backpressure.wait_for(due)
+                self._backpressure.reserve(part)
                 yield part
                 rest = replace(rest, start=part.stop) if part.stop < rest.stop else None
 
-    def added(self, transaction: Transaction, length: int) -> None:
+    def settle(self, transaction: Batch, length: int) -> None:
         """Rows arrived; the stream has this length now."""
-        self._room.added(transaction, length)
+        self._backpressure.settle(transaction, length)
 
     def _on_time(self, transaction: T) -> tuple[T, float]:
         """The leading rows that are due at about the same time, and the seconds until then."""

@@ -8,8 +8,8 @@ from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.any_order.transfer import AnyOrderTransfer
-from ucs_pipeline.publishing.backoff import Patience
-from ucs_pipeline.publishing.brick_results import BrickReport, Span
+from ucs_pipeline.publishing.backoff import Backoff
+from ucs_pipeline.publishing.brick_results import BrickReport, ConfirmedBatch
 from ucs_pipeline.publishing.emptiness import Emptiness
 from ucs_pipeline.publishing.ordered.transfer import OrderedTransfer
 from ucs_pipeline.publishing.pipeline import RivalError
@@ -50,7 +50,7 @@ def publish(
     wanted: Sequence[int],
     records: Records,
     log: Callable[[str], None] = lambda _: None,
-    watch: Callable[[Span], None] = lambda _: None,
+    watch: Callable[[ConfirmedBatch], None] = lambda _: None,
     request: str | None = None,
 ) -> Generator[BrickReport, None, None]:
     """Publishes bricks and yields a report of each one as soon as all its rows are in the stream.
@@ -72,12 +72,12 @@ def publish(
         StreamUnavailableError: Redis took nothing for `stream.timeout_s` seconds.
         SourceError: the table cannot be read.
     """
-    patience = Patience(feed.stream.timeout_s, log)
+    backoff = Backoff(feed.stream.timeout_s, log)
     emptiness = Emptiness(wanted[0], lambda: source.remark(wanted), log)
 
-    def moved(span: Span) -> None:
+    def moved(span: ConfirmedBatch) -> None:
         if span.length is not None:
-            patience.progress()
+            backoff.reset()
         emptiness.watch(span)
         watch(span)
 
@@ -109,7 +109,7 @@ def publish(
                     reported.add(report.ordinal)
                     yield report
                 if fresh:
-                    patience.progress()
+                    backoff.reset()
             return
         except RivalError as error:
             log(transfer.about(error))
@@ -117,4 +117,4 @@ def publish(
         except StreamFullError:
             raise
         except (StreamUnavailableError, SourceUnavailableError) as error:
-            patience.take(error)
+            backoff.wait(error)

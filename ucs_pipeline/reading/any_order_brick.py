@@ -7,8 +7,8 @@ from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.reading.any_order_search import Search, rows_of, trimmed_rows
-from ucs_pipeline.stream.ledger import Account, Ledger
+from ucs_pipeline.reading.any_order_search import RowFinder, rows_of, trimmed_rows
+from ucs_pipeline.stream.ledger import Ledger, LedgerEntry
 from ucs_pipeline.stream.stream import RedisStream
 
 
@@ -24,14 +24,14 @@ def ledger_entries(feed: Feed, stream: RedisStream, start: int) -> Iterator[tupl
         SourceError: the table cannot be read.
     """
     account = Ledger(feed, stream).accounts([start]).get(start)
-    brick, state = f"feed {feed.name!r}: brick {feed.numbering.name(start)}", stream.state()
+    brick, state = f"feed {feed.name!r}: brick {feed.partitions.name(start)}", stream.state()
     if account is None or account.first is None or account.last is None:
         raise UcsError(f"{brick} is not published yet, or has no rows: the ledger of {stream.name!r} has nothing of it")
     if state.first is None or account.last < state.first:
         there = f"begins at {state.first}" if state.first else "is empty"
         raise UcsError(
             f"{brick} was trimmed: stream {stream.name!r} {there}, and its last entry was {account.last}; read its "
-            f"rows from table {feed.shown.table!r}"
+            f"rows from table {feed.redacted.table!r}"
         )
     number = 0
     for number, _ in enumerate(stream.walk(account.first, account.last), 1):
@@ -42,10 +42,10 @@ def ledger_entries(feed: Feed, stream: RedisStream, start: int) -> Iterator[tupl
 
 
 def _own(
-    feed: Feed, stream: RedisStream, start: int, account: Account
+    feed: Feed, stream: RedisStream, start: int, account: LedgerEntry
 ) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:
     source, state = open_source(feed), stream.state()
-    search = Search(stream, account, state, trimmed_rows(feed, source, stream, start, account, state))
+    search = RowFinder(stream, account, state, trimmed_rows(feed, source, stream, start, account, state))
     with closing(rows_of(feed, source, start)) as pages:
         for rows in pages:
             for row in rows:

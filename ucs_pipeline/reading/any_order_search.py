@@ -12,7 +12,7 @@ from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.encode import UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.stream.ledger import Account
+from ucs_pipeline.stream.ledger import LedgerEntry
 from ucs_pipeline.stream.stream import RedisStream
 
 _MOST_MISSES = 100
@@ -31,13 +31,15 @@ def rows_of(feed: Feed, source: Source, start: int) -> Generator[list[Fields], N
     Raises:
         SourceError: the table cannot be read.
     """
-    with closing(source.scan(start, feed.numbering.end(start))) as scan:
+    with closing(source.scan(start, feed.partitions.end(start))) as scan:
         for entries in encode(feed.stream_name.encode(), scan, UnnumberedEntries):
             for first in range(0, entries.count, _ROWS):
                 yield list(entries.fields(first, min(first + _ROWS, entries.count)).values())
 
 
-def trimmed_rows(feed: Feed, source: Source, stream: RedisStream, start: int, account: Account, state: State) -> int:
+def trimmed_rows(
+    feed: Feed, source: Source, stream: RedisStream, start: int, account: LedgerEntry, state: State
+) -> int:
     """How many rows of a partition are gone because the stream was trimmed: those before the first one that is left.
 
     That is the earliest row of the table that one of the entries left is equal to. There may be any number of entries
@@ -79,14 +81,14 @@ def _among(window: npt.NDArray[np.int64], hashes: npt.NDArray[np.int64]) -> npt.
     return found
 
 
-class Search:
+class RowFinder:
     """The rows of one partition, looked for one after the other: they are in the stream in the order of the table.
 
     A row that is not found is looked for from the row before it to the end of the partition, so after a hundred of
     them nothing more is.
     """
 
-    def __init__(self, stream: RedisStream, account: Account, state: State, trimmed: int) -> None:
+    def __init__(self, stream: RedisStream, account: LedgerEntry, state: State, trimmed: int) -> None:
         """`state`: the stream; the rows before its first entry are gone, which are the first `trimmed` ones."""
         self._stream = stream
         first, self._last = account.first or _LAST, account.last or EntryId(0, 0)

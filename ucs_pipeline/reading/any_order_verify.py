@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 
 from ucs_pipeline.clickhouse.source import Source
-from ucs_pipeline.entries.batches import Rows, partitions
+from ucs_pipeline.entries.batches import PartitionSlice, partition_slices
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.reading.any_order_search import Search, trimmed_rows
+from ucs_pipeline.reading.any_order_search import RowFinder, trimmed_rows
 from ucs_pipeline.reading.verify import SHOWN, Difference, Verdict
-from ucs_pipeline.stream.ledger import Account
+from ucs_pipeline.stream.ledger import LedgerEntry
 from ucs_pipeline.stream.stream import RedisStream
 
 _ROWS = 1_000
@@ -24,7 +24,7 @@ def ledger_verify(
     feed: Feed,
     source: Source,
     stream: RedisStream,
-    accounts: Mapping[int, Account],
+    accounts: Mapping[int, LedgerEntry],
     progress: Callable[[int], None] = lambda _: None,
     *,
     held_only: bool = False,
@@ -45,7 +45,7 @@ def ledger_verify(
     """
     begin = stream.state()
     verdict = Verdict(begin, begin, shared=True)
-    starts = [start for start in accounts if held(accounts[start], begin)] if held_only else feed.numbering.starts
+    starts = [start for start in accounts if held(accounts[start], begin)] if held_only else feed.partitions.starts
     for span in _spans(feed, starts):
         # Before the scan: the engine in the process answers one query at a time.
         trimmed = {
@@ -53,15 +53,15 @@ def ledger_verify(
             for start in span
             if start in accounts
         }
-        search: tuple[int, Search] | None = None
+        search: tuple[int, RowFinder] | None = None
         seen = 0
-        with closing(source.scan(span[0], feed.numbering.end(span[-1]))) as scan:
+        with closing(source.scan(span[0], feed.partitions.end(span[-1]))) as scan:
             for entries in encode(stream.name.encode(), scan, UnnumberedEntries):
-                for rows in partitions(entries, feed.numbering):
-                    account = accounts.get(rows.partition, Account())
+                for rows in partition_slices(entries, feed.partitions):
+                    account = accounts.get(rows.partition, LedgerEntry())
                     if search is None or search[0] != rows.partition:
                         gone = trimmed.get(rows.partition, 0)
-                        search, seen = (rows.partition, Search(stream, account, begin, gone)), 0
+                        search, seen = (rows.partition, RowFinder(stream, account, begin, gone)), 0
                     there = min(rows.number, account.rows - seen)
                     _compare(stream, entries, rows._replace(stop=rows.start + there), search[1], verdict)
                     verdict.rows += rows.number
@@ -72,7 +72,7 @@ def ledger_verify(
     return verdict
 
 
-def held(account: Account, state: State) -> bool:
+def held(account: LedgerEntry, state: State) -> bool:
     """Whether something of a partition may still be in the stream."""
     return state.first is not None and account.last is not None and account.last >= state.first
 
@@ -81,7 +81,7 @@ def _spans(feed: Feed, starts: Sequence[int]) -> Iterator[Sequence[int]]:
     """The partitions, consecutive ones together."""
     span: list[int] = []
     for start in sorted(starts):
-        if span and feed.numbering.next(span[-1]) != start:
+        if span and feed.partitions.next(span[-1]) != start:
             yield span
             span = []
         span.append(start)
@@ -89,7 +89,7 @@ def _spans(feed: Feed, starts: Sequence[int]) -> Iterator[Sequence[int]]:
         yield span
 
 
-def _compare(stream: RedisStream, entries: Entries, rows: Rows, search: Search, verdict: Verdict) -> None:
+def _compare(stream: RedisStream, entries: Entries, rows: PartitionSlice, search: RowFinder, verdict: Verdict) -> None:
     for start in range(rows.start, rows.stop, _ROWS):
         for place, row in entries.fields(start, min(start + _ROWS, rows.stop)).items():
             if search.trimmed():

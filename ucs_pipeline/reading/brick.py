@@ -71,7 +71,7 @@ def table_of(entries: Iterable[tuple[str, Fields]], names: Iterable[bytes] = ())
 
 def _found(feed: Feed, stream: OrderedStream, start: int) -> Iterator[tuple[str, Fields]]:
     if not feed.any_order:
-        yield from _entries(stream, start, feed.numbering.end(start))
+        yield from _entries(stream, start, feed.partitions.end(start))
         return
     # Looks into the table where others write to the stream: Arrow takes longer to import than all the rest.
     from ucs_pipeline.reading.any_order_brick import ledger_entries
@@ -87,15 +87,15 @@ def _entries(stream: OrderedStream, first: int, last: int) -> Iterator[tuple[str
 
 def _refuse_absent(feed: Feed, stream: OrderedStream, ordinal: int) -> None:
     state = stream.state()
-    brick = f"feed {feed.name!r}: brick {feed.numbering.name(ordinal)}"
+    brick = f"feed {feed.name!r}: brick {feed.partitions.name(ordinal)}"
     if state.top <= floor(feed) or ordinal > state.top.ordinal:
         there = "has had no entries" if state.top <= floor(feed) else f"ends at {state.top}"
         raise UcsError(f"{brick} is not published yet, or has no rows: stream {stream.name!r} {there}")
-    if state.first is None or feed.numbering.end(ordinal) < state.first.ordinal:
+    if state.first is None or feed.partitions.end(ordinal) < state.first.ordinal:
         there = f"begins at {state.first}" if state.first else f"is empty and had entries up to {state.top}"
         raise UcsError(
             f"{brick} was trimmed, or adopted without being published: stream {stream.name!r} {there}; read its rows "
-            f"from table {feed.shown.table!r}"
+            f"from table {feed.redacted.table!r}"
         )
 
 

@@ -18,7 +18,7 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.stream.ledger import Ledger
-from ucs_pipeline.stream.shard_state import refuse_other_dealing
+from ucs_pipeline.stream.shard_state import refuse_other_sharding
 from ucs_pipeline.stream.stream import OrderedStream, Page, floor, open_stream
 
 _LAST_ROW = 2**64 - 1
@@ -51,7 +51,7 @@ class Reader:
                 writes to.
         """
         start = EntryId.parse(after) if isinstance(after, str) else after
-        self._arms = [_Arm(part, open_stream(part, client), start or floor(part)) for part in streams_of(feed)]
+        self._arms = [StreamCursor(part, open_stream(part, client), start or floor(part)) for part in streams_of(feed)]
 
     def take(self, most: int) -> list[Entry]:
         """The next entries, at most so many; fewer where the one after them is not in its stream yet.
@@ -73,7 +73,7 @@ class Reader:
         """
         return not any(arm.entries or not arm.complete_before(None) for arm in self._arms)
 
-    def _next(self) -> "_Arm | None":
+    def _next(self) -> "StreamCursor | None":
         """The stream whose first entry is the next one; None if that is not in its stream yet."""
         while True:
             found = min((arm for arm in self._arms if arm.entries), key=lambda arm: arm.entries[0].id, default=None)
@@ -85,7 +85,7 @@ class Reader:
                 return None
 
 
-class _Arm:
+class StreamCursor:
     """One of the streams: entries that were read ahead, and up to which brick there will be no others."""
 
     def __init__(self, feed: Feed, stream: OrderedStream, last: EntryId) -> None:
@@ -98,16 +98,16 @@ class _Arm:
 
     def complete_before(self, ordinal: int | None) -> bool:
         """Whether all its entries before a brick of another stream were given; without a brick: all of them."""
-        bricks = self._feed.numbering
+        bricks = self._feed.partitions
         last = bricks.last if ordinal is None else bricks.before(ordinal)
         return last is None or last <= self._complete
 
     def read(self) -> bool:
         """Reads the next entries; returns whether more is known now."""
         before = self._last, self._complete
-        if not self._read() and self._feed.share:
+        if not self._read() and self._feed.shard_id:
             state = self._stream.state()
-            note = refuse_other_dealing(self._feed, self._stream, state)
+            note = refuse_other_sharding(self._feed, self._stream, state)
             reach = note.reach(state) if note else -1
             # What was complete by then is read by now, unless there is more of it than a chunk.
             if not self._read():
@@ -118,7 +118,7 @@ class _Arm:
         """Whether there may be more than what was read now."""
         ordinal, row = self._last
         first = EntryId(ordinal + 1, 0) if row == _LAST_ROW else EntryId(ordinal, row + 1)
-        end = EntryId(_LAST_ROW if self._feed.any_order else self._feed.numbering.last, _LAST_ROW)
+        end = EntryId(_LAST_ROW if self._feed.any_order else self._feed.partitions.last, _LAST_ROW)
         if first > end:
             return False
         most = self._page.most

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from ucs_pipeline.bricks.sequences import between
 from ucs_pipeline.clickhouse.source import Source
-from ucs_pipeline.entries.batches import Transaction, cut
+from ucs_pipeline.entries.batches import Batch, cut
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.stream.comparer import Comparer
+from ucs_pipeline.stream.comparer import StreamComparer
 from ucs_pipeline.stream.stream import OrderedStream, floor
 
 SHOWN = 100
@@ -108,10 +108,10 @@ def verify(
     """
     begin = stream.state()
     verdict = Verdict(begin, begin)
-    ordinals = held(feed, begin) if held_only else feed.numbering.ordinals
+    ordinals = held(feed, begin) if held_only else feed.partitions.ordinals
     last = floor(feed)
     if ordinals:
-        with Comparer(stream) as comparer, closing(source.scan(ordinals[0], ordinals[-1])) as scan:
+        with StreamComparer(stream) as comparer, closing(source.scan(ordinals[0], ordinals[-1])) as scan:
             for entries in encode(stream.name.encode(), scan):
                 trimmed, published = entries.up_to(begin.trimmed), entries.up_to(begin.top)
                 last = entries.id(published - 1) if published else last
@@ -134,10 +134,10 @@ def held(feed: Feed, state: State) -> Sequence[int]:
     """Ordinals of the feed's bricks between the stream's first entry and its top."""
     if state.first is None:
         return range(0)
-    return between(feed.numbering.ordinals, state.first.ordinal, state.top.ordinal)
+    return between(feed.partitions.ordinals, state.first.ordinal, state.top.ordinal)
 
 
-def _compare_each(stream: OrderedStream, transaction: Transaction, verdict: Verdict) -> None:
+def _compare_each(stream: OrderedStream, transaction: Batch, verdict: Verdict) -> None:
     there = dict(stream.entries(*transaction.ids))
     # Looked up after the entries: what was missing because of a trim is below the first entry by now.
     trimmed = stream.state().trimmed

@@ -30,7 +30,7 @@ _TIMEOUT_SECONDS = 30
 _PROBE_SECONDS = 2
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _MOVING = "the Redis cluster is moving the stream's slot"
-_PASSING = {
+TRANSIENT = {
     "OOM": "Redis is out of memory (maxmemory): let consumers catch up and trim, or raise maxmemory",
     "LOADING": "Redis is loading its data from disk",
     "BUSY": "Redis is busy with a script",
@@ -59,7 +59,7 @@ _DISCARDED = "EXECABORT Transaction discarded because of: "
 _WAIT_REFUSED = "WAIT cannot be used with replica instances"
 _SCRIPT_USER = "The user executing the script"
 _RIGHTS = "docs/configuration.md lists all that it needs, under Redis rights"
-_LASTING = {
+PERMANENT = {
     "WRONGTYPE": "the key holds another type, expected a stream: choose another stream name, or delete the key",
     "MOVED": "the stream is on another node of a Redis cluster: name the cluster in "
     + URL_VARIABLE
@@ -139,10 +139,10 @@ def classify(message: str) -> StreamError:
     if denied := re.search(r"permissions to run the '([^']+)' command", reason):
         command, right = denied[1].replace("|", " ").upper(), f"+{denied[1]}"
         return StreamError(f"the Redis user may not run {command}: grant it {right}; {_RIGHTS} ({message})")
-    if code in _PASSING:
-        return StreamUnavailableError(f"{_PASSING[code]} ({message})")
-    if code in _LASTING:
-        return StreamError(f"{_LASTING[code]} ({message})")
+    if code in TRANSIENT:
+        return StreamUnavailableError(f"{TRANSIENT[code]} ({message})")
+    if code in PERMANENT:
+        return StreamError(f"{PERMANENT[code]} ({message})")
     return StreamError(f"Redis refused: {message}")
 
 

@@ -19,7 +19,7 @@ class WrongServerError(redis.ConnectionError):
     """The server is not the one to talk to by now. A new connection leads there."""
 
 
-class Found(redis.Connection):
+class DiscoveredConnection(redis.Connection):
     """A connection to wherever `find` says."""
 
     def __init__(self, *, find: Callable[[], Address], **options: Any) -> None:
@@ -39,7 +39,7 @@ class Found(redis.Connection):
             raise WrongServerError(str(error)) from error
 
 
-class FoundWithTls(Found, redis.SSLConnection):
+class DiscoveredTlsConnection(DiscoveredConnection, redis.SSLConnection):
     """The same with TLS."""
 
 
@@ -51,8 +51,8 @@ def found(nodes: Nodes, stream: str, options: dict[str, Any]) -> redis.Connectio
         stream: name of the stream.
         options: of every connection, where the nodes' own do not say otherwise.
     """
-    kind = FoundWithTls if nodes.tls else Found
-    find = _Master(nodes, options) if nodes.master else _Owner(nodes, stream, options)
+    kind = DiscoveredTlsConnection if nodes.tls else DiscoveredConnection
+    find = SentinelResolver(nodes, options) if nodes.master else ClusterResolver(nodes, stream, options)
     return redis.ConnectionPool(connection_class=kind, find=find, **{**options, **nodes.options})
 
 
@@ -60,13 +60,13 @@ def client_for(stream: str, client: "redis.Redis") -> "redis.Redis":
     """A client for another stream than that of a client: the same one, unless they are in a cluster."""
     pool: Any = client.connection_pool
     find = pool.connection_kwargs.get("find")
-    if not isinstance(find, _Owner):
+    if not isinstance(find, ClusterResolver):
         return client
     options = {**pool.connection_kwargs, "find": find.of(stream)}
     return redis.Redis.from_pool(redis.ConnectionPool(connection_class=pool.connection_class, **options))
 
 
-class _Finder:
+class _Resolver:
     """Asks some nodes in turn, the one that knew it last first."""
 
     def __init__(self, nodes: Nodes, options: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ class _Finder:
             return client.execute_command(command, *arguments)
 
 
-class _Master(_Finder):
+class SentinelResolver(_Resolver):
     """Finds the master that Sentinels watch."""
 
     def __init__(self, nodes: Nodes, options: dict[str, Any]) -> None:
@@ -116,14 +116,14 @@ class _Master(_Finder):
         raise redis.ConnectionError(f"no Sentinel names a master {master!r}: {failure}") from failure
 
 
-class _Owner(_Finder):
+class ClusterResolver(_Resolver):
     """Finds the node of a cluster that has the slot of a stream: a node that has not says which one has."""
 
     def __init__(self, nodes: Nodes, stream: str, options: dict[str, Any]) -> None:
         super().__init__(nodes, options)
         self._stream = stream
 
-    def of(self, stream: str) -> "_Owner":
+    def of(self, stream: str) -> "ClusterResolver":
         """The same for another stream."""
         other = copy(self)
         other._stream, other._known = stream, []

@@ -8,12 +8,12 @@ import hiredis
 import redis
 
 from ucs_pipeline.redis.connection import translate
-from ucs_pipeline.redis.discovery import Found, WrongServerError
+from ucs_pipeline.redis.discovery import DiscoveredConnection, WrongServerError
 
 _RECEIVE = 1 << 16
 
 
-class Wire:
+class RawConnection:
     """A connection redis-py has made and logged in (password, user, TLS, database), used as a plain socket."""
 
     def __init__(self, client: "redis.Redis") -> None:
@@ -27,7 +27,7 @@ class Wire:
             raise translate(error) from error
         # redis-py would parse every reply into objects; nothing is buffered in it right after the login.
         self._socket: socket.socket = connection._sock
-        self._found = isinstance(connection, Found)
+        self._found = isinstance(connection, DiscoveredConnection)
         self._reader = hiredis.Reader()
 
     def __enter__(self) -> Self:

@@ -7,16 +7,16 @@ import hiredis
 from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.entries.resp import command
 from ucs_pipeline.redis.connection import classify
-from ucs_pipeline.redis.raw_connection import Wire
+from ucs_pipeline.redis.raw_connection import RawConnection
 from ucs_pipeline.stream.stream import OrderedStream
 
 
-class Comparer:
+class StreamComparer:
     """Compares rows with the entries of the same ids, as bytes, over a connection of its own."""
 
     def __init__(self, stream: OrderedStream) -> None:
         self._stream = stream
-        self._wire = Wire(stream.client)
+        self._wire = RawConnection(stream.client)
         self._key = stream.name.encode()
 
     def __enter__(self) -> Self:

@@ -23,7 +23,7 @@ _PAGE = 1000
 _STATES = {"open": False, "done": True}
 
 
-class Account(NamedTuple):
+class LedgerEntry(NamedTuple):
     """What the ledger says of one partition."""
 
     rows: int = 0
@@ -71,12 +71,12 @@ class Account(NamedTuple):
         return type(self)(replay=self.replay + 1, requests=(*self.requests, request))
 
 
-class Opening(NamedTuple):
+class ResumePoint(NamedTuple):
     """Where publishing a partition begins."""
 
     expected: bytes
     """Head of what the ledger says of it; nothing if it says nothing."""
-    account: Account
+    account: LedgerEntry
     """What the rows are added to."""
 
 
@@ -88,16 +88,16 @@ class Ledger:
         self._stream = stream
         self.key = ledger_key(feed.stream_name, feed.name)
 
-    def accounts(self, starts: Sequence[int]) -> dict[int, Account]:
+    def accounts(self, starts: Sequence[int]) -> dict[int, LedgerEntry]:
         """What it says of those of the partitions that it knows, by start.
 
         Raises:
             StreamError: it is no ledger, or Redis refuses or cannot be reached.
         """
-        found: dict[int, Account] = {}
+        found: dict[int, LedgerEntry] = {}
         for position in range(0, len(starts), _PAGE):
             page = starts[position : position + _PAGE]
-            for start, text in zip(page, self._texts([*map(self._feed.numbering.name, page)]), strict=True):
+            for start, text in zip(page, self._texts([*map(self._feed.partitions.name, page)]), strict=True):
                 if text is not None:
                     found[start] = self._account(start, text)
         return found
@@ -140,12 +140,12 @@ class Ledger:
         pair = read_pair(self._stream, self._feed.name, names)
         return [None] * len(names) if pair.lost() else pair.fields, pair.state
 
-    def _account(self, start: int, text: bytes) -> Account:
+    def _account(self, start: int, text: bytes) -> LedgerEntry:
         try:
-            return Account.parse(text)
+            return LedgerEntry.parse(text)
         except ValueError:
             raise StreamError(
-                f"feed {self._feed.name!r}, brick {self._feed.numbering.name(start)}: ledger {self.key!r} says "
+                f"feed {self._feed.name!r}, brick {self._feed.partitions.name(start)}: ledger {self.key!r} says "
                 f"{text!r}, which this project has not written: restore it, or delete it and the stream to begin again"
             ) from None
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.feed.redis_keys import beside, fence_key
+from ucs_pipeline.feed.redis_keys import beside, fencing_token_key
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.redis.discovery import client_for
 from ucs_pipeline.stream.stream import OrderedStream, floor
@@ -20,29 +20,29 @@ from ucs_pipeline.stream.stream import OrderedStream, floor
 _NOWHERE = -1
 
 
-def note_key(stream: str) -> str:
+def shard_state_key(stream: str) -> str:
     """Key of the note of a stream."""
     return beside(stream, "shard")
 
 
-class Note(NamedTuple):
+class ShardState(NamedTuple):
     """The note of one shard."""
 
-    dealing: tuple[str, ...]
+    sharding: tuple[str, ...]
     """Number of the shard, of how many, and what is dealt: a brick, block, part or shard."""
     done: int = _NOWHERE
     """Ordinal of a brick; it and those before it are complete if the stream's top is not below `top`."""
     top: EntryId | None = None
 
     @classmethod
-    def of(cls, feed: Feed) -> "Note":
+    def of(cls, feed: Feed) -> "ShardState":
         """What the note of a shard says before any brick of it is complete."""
-        share = feed.share
+        share = feed.shard_id
         assert share
-        return cls((str(share.number), str(share.of), feed.numbering.unit))
+        return cls((str(share.number), str(share.of), feed.partitions.unit))
 
     def __str__(self) -> str:
-        return f"shard {self.dealing[0]} of {self.dealing[1]}, by {self.dealing[2]}s"
+        return f"shard {self.sharding[0]} of {self.sharding[1]}, by {self.sharding[2]}s"
 
     def reach(self, state: State) -> int:
         """Ordinal up to which all bricks of the shard are complete in its stream."""
@@ -50,77 +50,81 @@ class Note(NamedTuple):
         return max(done, state.top.ordinal - 1)
 
 
-def read_note(stream: OrderedStream) -> Note | None:
+def read_shard_state(stream: OrderedStream) -> ShardState | None:
     """The note beside a stream; None if there is none.
 
     Raises:
         StreamError: Redis refuses or cannot be reached.
     """
-    found = {_text(name): _text(value) for name, value in stream.call("HGETALL", note_key(stream.name)).items()}
+    found = {_text(name): _text(value) for name, value in stream.call("HGETALL", shard_state_key(stream.name)).items()}
     if not found:
         return None
-    dealing = tuple(found.get(name, "?") for name in ("shard", "shards", "level"))
-    return Note(dealing, int(found.get("done", _NOWHERE)), EntryId.parse(found["top"]) if "top" in found else None)
+    sharding = tuple(found.get(name, "?") for name in ("shard", "shards", "level"))
+    return ShardState(
+        sharding, int(found.get("done", _NOWHERE)), EntryId.parse(found["top"]) if "top" in found else None
+    )
 
 
-def write_note(stream: OrderedStream, note: Note) -> None:
+def write_shard_state(stream: OrderedStream, note: ShardState) -> None:
     """Writes a note.
 
     Raises:
         StreamError: Redis refuses or cannot be reached.
     """
-    fields = dict(zip(("shard", "shards", "level"), note.dealing, strict=True))
+    fields = dict(zip(("shard", "shards", "level"), note.sharding, strict=True))
     fields |= {"done": str(note.done), "top": str(note.top or START)}
-    stream.call("HSET", note_key(stream.name), *(part for pair in fields.items() for part in pair))
+    stream.call("HSET", shard_state_key(stream.name), *(part for pair in fields.items() for part in pair))
 
 
-def refuse_other_dealing(feed: Feed, stream: OrderedStream, state: State) -> Note | None:
+def refuse_other_sharding(feed: Feed, stream: OrderedStream, state: State) -> ShardState | None:
     """Makes sure that what was published before was dealt to streams as the feed does now; the shard's note if so.
 
     Raises:
         StreamError: it was not, or Redis refuses or cannot be reached.
     """
     begun = state.top > floor(feed)
-    if feed.share is None:
-        if not begun and _there(stream, f"{stream.name}.0", note_key(f"{stream.name}.0")):
+    if feed.shard_id is None:
+        if not begun and _there(stream, f"{stream.name}.0", shard_state_key(f"{stream.name}.0")):
             raise StreamError(
                 f"feed {feed.name!r}: stream {stream.name!r} has no entries, and {stream.name + '.0'!r} has those of "
                 "the same feed with `stream.shards`: all bricks would be published once more; set `stream.shards` "
                 "again, or choose a new `stream.name`"
             )
         return None
-    own, found = Note.of(feed), read_note(stream)
-    if begun and (found is None or found.dealing != own.dealing):
-        raise _dealt_otherwise(feed, stream.name, found, own)
+    own, found = ShardState.of(feed), read_shard_state(stream)
+    if begun and (found is None or found.sharding != own.sharding):
+        raise _sharded_otherwise(feed, stream.name, found, own)
     if begun:
         return found
-    first = streams_of(feed.whole)[0]
+    first = streams_of(feed.parent)[0]
     other = _elsewhere(stream, first.stream_name)
-    if other and other.dealing[1:] != own.dealing[1:]:
-        raise _dealt_otherwise(feed, first.stream_name, other, Note.of(first))
-    base = feed.whole.stream_name
-    if _there(stream, base, fence_key(base)):
+    if other and other.sharding[1:] != own.sharding[1:]:
+        raise _sharded_otherwise(feed, first.stream_name, other, ShardState.of(first))
+    base = feed.parent.stream_name
+    if _there(stream, base, fencing_token_key(base)):
         raise StreamError(
-            f"feed {feed.whole.name!r}: stream {base!r} has the entries of the feed without `stream.shards`: all "
+            f"feed {feed.parent.name!r}: stream {base!r} has the entries of the feed without `stream.shards`: all "
             f"bricks would be published once more, to {base + '.0'!r} and on; leave `stream.shards` out again, choose "
             "a new `stream.name`, or delete that stream"
         )
     return found
 
 
-def _dealt_otherwise(feed: Feed, stream: str, found: Note | None, own: Note) -> StreamError:
-    there = f"was written as {found}" if found else f"has entries, and no {note_key(stream)!r} says which shard's"
+def _sharded_otherwise(feed: Feed, stream: str, found: ShardState | None, own: ShardState) -> StreamError:
+    there = (
+        f"was written as {found}" if found else f"has entries, and no {shard_state_key(stream)!r} says which shard's"
+    )
     return StreamError(
-        f"feed {feed.whole.name!r}: stream {stream!r} {there}, expected {own}: bricks that it has would be published "
+        f"feed {feed.parent.name!r}: stream {stream!r} {there}, expected {own}: bricks that it has would be published "
         "to other streams once more; put `stream.shards` and `bricks.level` back, choose a new `stream.name`, or "
         "delete all streams of the feed"
     )
 
 
-def _elsewhere(stream: OrderedStream, name: str) -> Note | None:
+def _elsewhere(stream: OrderedStream, name: str) -> ShardState | None:
     """The note beside another stream that is there; None as well where this user cannot tell."""
     try:
-        return read_note(_at(name, stream)) if _there(stream, name, note_key(name)) else None
+        return read_shard_state(_at(name, stream)) if _there(stream, name, shard_state_key(name)) else None
     except StreamUnavailableError:
         raise
     except StreamError:

@@ -177,11 +177,11 @@ def open_stream(feed: Feed, client: "redis.Redis | None" = None) -> OrderedStrea
         FeedError: it has several.
         StreamError: the URL of that Redis is none.
     """
-    if feed.stream.shards > 1 and not feed.share:
+    if feed.stream.shards > 1 and not feed.shard_id:
         raise FeedError(f"feed {feed.name!r} has {feed.stream.shards} streams: open those of its shards, one by one")
     return OrderedStream(feed.stream_name, client or connect_redis(feed.stream_name), floor(feed))
 
 
 def floor(feed: Feed) -> EntryId:
     """What all entries of a feed are above: the beginning or, with an `id_offset`, what an old program has written."""
-    return EntryId(feed.numbering.first, 0) if feed.stream.id_offset else START
+    return EntryId(feed.partitions.first, 0) if feed.stream.id_offset else START

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ucs_pipeline.bricks.partitions import Numbering, Share
-from ucs_pipeline.bricks.sharding import Dealt, holder
+from ucs_pipeline.bricks.partitions import Partitions, ShardId
+from ucs_pipeline.bricks.sharding import ShardPartitions, holder
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.settings import Bricks
 from ucs_pipeline.feed.shards import streams_of
@@ -22,7 +22,7 @@ LEVELS = ("brick", "block", "part", "shard")
 
 
 @st.composite
-def numberings(draw: st.DrawFn) -> Numbering:
+def numberings(draw: st.DrawFn) -> Partitions:
     """Of any class, level and range."""
     level, offset = draw(st.sampled_from(LEVELS)), draw(st.sampled_from([0, 7]))
     depth = LEVELS.index(level)
@@ -38,13 +38,13 @@ def numberings(draw: st.DrawFn) -> Numbering:
         day = date(1971, 1, 1) + timedelta(draw(st.integers(0, 365 * 60)))
         last = day + timedelta(draw(st.integers(0, (2, 40, 400, 2000)[depth])))
         bricks |= {"first": str(day), "last": str(last), "zone": draw(st.sampled_from(ZONES))}
-    return Bricks(**bricks).numbering(offset)
+    return Bricks(**bricks).partitions(offset)
 
 
 @settings(max_examples=60)
 @given(numberings(), st.integers(1, 9))
-def test_shards_share_out_the_partitions_and_each_keeps_their_order(whole: Numbering, shards: int) -> None:
-    dealt = [Dealt(whole, Share(number, shards)) for number in range(shards)]
+def test_shards_share_out_the_partitions_and_each_keeps_their_order(whole: Partitions, shards: int) -> None:
+    dealt = [ShardPartitions(whole, ShardId(number, shards)) for number in range(shards)]
     assert sorted(start for one in dealt for start in one.starts) == list(whole.starts)
     for number, one in enumerate(dealt):
         starts = list(one.starts)
@@ -73,28 +73,28 @@ def test_shards_share_out_the_partitions_and_each_keeps_their_order(whole: Numbe
     ],
 )
 def test_each_partition_goes_to_the_next_shard(bricks: dict[str, Any]) -> None:
-    whole = Bricks(**bricks).numbering(0)
+    whole = Bricks(**bricks).partitions(0)
     held = [holder(whole, start, 4) for start in whole.starts]
     assert held == [(held[0] + n) % 4 for n in range(len(held))]
 
 
 def test_a_list_that_begins_elsewhere_is_dealt_the_same() -> None:
     for first, last in ((0, 999_999), (40_000, 2_000_000)):
-        whole = Bricks(**{"class": "number", "first": first, "last": last}).numbering(0)
+        whole = Bricks(**{"class": "number", "first": first, "last": last}).partitions(0)
         assert [holder(whole, ordinal, 3) for ordinal in (4, 5, 6)] == [1, 2, 0]
 
 
 def _agree(table: Table, bricks: dict[str, Any], keys: list[int], shards: int) -> None:
     """Rows of each shard by the engine and by Python: `keys` are the ordinals of the rows' bricks."""
     feed = table.feed(0, key="k", bricks=bricks, stream={"shards": shards})
-    whole = feed.numbering
+    whole = feed.partitions
     rows = Counter(keys)
     *_, one, other = streams_of(feed)
     for part in (one, other):
-        assert source_of(part).count(whole.first, whole.last) == {n: rows[n] for n in rows if n in part.numbering}
+        assert source_of(part).count(whole.first, whole.last) == {n: rows[n] for n in rows if n in part.partitions}
     found = source_of(other).census().bricks
-    expected = Counter({n: rows[n] for n in rows if n in other.numbering})
-    assert set(found) == {other.numbering.start(n) for n in expected}
+    expected = Counter({n: rows[n] for n in rows if n in other.partitions})
+    assert set(found) == {other.partitions.start(n) for n in expected}
     assert sum(content.rows for content in found.values()) == expected.total()
 
 
@@ -110,7 +110,7 @@ def _agree(table: Table, bricks: dict[str, Any], keys: list[int], shards: int) -
 def test_hours_and_their_levels_are_dealt_the_same_in_sql(zone: str, level: str) -> None:
     rng = random.Random(zone + level)
     bricks = {"class": "time", "first": "2012-03-01", "last": "2014-11-30", "zone": zone, "level": level}
-    whole = Bricks(**bricks).numbering(0)
+    whole = Bricks(**bricks).partitions(0)
     low, high = whole.first // 1000, whole.last // 1000
     changes = [
         datetime(2013, *hour, tzinfo=UTC).timestamp() for hour in ((3, 10, 5), (3, 31, 1), (10, 5, 15), (11, 3, 5))
@@ -164,7 +164,7 @@ def test_rows_in_no_brick_are_counted_by_the_first_shard_alone() -> None:
 def test_a_shard_is_sealed_by_rows_and_hours_of_the_others() -> None:
     ids = Feed(name="ids", table="t", key="k", bricks={"class": "number", "last": 99_999}, stream={"shards": 3})
     # Brick 4 still grows: it is in shard 1, and the next bricks of shards 0 and 2 are 6 and 5.
-    found = [seal(part, part.numbering.first, 45_000, 0) for part in streams_of(ids)]
+    found = [seal(part, part.partitions.first, 45_000, 0) for part in streams_of(ids)]
     assert [one.open for one in found if isinstance(one, Seal)] == [6, 4, 5]
     assert seal(streams_of(ids)[2], 8, 92_000, 0) == Seal(None)
     hours = Feed(
@@ -175,8 +175,8 @@ def test_a_shard_is_sealed_by_rows_and_hours_of_the_others() -> None:
         stream={"shards": 5},
     )
     now = datetime(2013, 1, 1, 7, 1, tzinfo=UTC).timestamp()
-    found = [seal(part, part.numbering.first, None, now) for part in streams_of(hours)]
-    opens = sorted(hours.numbering.name(one.open) for one in found if isinstance(one, Seal) and one.open is not None)
+    found = [seal(part, part.partitions.first, None, now) for part in streams_of(hours)]
+    opens = sorted(hours.partitions.name(one.open) for one in found if isinstance(one, Seal) and one.open is not None)
     assert opens == [f"2013.01.01.{hour:02}" for hour in (7, 8, 9, 10, 11)]
     over = datetime(2013, 1, 1, 22, 1, tzinfo=UTC).timestamp()
     assert sum(seal(part, 0, None, over) == Seal(None) for part in streams_of(hours)) == 3

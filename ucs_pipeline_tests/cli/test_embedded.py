@@ -25,7 +25,7 @@ import redis
 from ucs_pipeline.cli.demo_data import ROWS, SCHEMA, write_flights
 from ucs_pipeline.clickhouse.client import EmbeddedEngine
 from ucs_pipeline.clickhouse.embedded import embedded_connection, tables_dir
-from ucs_pipeline.clickhouse.errors import Hide
+from ucs_pipeline.clickhouse.errors import Redact
 from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.errors import SourceError, StreamError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import Feed
@@ -394,7 +394,7 @@ def test_a_table_in_no_order_is_read_in_order_a_portion_at_a_time(most: int, mon
     batches = EmbeddedEngine.batches
 
     def counted(
-        engine: EmbeddedEngine, query: str, parameters: Mapping[str, int], hide: Hide
+        engine: EmbeddedEngine, query: str, parameters: Mapping[str, int], hide: Redact
     ) -> Iterator[pa.RecordBatch]:
         queries.append(parameters)
         return batches(engine, query, parameters, hide)

@@ -96,9 +96,9 @@ def test_a_day_is_in_the_brick_of_its_first_hour(zone: str, column: str) -> None
 
 def _rows(table: Table, bricks: dict[str, Any], first: str, last: str) -> dict[str, int]:
     source = source_of(table.feed(0, key="k", bricks=bricks))
-    numbering = source.feed.numbering
-    counts = source.count(numbering.start_named(first), numbering.start_named(last))
-    return {numbering.name(ordinal): rows for ordinal, rows in counts.items()}
+    partitions = source.feed.partitions
+    counts = source.count(partitions.start_named(first), partitions.start_named(last))
+    return {partitions.name(ordinal): rows for ordinal, rows in counts.items()}
 
 
 @pytest.mark.parametrize("column", ["DateTime", "Nullable(DateTime)", "DateTime64(6)", "UInt32", "Int64"])
@@ -222,7 +222,7 @@ def test_a_range_of_text_bricks_is_one_query_and_uses_a_column_of_the_table_if_t
     bricks: dict[str, Any] = {"class": "text", "first": "2.0.0.0", "last": "4.9.9.9"}
     expected = [n for n in range(1000) if n % 10 and 2000 <= TextBricks().ordinal_of_key(str(n)) <= 4999]
     source = source_of(plain.feed(0, key="k", bricks=bricks))
-    assert sum(source.count(source.feed.numbering.first, source.feed.numbering.last).values()) == len(expected)
+    assert sum(source.count(source.feed.partitions.first, source.feed.partitions.last).values()) == len(expected)
     census = source.census()
     assert sum(content.rows for content in census.bricks.values()) == len(expected)
     assert census.unassigned["null"] == 100

@@ -12,7 +12,7 @@ import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from ucs_pipeline.clickhouse.client import HttpEngine
-from ucs_pipeline.clickhouse.errors import Hide
+from ucs_pipeline.clickhouse.errors import Redact
 from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import Feed
@@ -73,11 +73,11 @@ class _Asking(HttpEngine):
         super().__init__(url)
         self.queries: list[str] = []
 
-    def batches(self, query: str, parameters: Mapping[str, int], hide: Hide) -> Generator[pa.RecordBatch, None, None]:
+    def batches(self, query: str, parameters: Mapping[str, int], hide: Redact) -> Generator[pa.RecordBatch, None, None]:
         self.queries.append(query)
         return super().batches(query, parameters, hide)
 
-    def rows(self, query: str, parameters: Mapping[str, int], hide: Hide) -> list[dict[str, Any]]:
+    def rows(self, query: str, parameters: Mapping[str, int], hide: Redact) -> list[dict[str, Any]]:
         self.queries.append(query)
         return super().rows(query, parameters, hide)
 
@@ -89,7 +89,7 @@ def _everything(feed: Feed, engine: HttpEngine) -> list[object]:
         lambda: sum(batch.num_rows for batch in source.scan(0, 1)),
         lambda: source.count(0, 1),
         lambda: source.newest_key(0),
-        source.goes_on,
+        source.has_rows_beyond,
         lambda: {start: content.rows for start, content in source.census().bricks.items()},
         source.engine,
     )

@@ -63,7 +63,7 @@ def test_an_older_engine_gives_the_bytes_and_counts_of_the_newest(
     old, new = Source(feed, engine), Source(feed, EmbeddedEngine())
     assert _bytes(old) == _bytes(new)
     assert old.census() == new.census()
-    assert not old.goes_on()
+    assert not old.has_rows_beyond()
     first, last = feed.ordinals[0], feed.ordinals[-1]
     assert old.count(first, last) == new.count(first, last)
 

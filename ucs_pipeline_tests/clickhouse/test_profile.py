@@ -99,7 +99,14 @@ class _Profiled(EmbeddedEngine):
 def _answers(source: Source) -> object:
     """Everything that is asked of a table."""
     requests = b"".join(bytes(entries.requests.rows(0, entries.count)) for entries in encode(b"s", source.scan(0, 0)))
-    return requests, source.count(0, 0), source.newest_key(0), source.goes_on(), source.census(), source.warning()
+    return (
+        requests,
+        source.count(0, 0),
+        source.newest_key(0),
+        source.has_rows_beyond(),
+        source.census(),
+        source.warning(),
+    )
 
 
 @pytest.fixture(scope="module")

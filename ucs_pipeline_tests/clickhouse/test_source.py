@@ -84,7 +84,7 @@ def _entries(source: Source) -> list[dict[bytes, bytes]]:
 
 
 def _keys(source: Source) -> list[int | str]:
-    key = source.feed.numbering.bricks.reported
+    key = source.feed.partitions.bricks.reported
     return [key(entries.key(index)) for entries in _encoded(source) for index in range(entries.count)]
 
 

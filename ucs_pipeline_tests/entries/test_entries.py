@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from ucs_pipeline.clickhouse.embedded import embedded_connection
 from ucs_pipeline.clickhouse.source import EmbeddedEngine, Source
 from ucs_pipeline.entries import encode as entries_module
-from ucs_pipeline.entries.encode import Entries, Segment, encode
+from ucs_pipeline.entries.encode import BrickSlice, Entries, encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.entries.resp import bulk
 from ucs_pipeline.errors import SourceError
@@ -522,11 +522,11 @@ def test_a_scan_out_of_order_is_refused(batches: list[tuple[int, ...]]) -> None:
 def test_a_scan_in_order_is_taken() -> None:
     found = list(encode(b"s", iter([_batch(0, 0, 3), _batch(3), _batch(3, 2**64 - 2)])))
     assert [segment for entries in found for segment in entries.segments] == [
-        Segment(0, 2, EntryId(0, 1)),
-        Segment(2, 3, EntryId(3, 1)),
-        Segment(0, 1, EntryId(3, 2)),
-        Segment(0, 1, EntryId(3, 3)),
-        Segment(1, 2, EntryId(2**64 - 2, 1)),
+        BrickSlice(0, 2, EntryId(0, 1)),
+        BrickSlice(2, 3, EntryId(3, 1)),
+        BrickSlice(0, 1, EntryId(3, 2)),
+        BrickSlice(0, 1, EntryId(3, 3)),
+        BrickSlice(1, 2, EntryId(2**64 - 2, 1)),
     ]
 
 

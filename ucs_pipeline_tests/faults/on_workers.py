@@ -63,7 +63,7 @@ class Campaign:
         self._instance = instance
         self._random = random.Random(seed)
         self._feeds = {item.name: item for item in feeds}
-        self._backfills = {item.name: deployment.launch(item.name, item.numbering.names()) for item in feeds}
+        self._backfills = {item.name: deployment.launch(item.name, item.partitions.names()) for item in feeds}
         self._asleep: dict[str, float] = {}
 
     def run(self, minutes: float, every: float) -> bool:
@@ -88,7 +88,7 @@ class Campaign:
             return False
         if backfill.status is not BulkActionStatus.COMPLETED_SUCCESS:
             held = self._instance.get_materialized_partitions(dg.AssetKey(name))
-            lacking = [brick for brick in self._feeds[name].numbering.names() if brick not in held]
+            lacking = [brick for brick in self._feeds[name].partitions.names() if brick not in held]
             if lacking:
                 self.launched_again += 1
                 self._backfills[name] = self._deployment.launch(name, lacking)
@@ -158,7 +158,7 @@ def compare(feeds: list[Feed], instance: dg.DagsterInstance) -> bool:
         recorded = instance.get_materialized_partitions(dg.AssetKey(item.name))
         rows += verdict.equal
         bricks += len(recorded)
-        if not verdict.agrees or recorded != set(item.numbering.names()):
+        if not verdict.agrees or recorded != set(item.partitions.names()):
             good = False
             print(f"{item.name}: {verdict}; {len(recorded)} bricks recorded")
     print(f"{len(feeds)} streams, {bricks:,} bricks recorded, {rows:,} rows equal to the table's")

@@ -82,7 +82,7 @@ class Publish:
 
     def _in_any_order(self, feed: Feed, source: Source, stream: OrderedStream) -> Iterator[BrickReport]:
         """A few bricks at a time, in an order that differs from publisher to publisher."""
-        starts = feed.numbering.starts
+        starts = feed.partitions.starts
         parts = [starts[first : first + _BRICKS] for first in range(0, len(starts), _BRICKS)]
         random.shuffle(parts)
         for part in parts:
@@ -115,16 +115,16 @@ class Materialise:
     def _run(self, feed: Feed) -> Reply:
         defs = build_defs(feed)
         with dg.DagsterInstance.get() as instance:
-            names = [feed.numbering.name(start) for start in _wanted(feed, self.open)]
+            names = [feed.partitions.name(start) for start in _wanted(feed, self.open)]
             tags = {} if self.open is None else {OPEN_BRICK_TAG: names[-1]}
             result = run_bricks(defs, feed.name, instance, names[0], names[-1], **tags)
             if not result.success:
                 return Reply(f"run {result.run_id} failed")
             marked = instance.get_materialized_partitions(brick_asset(feed).key)
-            found = recorded(instance, feed, feed.numbering.starts)
+            found = recorded(instance, feed, feed.partitions.starts)
         return Reply(
             records={
-                ordinal: done(report) for ordinal, report in found.items() if feed.numbering.name(ordinal) in marked
+                ordinal: done(report) for ordinal, report in found.items() if feed.partitions.name(ordinal) in marked
             }
         )
 
@@ -188,8 +188,8 @@ def _feed(environment: Mapping[str, str], settings: Mapping[str, Any]) -> Feed:
 
 
 def _wanted(feed: Feed, last: int | None) -> Sequence[int]:
-    starts = feed.numbering.starts
-    return starts if last is None else feed.numbering.between(starts[0], last)
+    starts = feed.partitions.starts
+    return starts if last is None else feed.partitions.between(starts[0], last)
 
 
 def _limit_files(size: int | None) -> None:

@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, Part
-from ucs_pipeline.stream.ledger import Account, Ledger, Opening
+from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, PartitionBatch
+from ucs_pipeline.stream.ledger import Ledger, LedgerEntry, ResumePoint
 from ucs_pipeline.stream.stream import RedisStream
 from ucs_pipeline_tests.faults.test_model import settle
 from ucs_pipeline_tests.servers.redis_server import RedisServer
@@ -34,9 +34,9 @@ class Writer:
         self.publisher = LedgerPublisher(FEED, stream)
         self._client: Any = stream.client
         account = Ledger(FEED, stream).accounts([brick]).get(brick)
-        self._opening = Opening(account.head, account) if account else Opening(b"", Account())
+        self._opening = ResumePoint(account.head, account) if account else ResumePoint(b"", LedgerEntry())
         if account and account.done:
-            self._opening = Opening(account.head, account.again("somebody"))
+            self._opening = ResumePoint(account.head, account.again("somebody"))
         self._brick, self._entries = brick, entries
         self._start, self._end = next(
             (segment.start, segment.stop) for segment in entries.segments if segment.first.ordinal == brick
@@ -47,12 +47,12 @@ class Writer:
         self._going = self.publisher.publish(self._parts())
         self._withheld = b""
 
-    def _parts(self) -> Iterator[Part]:
+    def _parts(self) -> Iterator[PartitionBatch]:
         for position in itertools.count():
             stop = min(self._next + self._sizes[position], self._end)
             if stop == self._next:
                 return
-            yield Part(self._entries, self._next, stop, self._brick, self._end)
+            yield PartitionBatch(self._entries, self._next, stop, self._brick, self._end)
             self._next = stop
 
     def step(self, rows: int) -> None:
@@ -68,12 +68,12 @@ class Writer:
         """Sends the first row that it believes to be missing, but not what ends its transaction."""
         first = self._start + self._opening.account.rows
         if first < self._end:
-            name, gate, account = f"0.0.0.{self._brick}".encode(), self.publisher._gate, self._opening.account
+            name, gate, account = f"0.0.0.{self._brick}".encode(), self.publisher._guard, self._opening.account
             content = self._entries.content_hash(first, first + 1)
             after = account.plus(1, content, done=first + 1 == self._end)
             rows = self._entries.requests.rows(first, first + 1)
-            self.publisher._wire.send([gate.enter(name, self._opening.expected, 1), rows])
-            self._withheld = gate.leave(name, after.head, 1, begins=account.rows == 0)
+            self.publisher._wire.send([gate.begin(name, self._opening.expected, 1), rows])
+            self._withheld = gate.commit(name, after.head, 1, begins=account.rows == 0)
 
     def release(self) -> None:
         """Sends the end that was held back."""
@@ -233,7 +233,7 @@ def machine(server: RedisServer, entries: Entries) -> type[RuleBasedStateMachine
                 self.doubtful = found
                 return
             for brick, rows in WHOLE.items():
-                account = accounts.get(brick, Account())
+                account = accounts.get(brick, LedgerEntry())
                 wanted = rows * account.replay + rows[: account.rows]
                 assert found[brick] == wanted[len(wanted) - len(found[brick]) :]
                 assert self.trimmed or len(found[brick]) == len(wanted)

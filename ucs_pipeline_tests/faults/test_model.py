@@ -9,13 +9,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from ucs_pipeline.entries.batches import Transaction
+from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.encode import Entries, encode
 from ucs_pipeline.entries.entry_id import START, EntryId
 from ucs_pipeline.entries.resp import command
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.publishing.ordered.publisher import FencedError, Publisher
-from ucs_pipeline.redis.raw_connection import Wire
+from ucs_pipeline.redis.raw_connection import RawConnection
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.tables import expected, numbers, source_of
@@ -27,7 +27,7 @@ _names = itertools.count()
 ALL = (EntryId(0, 0), EntryId(2**63, 0))
 
 
-def settle(wire: Wire, client: Any) -> None:
+def settle(wire: RawConnection, client: Any) -> None:
     """Returns when Redis has done with all that was sent. In the midst of it nothing could be looked at twice."""
     name = f"settled-{next(_names)}"
     wire.send([command(b"CLIENT", b"SETNAME", name.encode())])
@@ -48,12 +48,12 @@ class Writer:
         self._going: Generator[Any, None, None] | Iterator[Any] = self.publisher.publish(self._transactions())
         self._held = False
 
-    def _transactions(self) -> Iterator[Transaction]:
+    def _transactions(self) -> Iterator[Batch]:
         for position in itertools.count():
             stop = min(self._next + self._sizes[position], ROWS)
             if stop == self._next:
                 return
-            yield Transaction(self._entries, self._next, stop)
+            yield Batch(self._entries, self._next, stop)
             self._next = stop
 
     def step(self, rows: int) -> None:
@@ -69,14 +69,14 @@ class Writer:
         """Sends rows, but not what ends their transaction: the next step, if any, does."""
         if self._next < ROWS:
             rows = self._entries.requests.rows(self._next, self._next + 1)
-            gate = self.publisher._gate
-            self.publisher._wire.send([gate.enter(IDS[self._next - 1] if self._next else START), rows])
+            gate = self.publisher._guard
+            self.publisher._wire.send([gate.begin(IDS[self._next - 1] if self._next else START), rows])
             self._held = True
 
     def release(self) -> None:
         """Sends the end that was held back."""
         if self._held:
-            self.publisher._wire.send([self.publisher._gate.leave, command(b"CLIENT", b"REPLY", b"ON")])
+            self.publisher._wire.send([self.publisher._guard.commit, command(b"CLIENT", b"REPLY", b"ON")])
             self.publisher._wire.reply()
 
 

@@ -325,9 +325,9 @@ def test_what_comes_from_the_environment_is_shown_nowhere_but_as_a_name(monkeypa
     settings = {**GOOD, "table": "{{ env.DATABASE }}.orders", "where": "f(x) = '{{ env.KEY }}' -- {{ env.KEY }}"}
     feed = BrickFeed.resolve_from_yaml(_yaml({**settings, "settings": {"format_schema": "{{ env.KEY }}"}}))
     assert feed.where == "f(x) = 'hunter2hunter2' -- hunter2hunter2"
-    assert (feed.shown.table, feed.shown.where) == ("shop.orders", "f(x) = '[HIDDEN]' -- [HIDDEN]")
-    assert feed.shown.settings == {"format_schema": "[HIDDEN]"}
-    assert feed.hide("near 'hunter2hunter2'") == "near '[HIDDEN]'"
+    assert (feed.redacted.table, feed.redacted.where) == ("shop.orders", "f(x) = '[HIDDEN]' -- [HIDDEN]")
+    assert feed.redacted.settings == {"format_schema": "[HIDDEN]"}
+    assert feed.redact("near 'hunter2hunter2'") == "near '[HIDDEN]'"
     for wrong in ({"bricks": {"class": "number", "last": "{{ env.KEY }}"}}, {"stream": {"order": "{{ env.KEY }}"}}):
         with pytest.raises(FeedError, match=r"^feed 'orders': .*\(found '\[HIDDEN\]'\)$") as error:
             BrickFeed.resolve_from_yaml(_yaml({**GOOD, **wrong}))
@@ -463,8 +463,8 @@ def test_building_definitions_connects_to_nothing() -> None:
 )
 def test_lists_of_time_and_text_bricks(bricks: dict[str, Any], first: str, last: str, count: int) -> None:
     feed = BrickFeed(**{**GOOD, "bricks": bricks})
-    assert (feed.numbering.name(feed.numbering.first), feed.numbering.name(feed.numbering.last)) == (first, last)
-    assert len(feed.numbering.starts) == count
+    assert (feed.partitions.name(feed.partitions.first), feed.partitions.name(feed.partitions.last)) == (first, last)
+    assert len(feed.partitions.starts) == count
     assert BrickFeed.resolve_from_yaml(_yaml({**GOOD, "bricks": bricks})) == feed
     assert BrickFeed(**feed.model_dump(mode="json", by_alias=True)) == feed
     assert (feed.warning is None) == (feed.bricks.base == 10)
@@ -472,13 +472,13 @@ def test_lists_of_time_and_text_bricks(bricks: dict[str, Any], first: str, last:
 
 def test_python_may_give_times_as_such() -> None:
     bricks = {"class": "time", "first": date(2013, 1, 1), "last": datetime(2013, 1, 1, 5, tzinfo=UTC)}
-    assert BrickFeed(**{**GOOD, "bricks": bricks}).numbering.names() == [f"2013.01.01.0{hour}" for hour in range(6)]
+    assert BrickFeed(**{**GOOD, "bricks": bricks}).partitions.names() == [f"2013.01.01.0{hour}" for hour in range(6)]
 
 
 def test_an_offset_moves_the_ordinals_and_not_the_names() -> None:
     feed = BrickFeed(**{**GOOD, "stream": {"id_offset": 10**13}})
     assert feed.ordinals == range(10**13, 10**13 + 10)
-    assert feed.numbering.names()[-1] == "0.0.0.9"
+    assert feed.partitions.names()[-1] == "0.0.0.9"
     with pytest.raises(FeedError, match="beyond what an entry id can carry"):
         BrickFeed(**{**GOOD, "stream": {"id_offset": MAX_ORDINAL}})
 

@@ -51,8 +51,8 @@ def _feed(table: str = "numbers(10)", name: str = "orders", **more: Any) -> Feed
 )
 def test_a_table_without_secrets_is_shown_as_it_is_and_keeps_its_asset(table: str) -> None:
     feed = _feed(table)
-    assert feed.shown.table == table
-    assert feed.shown == feed
+    assert feed.redacted.table == table
+    assert feed.redacted == feed
     assert table_key(feed) == dg.AssetKey(["clickhouse", re.sub(r"[^A-Za-z0-9_]+", "_", table).strip("_")])
 
 
@@ -98,9 +98,9 @@ WITH_SECRETS = [
 @pytest.mark.parametrize(("template", "shown"), WITH_SECRETS[:-1])
 def test_a_table_s_secrets_are_not_shown(template: str, shown: str) -> None:
     feed = _feed(template.replace("{}", SECRET))
-    assert feed.shown.table == shown
+    assert feed.redacted.table == shown
     assert feed.table == template.replace("{}", SECRET)
-    assert SECRET not in feed.hide(f"Syntax error: {feed.table}")
+    assert SECRET not in feed.redact(f"Syntax error: {feed.table}")
     assert table_key(feed).path[1].endswith("_orders")
 
 
@@ -121,9 +121,9 @@ def test_secrets_in_expressions_are_not_shown(sql: str, shown: str) -> None:
     feed = _feed(
         columns={"field": sql}, where=sql, settings={"format_avro_schema_registry_url": f"http://u:{SECRET}@h"}
     )
-    assert feed.shown.columns == {"field": shown}
-    assert feed.shown.where == shown
-    assert feed.shown.settings == {"format_avro_schema_registry_url": "http://[HIDDEN]@h"}
+    assert feed.redacted.columns == {"field": shown}
+    assert feed.redacted.where == shown
+    assert feed.redacted.settings == {"format_avro_schema_registry_url": "http://[HIDDEN]@h"}
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=40))
@@ -174,7 +174,7 @@ def test_an_echo_that_breaks_off_in_a_secret_hides_what_there_is_of_it() -> None
         table = f"mysql(x y, '{'t' * gap}', 'd', 't', 'u', '{SECRET}')"
         with pytest.raises(RuntimeError) as said:
             chdb.query(f"SELECT * FROM {table}")
-        assert not _part_of(SECRET, _feed(table).hide(str(said.value)))
+        assert not _part_of(SECRET, _feed(table).redact(str(said.value)))
 
 
 def _part_of(secret: str, text: str) -> bool:
@@ -211,7 +211,7 @@ def test_definitions_hold_no_secret_but_in_the_feed_itself() -> None:
 
 def test_tables_that_look_the_same_without_their_secrets_are_two() -> None:
     one, other = (_feed(f"url('https://h/x?token={token}', CSV)", name) for name, token in (("a", "1"), ("b", "2")))
-    assert one.shown.table == other.shown.table
+    assert one.redacted.table == other.redacted.table
     assert table_key(one) != table_key(other)
 
 

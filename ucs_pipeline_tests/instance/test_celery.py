@@ -104,7 +104,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, clickhouse_http: ClickHo
         with dg.DagsterInstance.get() as instance, deployment, target.client() as client:
             found = Published(instance, client, {}, {}, {})
             for name in NAMES:
-                found.backfills[name] = deployment.launch(name, feed(name).numbering.names())
+                found.backfills[name] = deployment.launch(name, feed(name).partitions.names())
             _interrupt_all(deployment, found)
             wait_until(lambda: all(_ended(found, name) for name in NAMES), lambda: deployment.log("daemon"), PATIENCE_S)
             yield found
@@ -171,7 +171,7 @@ def test_every_brick_is_recorded_although_its_publisher_was_interrupted(publishe
     backfill = published.instance.get_backfill(published.backfills[name])
     assert backfill is not None
     assert backfill.status is BulkActionStatus.COMPLETED_SUCCESS
-    assert published.instance.get_materialized_partitions(dg.AssetKey(name)) == set(feed(name).numbering.names())
+    assert published.instance.get_materialized_partitions(dg.AssetKey(name)) == set(feed(name).partitions.names())
     assert 0 < published.tops[name] < ROWS
 
 

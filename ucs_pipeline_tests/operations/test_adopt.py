@@ -12,7 +12,7 @@ import pytest
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.cli.demo_data import ROWS
-from ucs_pipeline.clickhouse.source import Census, Source, open_source
+from ucs_pipeline.clickhouse.source import Source, TableStats, open_source
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.settings import Stream
@@ -87,7 +87,7 @@ class _Counting(Source):
 
     asked = 0
 
-    def census(self) -> Census:
+    def census(self) -> TableStats:
         self.asked += 1
         return super().census()
 

@@ -58,7 +58,7 @@ def stored(
 
 
 # As a feed's asset and checks, without its table and stream.
-@dg.asset(partitions_def=dg.StaticPartitionsDefinition(FEED.numbering.names()), output_required=False)
+@dg.asset(partitions_def=dg.StaticPartitionsDefinition(FEED.partitions.names()), output_required=False)
 def numbers(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization]:
     print("words for the standard output")
     for name in context.partition_keys:

@@ -85,7 +85,7 @@ def test_assets_and_checks_behind_a_feed_follow_it_in_the_same_run(
         seen[name] = redis_server.client().xlen("numbers")
 
     # Names before and after the feed's: what is not ordered runs in the order of names.
-    bricks = dg.StaticPartitionsDefinition(_feed().numbering.names())
+    bricks = dg.StaticPartitionsDefinition(_feed().partitions.names())
 
     @dg.asset(deps=["numbers"], partitions_def=bricks, backfill_policy=dg.BackfillPolicy.single_run())
     def each() -> None:
@@ -106,7 +106,7 @@ def test_assets_and_checks_behind_a_feed_follow_it_in_the_same_run(
     assert seen == {"each": 25_003, "whole": 25_003, "check": 25_003}
     assert [event.step_key for event in result.all_events if event.is_step_skipped] == []
     assert len(instance.get_materialized_partitions(dg.AssetKey("each"))) == 6
-    assert [event.partition for event in _events(instance)] == _feed().numbering.names()
+    assert [event.partition for event in _events(instance)] == _feed().partitions.names()
 
 
 def test_the_undocumented_key_of_the_output_keeps_dagster_from_a_second_event_per_brick(

@@ -14,14 +14,14 @@ from dagster._core.storage.event_log.schema import AssetEventTagsTable, SqlEvent
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.clickhouse.client import EmbeddedEngine
-from ucs_pipeline.clickhouse.errors import Hide
+from ucs_pipeline.clickhouse.errors import Redact
 from ucs_pipeline.clickhouse.source import Source, open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.entries.resp import bulk
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.build import build_defs
-from ucs_pipeline.orchestration.checks.facts import Facts, collect
+from ucs_pipeline.orchestration.checks.facts import CheckInputs, collect
 from ucs_pipeline.orchestration.checks.finding import CHECKS
 from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.orchestration.materializations import contents, recorded
@@ -477,11 +477,11 @@ class _Counted(EmbeddedEngine):
         super().__init__()
         self.queries: list[str] = []
 
-    def rows(self, query: str, parameters: Mapping[str, int], hide: Hide) -> list[dict[str, Any]]:
+    def rows(self, query: str, parameters: Mapping[str, int], hide: Redact) -> list[dict[str, Any]]:
         self.queries.append(query)
         return super().rows(query, parameters, hide)
 
-    def batches(self, query: str, parameters: Mapping[str, int], hide: Hide) -> Generator[pa.RecordBatch, None, None]:
+    def batches(self, query: str, parameters: Mapping[str, int], hide: Redact) -> Generator[pa.RecordBatch, None, None]:
         self.queries.append(query)
         return super().batches(query, parameters, hide)
 
@@ -556,7 +556,7 @@ def test_the_checks_are_correct_at_100_000_bricks(
     assert {name for name, finding in found.items() if not finding.passed} == {"no_gaps", "all_rows_arrived"}
     assert found["no_gaps"].offenders == [("0.0.54.321", 1)]
     assert [offender[0] for offender in found["all_rows_arrived"].offenders] == ["0.0.77.777", "0.0.99.999", ""]
-    late = Facts(facts.feed, facts.records, facts.verdict, facts.census._replace(bricks={}))
+    late = CheckInputs(facts.feed, facts.records, facts.verdict, facts.census._replace(bricks={}))
     [_, _, finding, *_] = findings(late)
     assert len(finding.offenders) == 100_000
     assert "0.0.0.0...0.0.99.999" in finding.sentence

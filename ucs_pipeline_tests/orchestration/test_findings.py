@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ucs_pipeline.bricks.number import NumberBricks, name_of_ordinal
-from ucs_pipeline.bricks.partitions import Numbering
+from ucs_pipeline.bricks.partitions import Partitions
 from ucs_pipeline.cli.output import print_findings, print_verdict
-from ucs_pipeline.clickhouse.source import Census, Content
+from ucs_pipeline.clickhouse.source import BrickContent, TableStats
 from ucs_pipeline.clickhouse.sql.keys import OUTSIDE
 from ucs_pipeline.entries.display import bricks_are, fields_shown, ranges
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.checks.facts import Facts
-from ucs_pipeline.orchestration.checks.finding import CHECKS, Finding
+from ucs_pipeline.orchestration.checks.facts import CheckInputs
+from ucs_pipeline.orchestration.checks.finding import CHECKS, CheckResult
 from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.reading.verify import Difference, Verdict
@@ -32,25 +32,25 @@ def _hash(ordinal: int, rows: int) -> int:
     return (ordinal * 2**50 + rows) % 2**64 if rows else 0
 
 
-def _facts(rows: list[int], published: int, trimmed: int, done: set[int]) -> Facts:
+def _facts(rows: list[int], published: int, trimmed: int, done: set[int]) -> CheckInputs:
     """A feed whose bricks have so many rows, of which so many in front are published and so many trimmed."""
     feed = Feed(name="f", table="t", key="id", bricks={"class": "number", "last": len(rows) * 10_000 - 1})
     ids = [EntryId(ordinal, row) for ordinal, count in enumerate(rows) for row in range(1, count + 1)]
     held = ids[trimmed:published]
     state = State(True, ids[published - 1] if published else START, len(held), held[0] if held else None)
-    contents = {ordinal: Content(count, _hash(ordinal, count)) for ordinal, count in enumerate(rows) if count}
+    contents = {ordinal: BrickContent(count, _hash(ordinal, count)) for ordinal, count in enumerate(rows) if count}
     verdict = Verdict(state, state, rows=len(held), equal=len(held))
     records = {ordinal: _report(ordinal, rows[ordinal]) for ordinal in done}
-    return Facts(feed, records, verdict, Census(contents, NOTHING_OUTSIDE))
+    return CheckInputs(feed, records, verdict, TableStats(contents, NOTHING_OUTSIDE))
 
 
-def _by_name(facts: Facts) -> dict[str, Finding]:
+def _by_name(facts: CheckInputs) -> dict[str, CheckResult]:
     found = findings(facts)
     assert [finding.check for finding in found] == list(CHECKS)
     return {finding.check.name: finding for finding in found}
 
 
-def _failed(facts: Facts) -> set[str]:
+def _failed(facts: CheckInputs) -> set[str]:
     return {name for name, finding in _by_name(facts).items() if not finding.passed}
 
 
@@ -116,9 +116,11 @@ def test_a_brick_that_changed_after_it_was_finished_is_named_with_both_sides(
     facts = _facts(rows, published, trimmed, set(range(finished)))
     ordinal = data.draw(st.integers(0, finished - 1))
     content = data.draw(
-        st.builds(Content, st.integers(0, 9), st.integers(0, 2**64 - 1)).filter(lambda c: c != facts.table(ordinal))
+        st.builds(BrickContent, st.integers(0, 9), st.integers(0, 2**64 - 1)).filter(
+            lambda c: c != facts.table(ordinal)
+        )
     )
-    changed = replace(facts, census=Census({**facts.census.bricks, ordinal: content}, NOTHING_OUTSIDE))
+    changed = replace(facts, census=TableStats({**facts.census.bricks, ordinal: content}, NOTHING_OUTSIDE))
     found = _by_name(changed)
     assert {name for name, finding in found.items() if not finding.passed} == {"all_rows_arrived", "no_late_rows"}
     name = name_of_ordinal(ordinal)
@@ -181,7 +183,7 @@ def test_entries_that_differ_or_are_missing_are_shown_and_all_of_them_counted() 
 @pytest.mark.parametrize("place", OUTSIDE)
 def test_rows_outside_the_list_are_counted_by_place(place: str) -> None:
     facts = _facts([5], 5, 0, {0})
-    finding = _by_name(replace(facts, census=Census(facts.census.bricks, {**NOTHING_OUTSIDE, place: 3})))[
+    finding = _by_name(replace(facts, census=TableStats(facts.census.bricks, {**NOTHING_OUTSIDE, place: 3})))[
         "no_unassigned_rows"
     ]
     assert finding.offenders == [(place, 3)]
@@ -198,7 +200,7 @@ def test_rows_in_no_brick_are_said_by_number_and_kind() -> None:
             "has 1,077 rows in no brick (7 with a NULL key, 20 negative, 1,050 beyond the list); expected every row",
         ),
     ):
-        outside = replace(facts, census=Census(facts.census.bricks, {**NOTHING_OUTSIDE, **counts}))
+        outside = replace(facts, census=TableStats(facts.census.bricks, {**NOTHING_OUTSIDE, **counts}))
         assert sentence in _by_name(outside)["no_unassigned_rows"].sentence
 
 
@@ -214,7 +216,7 @@ def test_the_comparison_says_which_rows_it_is_about(unassigned: int, capsys: pyt
 def test_times_before_1970_are_called_that() -> None:
     bricks = {"class": "time", "first": "1970-01-01", "last": "1970-01-01"}
     facts = replace(_facts([5], 5, 0, {0}), feed=Feed(name="feed", table="t", key="k", bricks=bricks))
-    early = replace(facts, census=Census(facts.census.bricks, {**NOTHING_OUTSIDE, "negative": 2}))
+    early = replace(facts, census=TableStats(facts.census.bricks, {**NOTHING_OUTSIDE, "negative": 2}))
     assert "has 2 rows in no brick (2 before 1970); expected" in _by_name(early)["no_unassigned_rows"].sentence
 
 
@@ -224,7 +226,7 @@ def test_a_feed_that_has_not_begun_passes() -> None:
 
 
 def test_bricks_in_sentences_are_ranges_and_few() -> None:
-    bricks = Numbering(NumberBricks(), 0, 99)
+    bricks = Partitions(NumberBricks(), 0, 99)
     assert ranges(bricks, [3]) == "0.0.0.3"
     assert bricks_are(bricks, [3]) == "brick 0.0.0.3 is"
     assert bricks_are(bricks, [3, 4, 9]) == "bricks 0.0.0.3...0.0.0.4, 0.0.0.9 are"

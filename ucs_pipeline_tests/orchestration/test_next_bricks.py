@@ -18,9 +18,9 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.sensors.next_bricks import (
     MANY_TRIES,
+    FeedSnapshot,
+    LaunchBackoff,
     Request,
-    Situation,
-    Tries,
     first_to_publish,
     next_bricks,
 )
@@ -46,7 +46,7 @@ def _state(top: EntryId = START, length: int = 0) -> State:
 # Decisions
 
 
-def _seen(feed: Feed, **more: Any) -> Situation:
+def _seen(feed: Feed, **more: Any) -> FeedSnapshot:
     newest, now = more.pop("newest_id", 65_000), more.pop("now", 0.0)
     known: dict[str, Any] = {
         "missing": 3,
@@ -54,7 +54,7 @@ def _seen(feed: Feed, **more: Any) -> Situation:
         "recorded": EntryId(2, 10_000),
         "state": _state(EntryId(2, 10_000), 30_000),
     }
-    seen = Situation(seal=Seal(None), **{**known, **more})
+    seen = FeedSnapshot(seal=Seal(None), **{**known, **more})
     start = first_to_publish(feed, seen.missing, seen.recorded, seen.state)
     return seen if start is None else replace(seen, seal=seal(feed, start, newest, now))
 
@@ -139,20 +139,20 @@ def _at(hour: int, minute: int, second: int = 0, day: int = 27) -> float:
 )
 def test_an_hour_is_sealed_when_it_is_over_and_has_settled(now: float, expected: str | tuple[str, str]) -> None:
     feed = _hours()
-    seen = _seen(feed, missing=feed.numbering.first, recorded=START, state=_state(), now=now)
+    seen = _seen(feed, missing=feed.partitions.first, recorded=START, state=_state(), now=now)
     found = next_bricks(feed, seen, 100)
     if isinstance(expected, str):
         assert isinstance(found, str)
         assert expected in found
     else:
         assert isinstance(found, Request)
-        assert (feed.numbering.name(found.first), feed.numbering.name(found.last)) == expected
+        assert (feed.partitions.name(found.first), feed.partitions.name(found.last)) == expected
         assert not found.open
 
 
 def test_a_feed_that_follows_its_tail_publishes_the_hour_that_is_not_over() -> None:
     feed = _hours(tail="follow")
-    first, second, third = feed.numbering.starts[:3]
+    first, second, third = feed.partitions.starts[:3]
     seen = _seen(feed, missing=first, recorded=START, state=_state(), now=_at(0, 30))
     assert next_bricks(feed, seen, 100) == Request(first, third, open=True)
     assert next_bricks(feed, seen, 1) == Request(first, first)
@@ -189,10 +189,10 @@ def test_a_schedule_publishes_text_bricks(home: Path, instance: dg.DagsterInstan
 
 def test_what_fails_is_tried_again_with_growing_pauses_and_named() -> None:
     feed, request, top = _feed(), Request(3, 5), EntryId(2, 10_000)
-    tries, now, pauses, said = Tries(), 1_000_000.0, list[float](), list[str]()
+    tries, now, pauses, said = LaunchBackoff(), 1_000_000.0, list[float](), list[str]()
     for _ in range(MANY_TRIES + 2):
         assert tries.objection(feed, request, top, now) is None
-        tries = Tries.parse(str(tries.launched(feed, request, top, now)))
+        tries = LaunchBackoff.parse(str(tries.launched(feed, request, top, now)))
         waited = 0
         said.append(tries.objection(feed, request, top, now) or "")
         while tries.objection(feed, request, top, now):
@@ -209,7 +209,7 @@ def test_what_fails_is_tried_again_with_growing_pauses_and_named() -> None:
 
 @pytest.mark.parametrize("cursor", [None, "", "{}", "[1]", "nonsense", '{"brick": "x", "top": 1}'])
 def test_a_cursor_of_something_else_is_no_memory(cursor: str | None) -> None:
-    assert Tries.parse(cursor) == Tries()
+    assert LaunchBackoff.parse(cursor) == LaunchBackoff()
 
 
 @pytest.mark.parametrize("setting", ["schedule", "check_schedule"])
@@ -307,12 +307,12 @@ def test_a_growing_table_is_published_brick_by_brick_as_it_is_sealed(
     ],
 )
 def test_a_table_of_times_may_go_on_beyond_the_list(
-    home: Path, moment: datetime, where: str | None, goes_on: bool
+    home: Path, moment: datetime, where: str | None, has_rows_beyond: bool
 ) -> None:
     # The list ends with the day, at 23:00 UTC.
     rows = {"n": pa.array([1, 2]), "at": pa.array([None, moment], pa.timestamp("s", tz="UTC"))}
     write_table(home, "hours", rows)
-    assert open_source(_hours(table="hours", key="at", where=where)).goes_on() is goes_on
+    assert open_source(_hours(table="hours", key="at", where=where)).has_rows_beyond() is has_rows_beyond
 
 
 def test_a_feed_that_follows_its_tail_keeps_the_open_brick_topped_up(

@@ -37,7 +37,7 @@ def _feed(bricks: dict[str, Any], **more: object) -> Feed:
 
 def _record(instance: dg.DagsterInstance, feed: Feed, number: int) -> None:
     """Records the partitions at the front of the list, and as many at its end, as done."""
-    for start in {*feed.numbering.starts[:number], *feed.numbering.starts[-number:]}:
+    for start in {*feed.partitions.starts[:number], *feed.partitions.starts[-number:]}:
         instance.report_runless_asset_event(brick_event(feed, BrickReport(start, 0, None, None, None, None)))
 
 
@@ -147,7 +147,7 @@ def test_another_id_offset_on_the_stream_of_the_record_is_refused_and_on_another
     # Emptied by its workers, it shows only its top: with a lower offset, that of rows that were never published.
     write_table(home, "rows", {"n": pa.array(range(60))})
     was, now = (_feed(bricks, stream={"id_offset": offset}) for offset in (before, after))
-    name = was.numbering.name(was.numbering.starts[0])
+    name = was.partitions.name(was.partitions.starts[0])
     assert run_bricks(build_defs(was), "rows", instance, name, name).success
     stream.client.xtrim("rows", maxlen=0, approximate=False)
     top = stream.state().top

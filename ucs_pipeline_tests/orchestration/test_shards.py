@@ -32,7 +32,7 @@ from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.reading.reader import read_entries
 from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.stream.shard_state import read_note
+from ucs_pipeline.stream.shard_state import read_shard_state
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT, python, run_bricks, write_table
@@ -74,7 +74,7 @@ def _merged(feed: Feed) -> list[tuple[str, dict[bytes, bytes]]]:
 def _publish(feed: Feed, shard: int, instance: dg.DagsterInstance, first: int = 0, last: int = -1) -> str | None:
     """One run of a shard; why it failed, if it did."""
     part = streams_of(feed)[shard]
-    starts = part.numbering.starts
+    starts = part.partitions.starts
     result = run_bricks(build_defs(feed), part.name, instance, starts[first], starts[last])
     [*failures] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     return None if result.success else failures[0].user_failure_data.description  # type: ignore[union-attr]
@@ -96,7 +96,7 @@ def test_a_feed_with_shards_is_as_many_assets_in_one_group() -> None:
     assert sorted(one.name for one in defs.schedules or ()) == [f"rows_{n}_schedule" for n in range(3)]
     [first, *_] = found = feeds_of(defs)
     assert [feed.stream_name for feed in found] == ["rows.0", "rows.1", "rows.2"]
-    assert first.whole == _feed(schedule="* * * * *")
+    assert first.parent == _feed(schedule="* * * * *")
     description = build_defs(_feed()).get_assets_def("rows_1").descriptions_by_key[dg.AssetKey("rows_1")]
     assert "Shard 1 of the 3 of feed `rows`" in description
 
@@ -135,7 +135,7 @@ def test_more_shards_than_partitions_are_refused_and_more_partitions_than_one_as
     with pytest.raises(FeedError, match=r"stream.shards \(1000000000\) is more"):
         _feed(shards=10**9)
     many = {"class": "number", "last": 4 * 10**9 - 1}
-    assert len(streams_of(_feed(shards=4, bricks=many))[3].numbering.starts) == 100_000
+    assert len(streams_of(_feed(shards=4, bricks=many))[3].partitions.starts) == 100_000
     with pytest.raises(FeedError, match="400,000 bricks, and Dagster carries at most 100,000"):
         _feed(shards=3, bricks=many)
 
@@ -164,7 +164,7 @@ def test_shards_are_published_each_in_order_and_merged_they_are_the_table(
     assert _merged(feed) == _expected()
     for part in streams_of(feed):
         ids = [entry_id.decode() for entry_id, _ in client.xrange(part.stream_name)]
-        assert ids == [one for one, _ in _expected() if int(one.split("-")[0]) in part.numbering]
+        assert ids == [one for one, _ in _expected() if int(one.split("-")[0]) in part.partitions]
     assert client.hgetall("{rows.2}:shard") == {
         b"shard": b"2",
         b"shards": b"3",
@@ -227,7 +227,7 @@ def _move(part: Feed) -> list[BrickReport]:
     """Publishes all bricks of a shard, as a run does, without Dagster."""
     stream = open_stream(part, connect_redis(part.stream_name))
     return list(
-        noted(part, stream, publish(part, open_source(part), stream, part.numbering.starts, lambda _: {}), None)
+        noted(part, stream, publish(part, open_source(part), stream, part.partitions.starts, lambda _: {}), None)
     )
 
 
@@ -239,7 +239,7 @@ def test_a_note_ahead_of_its_stream_is_forgotten_before_the_stream_grows_again()
     top = stream.state().top
     stream.client.delete(part.stream_name)
     assert list(noted(part, stream, iter(()), None)) == []
-    note = read_note(stream)
+    note = read_shard_state(stream)
     assert note
     assert note.reach(State(True, top, 0)) < reports[-1].ordinal
 
@@ -288,9 +288,9 @@ def test_hours_are_dealt_and_merged_as_well(instance: dg.DagsterInstance, home: 
     feed = _feed(shards=2, bricks=bricks)
     for shard in range(2):
         part = streams_of(feed)[shard]
-        ends = [part.numbering.name(end) for end in (part.numbering.first, part.numbering.last)]
+        ends = [part.partitions.name(end) for end in (part.partitions.first, part.partitions.last)]
         assert run_bricks(build_defs(feed), part.name, instance, *ends).success
-    inside = [second for second in seconds if feed.numbering.first <= second * 1000 < feed.numbering.last + 3_600_000]
+    inside = [second for second in seconds if feed.partitions.first <= second * 1000 < feed.partitions.last + 3_600_000]
     assert [int(fields[b"id"]) for _, fields in _merged(feed)] == inside
 
 

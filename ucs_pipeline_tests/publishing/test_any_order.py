@@ -21,7 +21,7 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import beside, has_neighbours
-from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, Part
+from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, PartitionBatch
 from ucs_pipeline.publishing.backpressure import trim_acknowledged
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.run import publish
@@ -29,7 +29,7 @@ from ucs_pipeline.reading.any_order_search import trimmed_rows
 from ucs_pipeline.reading.any_order_verify import ledger_verify
 from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.reading.reader import Reader, read_entries
-from ucs_pipeline.stream.ledger import Account, Ledger, Opening
+from ucs_pipeline.stream.ledger import Ledger, LedgerEntry, ResumePoint
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
 from ucs_pipeline_tests.support.home import PROJECT
@@ -81,7 +81,7 @@ def _by_brick(stream: RedisStream) -> dict[int, list[Fields]]:
     return found
 
 
-def _accounts(stream: RedisStream) -> dict[int, Account]:
+def _accounts(stream: RedisStream) -> dict[int, LedgerEntry]:
     return Ledger(_feed(numbers(1)), stream).accounts(range(3))
 
 
@@ -96,8 +96,12 @@ def _half(table: Table, stream: RedisStream, rows: int) -> None:
     feed = _feed(table)
     entries = next(encode(b"feed", source_of(feed).scan(0, 0), UnnumberedEntries))
     with LedgerPublisher(feed, stream) as publisher:
-        publisher.open({0: Opening(b"", Account())})
-        list(publisher.publish(iter([Part(entries, 0, rows // 2, 0), Part(entries, rows // 2, rows, 0)])))
+        publisher.open({0: ResumePoint(b"", LedgerEntry())})
+        list(
+            publisher.publish(
+                iter([PartitionBatch(entries, 0, rows // 2, 0), PartitionBatch(entries, rows // 2, rows, 0)])
+            )
+        )
 
 
 def test_bricks_go_in_any_order_among_the_entries_of_others(stream: RedisStream) -> None:
@@ -148,10 +152,10 @@ def test_a_coarser_partition_is_one_line_of_the_ledger(stream: RedisStream) -> N
     feed = numbers(ROWS).feed(
         29_999_999, stream={"order": "any"}, bricks={"class": "number", "last": 29_999_999, "level": "block"}
     )
-    reports = list(publish(feed, source_of(feed), stream, feed.numbering.starts, lambda _: {}))
+    reports = list(publish(feed, source_of(feed), stream, feed.partitions.starts, lambda _: {}))
     assert [(report.ordinal, report.rows) for report in reports] == [(0, ROWS), (1_000, 0), (2_000, 0)]
     assert (stream.client.hget(LEDGER, "0.0.0") or b"")[:6] == b"25000 "
-    again = list(publish(feed, source_of(feed), stream, feed.numbering.starts, lambda _: {}))
+    again = list(publish(feed, source_of(feed), stream, feed.partitions.starts, lambda _: {}))
     assert [(report.rows, report.published) for report in again] == [(ROWS, 0), (0, 0), (0, 0)]
     assert stream.state().length == ROWS
 
@@ -307,8 +311,8 @@ def test_a_stream_that_others_fill_again_while_it_is_written_gets_no_more_rows(s
     table = numbers(ROWS)
     entries = _entries(table, 2)
     with LedgerPublisher(_feed(table), stream) as publisher:
-        publisher.open({2: Opening(b"", Account())})
-        going = publisher.publish(Part(entries, start, start + 10, 2) for start in range(0, 5_000, 10))
+        publisher.open({2: ResumePoint(b"", LedgerEntry())})
+        going = publisher.publish(PartitionBatch(entries, start, start + 10, 2) for start in range(0, 5_000, 10))
         next(going)
         stream.client.delete("feed")
         _others(stream.client, 5_000)
@@ -409,9 +413,9 @@ def test_a_trimmed_brick_is_found_among_any_number_of_entries_of_others(
     table = numbers(50)
     feed, entries = _feed(table), next(encode(b"feed", source_of(_feed(table)).scan(0, 0), UnnumberedEntries))
     with LedgerPublisher(feed, stream) as publisher:
-        publisher.open({0: Opening(b"", Account())})
+        publisher.open({0: ResumePoint(b"", LedgerEntry())})
         for start, stop in ((0, 20), (20, 50)):
-            list(publisher.publish(iter([Part(entries, start, stop, 0, 50)])))
+            list(publisher.publish(iter([PartitionBatch(entries, start, stop, 0, 50)])))
             _others(stream.client, 37)
     source = source_of(feed)
     for kept, left in ((50 + 74, 50), (30 + 74 + 5, 35), (30 + 50, 30), (30 + 37, 30), (10 + 37, 10), (20, 0)):
@@ -459,8 +463,8 @@ def test_a_stream_deleted_while_it_is_written_is_not_begun_again_half_way(stream
     table = numbers(ROWS)
     entries = _entries(table, 2)
     with LedgerPublisher(_feed(table), stream) as publisher:
-        publisher.open({2: Opening(b"", Account())})
-        going = publisher.publish(Part(entries, start, start + 10, 2) for start in range(0, 5_000, 10))
+        publisher.open({2: ResumePoint(b"", LedgerEntry())})
+        going = publisher.publish(PartitionBatch(entries, start, start + 10, 2) for start in range(0, 5_000, 10))
         next(going)
         stream.client.delete("feed")
         with pytest.raises(StreamError, match="was deleted, restored, renamed or copied over while rows"):
@@ -480,31 +484,31 @@ def test_a_trimmed_stream_goes_on(stream: RedisStream) -> None:
 class _Frozen:
     """A publisher that has sent rows of brick 2, but not what ends their transaction."""
 
-    def __init__(self, table: Table, stream: RedisStream, opening: Opening, rows: int) -> None:
+    def __init__(self, table: Table, stream: RedisStream, opening: ResumePoint, rows: int) -> None:
         self.publisher = LedgerPublisher(_feed(table), stream)
-        entries, gate, wire = _entries(table, 2), self.publisher._gate, self.publisher._wire
+        entries, gate, wire = _entries(table, 2), self.publisher._guard, self.publisher._wire
         after = opening.account.plus(rows, entries.content_hash(0, rows), done=False)
-        wire.send([gate.enter(b"0.0.0.2", opening.expected, rows), entries.requests.rows(0, rows)])
-        self._end = gate.leave(b"0.0.0.2", after.head, rows, begins=True)
+        wire.send([gate.begin(b"0.0.0.2", opening.expected, rows), entries.requests.rows(0, rows)])
+        self._end = gate.commit(b"0.0.0.2", after.head, rows, begins=True)
 
     def wake(self) -> None:
-        self.publisher._wire.send([self.publisher._aloud(self._end + self.publisher._gate.ask(b"", 0))])
+        self.publisher._wire.send([self.publisher._with_replies(self._end + self.publisher._guard.probe(b"", 0))])
         self.publisher._wire.reply()
         self.publisher.close()
 
 
 def test_a_frozen_publisher_adds_nothing_when_it_wakes_up(stream: RedisStream) -> None:
     table = numbers(ROWS)
-    frozen = _Frozen(table, stream, Opening(b"", Account()), 100)
+    frozen = _Frozen(table, stream, ResumePoint(b"", LedgerEntry()), 100)
     records = _publish(table, stream)
     frozen.wake()
     assert _by_brick(stream) == {brick: _rows(brick) for brick in range(3)}
-    frozen = _Frozen(table, stream, Opening(_accounts(stream)[2].head, Account(replay=1, requests=("a",))), 100)
+    frozen = _Frozen(table, stream, ResumePoint(_accounts(stream)[2].head, LedgerEntry(replay=1, requests=("a",))), 100)
     _publish(table, stream, [2], records=records, request="b")
     frozen.wake()
     assert _by_brick(stream)[2] == _rows(2) * 2
     stream.client.delete("feed", LEDGER)
-    frozen = _Frozen(table, stream, Opening(b"", Account()), 100)
+    frozen = _Frozen(table, stream, ResumePoint(b"", LedgerEntry()), 100)
     stream.client.delete("feed", LEDGER)
     _publish(table, stream, [2])
     frozen.wake()
@@ -608,8 +612,8 @@ def test_a_replay_that_meets_half_of_another_one_finishes_that_and_is_done_itsel
     records = _publish(table, stream, [2])
     with LedgerPublisher(_feed(table), stream) as publisher:
         account = _accounts(stream)[2]
-        publisher.open({2: Opening(account.head, account.again("a"))})
-        list(publisher.publish(iter([Part(_entries(table, 2), 0, 100, 2)])))
+        publisher.open({2: ResumePoint(account.head, account.again("a"))})
+        list(publisher.publish(iter([PartitionBatch(_entries(table, 2), 0, 100, 2)])))
     reports = _publish(table, stream, [2], records=records, request="b")
     assert [(report.replay, report.published) for report in reports] == [(1, 4_900), (2, 5_000)]
     for request in ("a", "b"):
@@ -712,9 +716,9 @@ def test_a_ledger_that_turns_into_something_else_closes_the_gate(stream: RedisSt
     entries = _entries(table, 2)
     with LedgerPublisher(_feed(table), stream) as publisher:
         stream.client.set(LEDGER, "text")
-        publisher.open({2: Opening(b"", Account())})
+        publisher.open({2: ResumePoint(b"", LedgerEntry())})
         with pytest.raises(StreamError):
-            list(publisher.publish(iter([Part(entries, 0, 10, 2)])))
+            list(publisher.publish(iter([PartitionBatch(entries, 0, 10, 2)])))
     assert _all(stream) == []
     assert stream.client.type("feed") == b"stream"
 
@@ -723,9 +727,9 @@ def test_rows_that_the_ledger_does_not_expect_move_nothing(stream: RedisStream) 
     table = numbers(ROWS)
     entries = _entries(table, 2)
     with LedgerPublisher(_feed(table), stream) as publisher:
-        publisher.open({2: Opening(Account(7).head, Account(7))})
+        publisher.open({2: ResumePoint(LedgerEntry(7).head, LedgerEntry(7))})
         with pytest.raises(MovedError):
-            list(publisher.publish(iter([Part(entries, 7, 10, 2)])))
+            list(publisher.publish(iter([PartitionBatch(entries, 7, 10, 2)])))
     assert _all(stream) == []
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from ucs_pipeline.entries.batches import Transaction
+from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.settings import Stream
-from ucs_pipeline.publishing.backpressure import Room, trim_acknowledged
-from ucs_pipeline.publishing.brick_results import BrickReport, Span
-from ucs_pipeline.publishing.rate_limit import Flow
+from ucs_pipeline.publishing.backpressure import Backpressure, trim_acknowledged
+from ucs_pipeline.publishing.brick_results import BrickReport, ConfirmedBatch
+from ucs_pipeline.publishing.rate_limit import RateLimiter
 from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
@@ -48,7 +48,7 @@ def _move(
     rows: int,
     log: Callable[[str], None] = lambda _: None,
     records: tuple[BrickReport, ...] = (),
-    watch: Callable[[Span], None] = lambda _: None,
+    watch: Callable[[ConfirmedBatch], None] = lambda _: None,
     **settings: Any,
 ) -> Iterator[BrickReport]:
     feed = table.feed(rows - 1, stream=settings)
@@ -292,14 +292,14 @@ def test_a_pace_spreads_rows_evenly_and_makes_up_for_nothing(
     feed = numbers(1_000).feed(9_999)
     [entries] = encode(b"feed", source_of(feed).scan(0, 0))
     settings = Stream(max_rows_per_second=200)
-    going = Flow(settings, Room(stream, settings, 0, pause, print), pause)
+    going = RateLimiter(settings, Backpressure(stream, settings, 0, pause, print), pause)
     assert going.most_rows == 20
 
-    def transactions() -> Iterator[Transaction]:
+    def transactions() -> Iterator[Batch]:
         for number in range(5):
             if number == 3:
                 clock[0] += 60  # the publisher had to wait for something else
-            yield Transaction(entries, number * 20, number * 20 + 20)
+            yield Batch(entries, number * 20, number * 20 + 20)
 
     sent = [clock[0] - 1_000 for transaction in going.admit(transactions()) if transaction]
     assert sent == pytest.approx([0.0, 0.1, 0.2, 60.2, 60.3])
@@ -310,7 +310,7 @@ def test_a_pace_below_one_row_a_step_sends_single_rows(stream: OrderedStream) ->
     list(_move(numbers(rows), stream, rows, max_rows_per_second=0.5 * 10 * rows))
     assert stream.entries(*ALL) == expected(rows)
     settings = Stream(max_rows_per_second=0.1)
-    assert Flow(settings, Room(stream, settings, 0, print, print), print).most_rows == 1
+    assert RateLimiter(settings, Backpressure(stream, settings, 0, print, print), print).most_rows == 1
 
 
 # Replicas

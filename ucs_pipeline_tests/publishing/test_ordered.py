@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from ucs_pipeline.entries.batches import Transaction, cut
+from ucs_pipeline.entries.batches import Batch, cut
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.feed.redis_keys import fence_key
+from ucs_pipeline.feed.redis_keys import fencing_token_key
 from ucs_pipeline.publishing.brick_results import BrickReport
-from ucs_pipeline.publishing.ordered.comparison import Comparison
+from ucs_pipeline.publishing.ordered.comparison import PrefixCheck
 from ucs_pipeline.publishing.ordered.plan import plan
 from ucs_pipeline.publishing.ordered.publisher import FencedError, Publisher
 from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.verify import verify
-from ucs_pipeline.stream.comparer import Comparer
+from ucs_pipeline.stream.comparer import StreamComparer
 from ucs_pipeline.stream.stream import OrderedStream, Page
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT
@@ -184,9 +184,9 @@ def test_entries_that_are_lost_while_they_are_compared_are_no_rows_that_changed(
     with RedisServer(tmp_path) as other, Publisher(stream) as publisher:
         lagging = OrderedStream("feed", other.client())
         _half_published(table, lagging, 4_000)
-        with Comparer(lagging) as comparer:
+        with StreamComparer(lagging) as comparer:
             course = plan(feed, feed.ordinals, publisher.state, None)
-            comparison = Comparison(feed, lagging, comparer, course, publisher.state)
+            comparison = PrefixCheck(feed, lagging, comparer, course, publisher.state)
             chunks = encode(b"feed", source_of(feed).scan(0, 1))
             transactions = [part for entries in chunks for part in cut(entries, 0, entries.count)]
             with pytest.raises(StreamUnavailableError, match="ends at 0-4000, and ended at 2-10000 a moment ago"):
@@ -377,7 +377,7 @@ def test_small_transactions_carry_long_rows(stream: OrderedStream) -> None:
     [("flights", "{flights}:writer"), ("a{b}c", "a{b}c:writer"), ("a{}c", "{a{}c}:writer"), ("{x", "{{x}:writer")],
 )
 def test_the_fence_is_beside_the_stream(name: str, fence: str) -> None:
-    assert fence_key(name) == fence
+    assert fencing_token_key(name) == fence
 
 
 @pytest.mark.parametrize(
@@ -436,4 +436,4 @@ def test_long_rows_are_not_read_back_many_at_once(stream: OrderedStream) -> None
 def test_a_transaction_names_its_first_and_last_id() -> None:
     feed = numbers(15_000).feed(19_999)
     [entries] = encode(b"feed", source_of(feed).scan(0, 1))
-    assert Transaction(entries, 9_998, 10_002).ids == (EntryId(0, 9_999), EntryId(1, 2))
+    assert Batch(entries, 9_998, 10_002).ids == (EntryId(0, 9_999), EntryId(1, 2))

@@ -6,7 +6,7 @@ from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.brick_results import BrickReport
-from ucs_pipeline.publishing.ordered.plan import Plan, hole, known, loss, plan
+from ucs_pipeline.publishing.ordered.plan import Plan, gap, known, loss, plan
 
 FEED = Feed(name="feed", table="t", key="id", bricks={"class": "number", "first": 20_000, "last": 99_999})
 
@@ -74,6 +74,6 @@ def test_a_top_outside_the_feed_is_refused(ordinal: int, side: str) -> None:
 
 
 def test_the_refusal_of_a_hole_names_the_range_to_launch() -> None:
-    text = str(hole(FEED, EntryId(3, 11), Plan(EntryId(3, 10), 3, 5, 6)))
+    text = str(gap(FEED, EntryId(3, 11), Plan(EntryId(3, 10), 3, 5, 6)))
     assert "'feed' ends at 3-10 (brick 0.0.0.3)" in text
     assert text.endswith("launch 0.0.0.3...0.0.0.6 instead")

@@ -23,7 +23,7 @@ def _said(redis_server: RedisServer, wanted: slice, **bricks: Any) -> list[str]:
         bricks={"class": "number", "last": 29_999, "width": 10, **bricks},
         stream={"id_offset": 5},
     )
-    starts = feed.numbering.starts[wanted]
+    starts = feed.partitions.starts[wanted]
     lines: list[str] = []
     progress = Progress(feed, starts, lines.append, seconds=-1)
     stream = open_stream(feed, redis_server.client())

@@ -16,7 +16,7 @@ from ucs_pipeline.entries.batches import cut
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.publishing.brick_results import BrickReport, Span
+from ucs_pipeline.publishing.brick_results import BrickReport, ConfirmedBatch
 from ucs_pipeline.publishing.ordered.publisher import Publisher
 from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.stream.stream import OrderedStream
@@ -41,7 +41,7 @@ def _move(
     wanted: range | None = None,
     log: Callable[[str], None] = lambda _: None,
     timeout_s: float = 60,
-    watch: Callable[[Span], None] = lambda _: None,
+    watch: Callable[[ConfirmedBatch], None] = lambda _: None,
     min_replicas: int = 0,
 ) -> Iterator[BrickReport]:
     feed = table.feed(last, stream={"timeout_s": timeout_s, "min_replicas": min_replicas})
@@ -288,8 +288,8 @@ def _servers(directory: Path, number: int) -> Iterator[list[RedisServer]]:
         yield [stack.enter_context(RedisServer(place)) for place in places]
 
 
-def _all(steps: Sequence[Callable[[Span], None]]) -> Callable[[Span], None]:
-    def watch(span: Span) -> None:
+def _all(steps: Sequence[Callable[[ConfirmedBatch], None]]) -> Callable[[ConfirmedBatch], None]:
+    def watch(span: ConfirmedBatch) -> None:
         for step in steps:
             step(span)
 

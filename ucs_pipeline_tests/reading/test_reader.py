@@ -13,7 +13,7 @@ from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.reading.reader import Reader, read_entries
-from ucs_pipeline.stream.shard_state import Note, write_note
+from ucs_pipeline.stream.shard_state import ShardState, write_shard_state
 from ucs_pipeline.stream.stream import OrderedStream, open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 
@@ -32,9 +32,9 @@ class Publishers:
         self.ids = [EntryId(brick, row) for brick, count in enumerate(rows) for row in range(1, count + 1)]
         self._parts = streams_of(feed)
         self._streams: list[OrderedStream] = [open_stream(part, client) for part in self._parts]
-        self._left = [[n for n in self.ids if n.ordinal in part.numbering] for part in self._parts]
+        self._left = [[n for n in self.ids if n.ordinal in part.partitions] for part in self._parts]
         for part, stream in zip(self._parts, self._streams, strict=True):
-            write_note(stream, Note.of(part))
+            write_shard_state(stream, ShardState.of(part))
 
     def publish(self, shard: int, rows: int) -> None:
         """The next rows of a shard."""
@@ -48,9 +48,9 @@ class Publishers:
     def note(self, shard: int) -> None:
         """Writes down how far a shard is complete."""
         part, stream, left = self._parts[shard], self._streams[shard], self._left[shard]
-        end = part.numbering.before(left[0].ordinal) if left else part.numbering.last
+        end = part.partitions.before(left[0].ordinal) if left else part.partitions.last
         if end is not None:
-            write_note(stream, Note.of(part)._replace(done=end, top=stream.state().top))
+            write_shard_state(stream, ShardState.of(part)._replace(done=end, top=stream.state().top))
 
 
 @settings(max_examples=40)
@@ -114,7 +114,7 @@ def test_a_note_from_before_the_stream_was_lost_is_not_believed(redis_server: Re
     assert list(read_entries(feed, client=client)) == []
     client.xadd("rows.0", {"n": "0-1"}, "0-1")
     assert [str(entry.id) for entry in read_entries(feed, client=client)] == ["0-1"]
-    assert Note(("0", "2", "brick"), 2, EntryId(2, 1)).reach(State(True, EntryId(2, 1), 2)) == 2
+    assert ShardState(("0", "2", "brick"), 2, EntryId(2, 1)).reach(State(True, EntryId(2, 1), 2)) == 2
 
 
 def test_a_reader_goes_on_after_the_last_entry_it_handled(redis_server: RedisServer) -> None:

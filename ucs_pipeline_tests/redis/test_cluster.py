@@ -79,12 +79,12 @@ def _publish(happens: Callable[[list[str], Event], None], **settings: int) -> No
         finally:
             happened.set()
 
-    with ThreadPoolExecutor() as aside:
+    with ThreadPoolExecutor() as parked:
         for report in publish(feed, _held_source(feed, happened), stream, feed.ordinals, lambda _: {}, logged.append):
             done.append(report)
             if report.ordinal == 1 and not happening:
                 assert stream.state().length < ROWS
-                happening.append(aside.submit(happen))
+                happening.append(parked.submit(happen))
     happening[0].result()
     assert list(dict.fromkeys(report.ordinal for report in done)) == list(feed.ordinals)
     stream = OrderedStream("feed", connect_redis("feed"))

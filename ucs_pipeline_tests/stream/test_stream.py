@@ -9,14 +9,14 @@ import hiredis
 import pytest
 from redis.crc import key_slot
 
-from ucs_pipeline.entries.batches import Transaction, cut
+from ucs_pipeline.entries.batches import Batch, cut
 from ucs_pipeline.entries.encode import Entries, encode
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.feed.redis_keys import fence_key
+from ucs_pipeline.feed.redis_keys import fencing_token_key
 from ucs_pipeline.publishing.ordered.publisher import FencedError, Publisher
 from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.redis.raw_connection import Wire
+from ucs_pipeline.redis.raw_connection import RawConnection
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of
@@ -66,7 +66,7 @@ def test_a_next_transaction_that_is_not_ready_does_not_hold_up_the_current_one(
 ) -> None:
     seen: list[int] = []
 
-    def transactions() -> Iterator[Transaction | None]:
+    def transactions() -> Iterator[Batch | None]:
         for transaction in cut(entries, 0, 3_000):
             yield transaction
             yield None
@@ -96,7 +96,7 @@ def test_a_stream_that_a_worker_makes_again_while_it_is_written_stays_empty(
     stream: OrderedStream, entries: Entries
 ) -> None:
     # What most workers do when their group is gone. Without a gate the rows would go on in the middle of the table.
-    def transactions() -> Iterator[Transaction | None]:
+    def transactions() -> Iterator[Batch | None]:
         first, *rest = cut(entries, 0, ROWS)
         yield first
         yield None  # it is in the stream, and nothing is under way: Redis could have been quicker than the worker
@@ -120,7 +120,7 @@ def test_a_stream_that_a_worker_makes_again_while_it_is_written_stays_empty(
 def test_a_transaction_sent_behind_a_refused_one_is_refused_too(stream: OrderedStream, entries: Entries) -> None:
     client: Any = stream.client
 
-    def transactions() -> Iterator[Transaction]:
+    def transactions() -> Iterator[Batch]:
         first, second, third = cut(entries, 0, 3_000)
         yield first
         _wait(lambda: stream.state().length == first.rows)
@@ -158,13 +158,13 @@ def test_a_refusal_between_the_rows_and_their_exec_may_pass(
     client: Any = stream.client
     with Publisher(stream) as publisher:
         [transaction] = cut(entries, 0, 10)
-        gate, wire = publisher._gate, Wire(stream.client)
+        gate, wire = publisher._guard, RawConnection(stream.client)
         with wire:
-            wire.send([gate.enter(START), entries.requests.rows(0, 10)])
+            wire.send([gate.begin(START), entries.requests.rows(0, 10)])
             assert [wire.reply() for _ in range(12)] == [b"OK", *[b"QUEUED"] * 11]
             try:
                 client.execute_command(*on.split())
-                wire.send([gate.leave, gate.ask(transaction.ids[1])])
+                wire.send([gate.commit, gate.probe(transaction.ids[1])])
                 queued, refused, answer = (wire.reply() for _ in range(3))
                 reason = publisher._reason(transaction, START, answer)
             finally:
@@ -240,8 +240,8 @@ def test_a_question_that_redis_does_not_answer_is_no_answer_to_the_next(
     # While somebody's script runs too long, Redis refuses all, also to speak, and the refusal is not heard.
     first, second = cut(entries, 0, 2_000)
     with Publisher(stream) as publisher:
-        gate, wire = publisher._gate, publisher._wire
-        wire.send([gate.enter(START), entries.requests.rows(first.start, first.stop), gate.leave])
+        gate, wire = publisher._guard, publisher._wire
+        wire.send([gate.begin(START), entries.requests.rows(first.start, first.stop), gate.commit])
         publisher._top = first.ids[1]
         publisher._send(second)
         with pytest.raises(StreamUnavailableError, match="left a question unanswered"):
@@ -292,8 +292,8 @@ def test_a_key_of_another_type_is_refused_and_kept(stream: OrderedStream) -> Non
 
 @pytest.mark.parametrize("name", ["flights", "a b", "é", "{tag}flights", "a{b}c", "{{x", "x:{y}:{z}"])
 def test_fence_and_stream_share_a_cluster_slot(name: str) -> None:
-    assert key_slot(fence_key(name).encode()) == key_slot(name.encode())
-    assert key_slot(f"{fence_key(name)}:aside".encode()) == key_slot(name.encode())
+    assert key_slot(fencing_token_key(name).encode()) == key_slot(name.encode())
+    assert key_slot(f"{fencing_token_key(name)}:aside".encode()) == key_slot(name.encode())
 
 
 def test_transactions_cover_all_rows_once_and_stay_small(entries: Entries) -> None:
@@ -306,7 +306,7 @@ def test_transactions_cover_all_rows_once_and_stay_small(entries: Entries) -> No
 
 def test_connections_do_not_run_out_over_many_attempts(stream: OrderedStream) -> None:
     for _ in range(150):
-        Wire(stream.client).close()
+        RawConnection(stream.client).close()
 
 
 def _wait(condition: Any) -> None:

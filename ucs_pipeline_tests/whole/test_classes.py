@@ -22,9 +22,9 @@ from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
-from ucs_pipeline.publishing.backpressure import Room
+from ucs_pipeline.publishing.backpressure import Backpressure
 from ucs_pipeline.publishing.ordered.transfer import _moment
-from ucs_pipeline.publishing.rate_limit import Flow
+from ucs_pipeline.publishing.rate_limit import RateLimiter
 from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.stream.stream import open_stream
@@ -122,8 +122,8 @@ def test_time_bricks_resume_inside_a_brick_and_refuse_a_hole(
     stream = open_stream(feed, redis_server.client())
     limited = _hours(stream={"max_len": ROWS_AN_HOUR * 3 // 2, "timeout_s": 0.2})
     with pytest.raises(StreamError, match="is full"):
-        list(publish(limited, open_source(limited), stream, limited.numbering.starts, lambda _: {}))
-    assert stream.state().top == EntryId(feed.numbering.starts[1], ROWS_AN_HOUR // 2)
+        list(publish(limited, open_source(limited), stream, limited.partitions.starts, lambda _: {}))
+    assert stream.state().top == EntryId(feed.partitions.starts[1], ROWS_AN_HOUR // 2)
     reason = _reason(run_bricks(build_defs(feed), "hours", instance, "2013.10.27.05", "2013.10.27.06"))
     assert "brick 2013.10.27.01 comes before 2013.10.27.05" in reason
     assert "launch 2013.10.27.01...2013.10.27.06 instead" in reason
@@ -144,7 +144,7 @@ def test_portions_of_time_bricks_leave_nothing_out(home: Path) -> None:
     class Small(EmbeddedEngine):
         sorted_rows = 100
 
-    entries = list(encode(b"s", Source(feed, Small()).scan(feed.numbering.first, feed.numbering.last)))
+    entries = list(encode(b"s", Source(feed, Small()).scan(feed.partitions.first, feed.partitions.last)))
     assert sum(part.count for part in entries) == len(_times())
     assert [segment.first.ordinal for part in entries for segment in part.segments] == sorted(
         {BERLIN.ordinal_of_key(at) for at in _times()}
@@ -169,7 +169,7 @@ def test_a_replay_goes_as_fast_as_the_times_say(
     chosen = {"class": "time", "first": "2013-10-27", "last": "2013-10-27", **bricks}
     feed = table.feed(0, key="at", bricks=chosen, stream={"pace": 400})
     stream = open_stream(feed, redis_server.client())
-    start = feed.numbering.starts[0]
+    start = feed.partitions.starts[0]
     [entries] = encode(b"feed", source_of(feed).scan(start, start))
     clock, sent = [1_000.0], list[tuple[float, int]]()
     monkeypatch.setattr("ucs_pipeline.publishing.rate_limit.time.monotonic", lambda: clock[0])
@@ -177,7 +177,7 @@ def test_a_replay_goes_as_fast_as_the_times_say(
     def pause(seconds: float) -> None:
         clock[0] += seconds
 
-    flow = Flow(feed.stream, Room(stream, feed.stream, 0, pause, print), pause, _moment(feed))
+    flow = RateLimiter(feed.stream, Backpressure(stream, feed.stream, 0, pause, print), pause, _moment(feed))
     for part in flow.admit(cut(entries, 0, entries.count)):
         if part:
             sent.append((clock[0] - 1_000, part.stop))

@@ -15,7 +15,7 @@ from ucs_pipeline import BrickFeed, build_defs
 from ucs_pipeline.cli import entry_tables as print_brick
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.entries.display import fields_shown
-from ucs_pipeline.feed.redis_keys import fence_key
+from ucs_pipeline.feed.redis_keys import fencing_token_key
 from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.stream.stream import OrderedStream
@@ -107,7 +107,7 @@ def test_names_and_values_of_any_kind_come_out_as_they_went_in(
         (b"0-%d" % row, {**fields, column.encode(): cell, table.encode(): b"%d" % (row - 1)})
         for row, cell in enumerate(cells, 1)
     ]
-    assert set(client.keys()) == {CANARY.encode(), stream.encode(), fence_key(stream).encode()}
+    assert set(client.keys()) == {CANARY.encode(), stream.encode(), fencing_token_key(stream).encode()}
     assert client.get(CANARY) == b"alive"
     assert str(clickhouse.query(f"EXISTS {CANARY}", "TSV")).strip() == "1"
     clickhouse.query(f"DROP TABLE {quoted}")

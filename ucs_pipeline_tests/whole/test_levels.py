@@ -54,11 +54,11 @@ def _facts_are_well(feed: Feed, instance: dg.DagsterInstance, redis_server: Redi
 def test_a_million_million_ids_are_a_hundred_thousand_blocks() -> None:
     began = time.process_time()
     feed = _feed(bricks={"class": "number", "last": 10**12 - 1, "level": "block"})
-    names = feed.numbering.names()
+    names = feed.partitions.names()
     assert time.process_time() - began < 2
     assert (len(names), names[0], names[-1]) == (100_000, "0.0.0", "0.99.999")
     assert len(feed.ordinals) == 10**8
-    assert feed.numbering.end(feed.numbering.start_named("0.1.0")) == 1_000_999
+    assert feed.partitions.end(feed.partitions.start_named("0.1.0")) == 1_000_999
     with pytest.raises(FeedError, match=r"make 100,000,000 bricks, .* choose a coarser `level`"):
         _feed(bricks={"class": "number", "last": 10**12 - 1})
 
@@ -80,14 +80,14 @@ def test_a_million_million_ids_are_a_hundred_thousand_blocks() -> None:
 def test_partitions_are_named_by_what_the_names_of_their_bricks_begin_with(
     bricks: dict[str, Any], names: list[str]
 ) -> None:
-    numbering = _feed(bricks=bricks).numbering
-    assert numbering.names() == names
-    for start, name in zip(numbering.starts, names, strict=True):
-        assert numbering.start_named(name) == start
-        assert numbering.start(numbering.end(start)) == start
-        assert numbering.name(numbering.end(start)) == name
-        following = numbering.next(start)
-        assert following is None or numbering.after(numbering.end(start)) == following
+    partitions = _feed(bricks=bricks).partitions
+    assert partitions.names() == names
+    for start, name in zip(partitions.starts, names, strict=True):
+        assert partitions.start_named(name) == start
+        assert partitions.start(partitions.end(start)) == start
+        assert partitions.name(partitions.end(start)) == name
+        following = partitions.next(start)
+        assert following is None or partitions.after(partitions.end(start)) == following
 
 
 def test_blocks_are_published_under_the_ids_of_their_bricks(
@@ -122,7 +122,7 @@ def test_a_block_resumes_at_the_row_after_the_top_and_a_hole_is_refused(
     limited = _feed(stream={"max_len": 12_345, "timeout_s": 0.2})
     stream = open_stream(limited, client)
     with pytest.raises(StreamError, match="is full"):
-        list(publish(limited, open_source(limited), stream, limited.numbering.starts, lambda _: {}))
+        list(publish(limited, open_source(limited), stream, limited.partitions.starts, lambda _: {}))
     assert client.xlen("ids") == 12_345
     result = run_bricks(build_defs(feed), "ids", instance, "2.0.3", "2.0.3")
     [data] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
@@ -156,7 +156,7 @@ def test_the_sensor_publishes_blocks_that_are_sealed_and_follows_an_open_one(
         return next_bricks(feed, situation_of(feed, asset, instance), 100)
 
     hold, follow = _feed(), _feed(tail="follow")
-    starts = hold.numbering.starts
+    starts = hold.partitions.starts
     assert look(hold) == Request(starts[0], starts[2])
     assert look(follow) == Request(starts[0], starts[3], open=True)
     assert run_bricks(build_defs(hold), "ids", instance, "2.0.0", "2.0.2").success

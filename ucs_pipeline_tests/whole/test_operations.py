@@ -22,7 +22,7 @@ from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import build_defs
-from ucs_pipeline.orchestration.checks.facts import Facts, collect
+from ucs_pipeline.orchestration.checks.facts import CheckInputs, collect
 from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.stream import open_stream
@@ -74,7 +74,7 @@ def publish(instance: dg.DagsterInstance, first: int, last: int, it: Feed | None
     return None
 
 
-def facts(instance: dg.DagsterInstance, it: Feed | None = None) -> Facts:
+def facts(instance: dg.DagsterInstance, it: Feed | None = None) -> CheckInputs:
     it = it or feed()
     return collect(it, open_source(it), open_stream(it, connect_redis(it.stream_name)), instance, held_only=False)
 

@@ -33,7 +33,7 @@ def test_a_consumer_sees_every_flight_of_the_week_once_in_order_and_none_before_
     try:
         began = time.monotonic()
         stream = open_stream(feed, redis_server.client())
-        list(publish(feed, open_source(feed), stream, feed.numbering.starts, lambda _: {}))
+        list(publish(feed, open_source(feed), stream, feed.partitions.starts, lambda _: {}))
         assert time.monotonic() - began > week.total_seconds() / PACE - 0.1
         seen = _lines(watching, home / "process.log", len(expected))
     finally:

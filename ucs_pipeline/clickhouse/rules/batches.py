@@ -20,17 +20,18 @@ def check(feed: Feed, batch: pa.RecordBatch, first: int, last: int) -> None:
     """
     low, high = (end.as_py() for end in pc.min_max(batch.column("ordinal")).values())
     if low < first or high > last:
-        bricks, stray = feed.numbering, low if low < first else high
+        bricks, foreign_entry = feed.partitions, low if low < first else high
         raise SourceError(
-            f"asked for {bricks.span(first, last)}, the table answered with rows of {bricks.name(stray)}: check the "
-            f"parentheses in the feed's `where` and `key`{_column_hint(feed)}"
+            f"asked for {bricks.span(first, last)}, the table answered with rows of {bricks.name(foreign_entry)}: "
+            "check "
+            f"the parentheses in the feed's `where` and `key`{_column_hint(feed)}"
         )
     if batch.column("payload").null_count:
         raise SourceError("a column became Nullable while the table was being read: run again")
     fewest = batch.column("arguments")
     if pc.min(fewest).as_py() == 0:
         row = int(numbers(fewest).argmin())
-        brick = feed.numbering.name(batch.column("ordinal")[row].as_py())
+        brick = feed.partitions.name(batch.column("ordinal")[row].as_py())
         raise SourceError(
             f"brick {brick}: every field of the row with key {batch.column('key')[row].as_py()} is NULL, and a "
             "stream entry needs at least one: add a constant, or a column that is never NULL, or leave such rows "
@@ -80,7 +81,7 @@ class Counted:
             ordinal, counted = self._next
             read = self._rows if ordinal == self._ordinal else 0
             if read < counted:
-                name = self._feed.numbering.brick_name(ordinal)
+                name = self._feed.partitions.brick_name(ordinal)
                 raise SourceUnavailableError(
                     f"feed {self._feed.name!r}: brick {name}: {counted:,} rows were counted, and the scan after that "
                     f"gave {read:,}: rows were deleted, or the scan was answered from an older state of the table (a "
@@ -91,5 +92,5 @@ class Counted:
 
 
 def _column_hint(feed: Feed) -> str:
-    column = feed.shown.bricks.column
+    column = feed.redacted.bricks.column
     return "" if column is None else f", and that its column {column!r} holds the ordinals of this class"

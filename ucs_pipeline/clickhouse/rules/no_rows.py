@@ -9,7 +9,7 @@ from ucs_pipeline.feed.feed import Feed
 
 def empty(feed: Feed, wanted: Sequence[int], sample: str | None) -> str:
     """What to say of partitions without rows. `sample`: the key of some row of the table, None if it is NULL."""
-    bricks = feed.numbering
+    bricks = feed.partitions
     key = "a NULL key" if sample is None else f"key {printable(sample)}"
     unit = _fitting_unit(feed, sample)
     advice = (
@@ -19,7 +19,7 @@ def empty(feed: Feed, wanted: Sequence[int], sample: str | None) -> str:
         else "if rows were expected here, check `key`, `where` and `bricks`"
     )
     return (
-        f"feed {feed.name!r}: no row is in {bricks.span(wanted[0], wanted[-1])}, but table {feed.shown.table!r} has "
+        f"feed {feed.name!r}: no row is in {bricks.span(wanted[0], wanted[-1])}, but table {feed.redacted.table!r} has "
         f"rows, such as one with {key}; {advice}"
     )
 
@@ -28,7 +28,7 @@ def _fitting_unit(feed: Feed, sample: str | None) -> str | None:
     """Another unit with which a key that is in no brick of the feed would be in one."""
     if feed.bricks.kind != "time" or sample is None or not (sample.isascii() and sample.isdecimal()):
         return None
-    bricks = feed.numbering
+    bricks = feed.partitions
     first, end = ((ordinal - bricks.offset) // MILLISECONDS for ordinal in (bricks.first, bricks.after(bricks.last)))
     fitting = [unit for unit, per_second in PER_SECOND.items() if first <= int(sample) // per_second < end]
     return None if feed.bricks.unit in fitting else next(iter(fitting), None)

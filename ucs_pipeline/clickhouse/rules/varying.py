@@ -15,14 +15,14 @@ from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed.feed import Feed
 
 Row = dict[str, Any]
-Rows = Callable[[str, Mapping[str, str | int]], list[Row]]
+PartitionSlice = Callable[[str, Mapping[str, str | int]], list[Row]]
 """Gives the rows of a query, with some ClickHouse settings that no feed changes."""
 
 _CALLED = re.compile(r"\b(\w+)\(")
 _STORED = ("DEFAULT", "MATERIALIZED")
 
 
-def refuse_varying(feed: Feed, rows: Rows, described: Sequence[Row], expressions: Sequence[str]) -> None:
+def refuse_varying(feed: Feed, rows: PartitionSlice, described: Sequence[Row], expressions: Sequence[str]) -> None:
     """Keeps values out of a stream that are not of their row alone, as far as the engine tells.
 
     Raises:
@@ -54,7 +54,7 @@ def refuse_varying(feed: Feed, rows: Rows, described: Sequence[Row], expressions
             _refuse_unstored(feed, rows, column, name, own.tables)
 
 
-def _refuse_unstored(feed: Feed, rows: Rows, column: str, function: str, tables: Iterable[str]) -> None:
+def _refuse_unstored(feed: Feed, rows: PartitionSlice, column: str, function: str, tables: Iterable[str]) -> None:
     """Refuses a column that was added to a table: where it is not stored, each query calculates it anew."""
     for table in tables:
         parts = sum(row["parts"] for row in if_allowed(rows, sql.unstored(table, column)))
@@ -66,7 +66,7 @@ def _refuse_unstored(feed: Feed, rows: Rows, column: str, function: str, tables:
             )
 
 
-def _varying(rows: Rows, names: Collection[str]) -> set[str]:
+def _varying(rows: PartitionSlice, names: Collection[str]) -> set[str]:
     """Those functions that may give another value for the same row."""
     found = if_allowed(rows, sql.functions(names)) if names else []
     varying = set()
@@ -77,7 +77,9 @@ def _varying(rows: Rows, names: Collection[str]) -> set[str]:
     return {name for name in names if name.lower() in varying}
 
 
-def _views(feed: Feed, rows: Rows, tables: Collection[str], expressions: Sequence[str]) -> Iterator[explained.Calls]:
+def _views(
+    feed: Feed, rows: PartitionSlice, tables: Collection[str], expressions: Sequence[str]
+) -> Iterator[explained.Calls]:
     """What the views among a feed's tables call and read, and those that they read from."""
     waiting, seen = list(tables), set[str]()
     alone = len(waiting) == 1
@@ -95,11 +97,11 @@ def _views(feed: Feed, rows: Rows, tables: Collection[str], expressions: Sequenc
                 yield found
 
 
-def _calls(rows: Rows, query: str) -> explained.Calls:
+def _calls(rows: PartitionSlice, query: str) -> explained.Calls:
     return explained.calls(row["explain"] for row in if_allowed(rows, sql.query_tree(query), sql.TREE_SETTINGS))
 
 
-def if_allowed(rows: Rows, query: str, settings: Mapping[str, str | int] = MappingProxyType({})) -> list[Row]:
+def if_allowed(rows: PartitionSlice, query: str, settings: Mapping[str, str | int] = MappingProxyType({})) -> list[Row]:
     """The rows of a query about tables and functions; none if it is refused, as for a user that may not look.
 
     Raises:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 
-from ucs_pipeline.clickhouse.rules.varying import Rows, if_allowed
+from ucs_pipeline.clickhouse.rules.varying import PartitionSlice, if_allowed
 from ucs_pipeline.clickhouse.sql import explained
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.feed.feed import Feed
@@ -23,12 +23,12 @@ def merges(engine: str) -> bool:
 def read_twice(feed: Feed, what: str, advice: str = "set `final: true`") -> str:
     """The warning about such a table. `what`: what it is."""
     return (
-        f"feed {feed.name!r}: table {feed.shown.table!r} {what} without FINAL: its rows may be merged or replaced "
+        f"feed {feed.name!r}: table {feed.redacted.table!r} {what} without FINAL: its rows may be merged or replaced "
         f"after they were published; {advice}, or publish bricks only when they no longer change"
     )
 
 
-def behind(feed: Feed, shape: sql.Shape, rows: Rows) -> str | None:
+def behind(feed: Feed, shape: sql.Shape, rows: PartitionSlice) -> str | None:
     """The warning about such tables behind the feed's, which has another engine; None if there are none.
 
     Raises:
@@ -41,24 +41,24 @@ def behind(feed: Feed, shape: sql.Shape, rows: Rows) -> str | None:
         return read_twice(feed, f"reads {found}", "set `final: true`" if helps else _IN_VIEW)
     if feed.final and explained.buffered(plan) and _merging(rows, explained.tables(plan)):
         return (
-            f"feed {feed.name!r}: table {feed.shown.table!r} is a Buffer, and rows that are still in it come beside "
+            f"feed {feed.name!r}: table {feed.redacted.table!r} is a Buffer, and rows that are still in it come beside "
             "the versions of them in its table, in spite of FINAL: read the table behind it instead"
         )
     return None
 
 
-def _lines(rows: Rows, query: str) -> list[str]:
+def _lines(rows: PartitionSlice, query: str) -> list[str]:
     return [row["explain"] for row in if_allowed(rows, query)]
 
 
-def _remote(feed: Feed, rows: Rows) -> list[str]:
+def _remote(feed: Feed, rows: PartitionSlice) -> list[str]:
     """The table that a Distributed table stands for, if this server has one of its name."""
     query = sql.engine(feed.table)
     found = (_DISTRIBUTED.match(row["engine_full"]) for row in if_allowed(rows, query)) if query else ()
     return [f"{match[1]}.{match[2]}" for match in found if match]
 
 
-def _merging(rows: Rows, tables: Collection[str]) -> str:
+def _merging(rows: PartitionSlice, tables: Collection[str]) -> str:
     """Those of the tables that hold several versions of a row, in words; empty if none does."""
     found = if_allowed(rows, sql.engines(sorted(tables))) if tables else []
     return " and ".join(f"{row['full']}, a {row['engine']}," for row in found if merges(row["engine"]))

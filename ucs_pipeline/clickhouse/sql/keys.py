@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ucs_pipeline.bricks.number import NumberBricks
-from ucs_pipeline.bricks.partitions import Numbering
+from ucs_pipeline.bricks.partitions import Partitions
 from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.clickhouse.sql.row_payload import Column, integer_limits, literal, selected, text, unwrap
 
@@ -38,13 +38,13 @@ class Within(NamedTuple):
 class KeySql(ABC):
     """SQL about the bricks of one feed. Keys in it are not NULL unless it is said that they may be."""
 
-    def __init__(self, numbering: Numbering) -> None:
-        self._numbering = numbering.whole
-        self.share = numbering.share
+    def __init__(self, partitions: Partitions) -> None:
+        self._numbering = partitions.parent
+        self.shard_id = partitions.shard_id
 
     def dealt(self, key: Key) -> str | None:
         """The condition that a key of some brick is in one of the feed's own shard; None if all are."""
-        return f"modulo({self._index(key)}, {self.share.of}) = {self.share.number}" if self.share else None
+        return f"modulo({self._index(key)}, {self.shard_id.of}) = {self.shard_id.number}" if self.shard_id else None
 
     @abstractmethod
     def _index(self, key: Key) -> str:
@@ -86,8 +86,8 @@ class KeySql(ABC):
 class NumberKeySql(KeySql):
     """Of number bricks."""
 
-    def __init__(self, numbering: Numbering, bricks: NumberBricks) -> None:
-        super().__init__(numbering)
+    def __init__(self, partitions: Partitions, bricks: NumberBricks) -> None:
+        super().__init__(partitions)
         self._width = bricks.width
 
     def refusal(self, type_name: str) -> str | None:
@@ -136,9 +136,9 @@ class NumberKeySql(KeySql):
 class TextKeySql(KeySql):
     """Of text bricks: the md5 of the key's text, as ClickHouse computes it."""
 
-    def __init__(self, numbering: Numbering, bricks: TextBricks, column: str | None) -> None:
+    def __init__(self, partitions: Partitions, bricks: TextBricks, column: str | None) -> None:
         """`column`: a column of the table that holds the brick's number, for the table's index to be of use."""
-        super().__init__(numbering)
+        super().__init__(partitions)
         self._bricks = bricks
         self._column = column
 
@@ -207,15 +207,15 @@ def key_of(expression: str, type_name: str) -> Key:
     return Key(selected(Column("", expression, type_name)), type_name)
 
 
-def _placed(ordinal: str, numbering: Numbering, *, grouped: bool = False) -> str:
+def _placed(ordinal: str, partitions: Partitions, *, grouped: bool = False) -> str:
     """SQL for an ordinal of the class as one of the feed's stream, or for the start of its partition."""
-    size = _partition_size(numbering) if grouped else 1
+    size = _partition_size(partitions) if grouped else 1
     start = ordinal if size == 1 else f"intDiv({ordinal}, {size}) * {size}"
-    return f"toUInt64({start} + {numbering.offset})" if numbering.offset else f"toUInt64({start})"
+    return f"toUInt64({start} + {partitions.offset})" if partitions.offset else f"toUInt64({start})"
 
 
-def _partition_size(numbering: Numbering) -> int:
-    return numbering.bricks.unit_after(0, numbering.depth)
+def _partition_size(partitions: Partitions) -> int:
+    return partitions.bricks.unit_after(0, partitions.depth)
 
 
 def _compared(key: Key, operator: str, bound: int) -> str:

@@ -309,6 +309,6 @@ def _where(shape: Shape, within: Within) -> str:
 def _own(shape: Shape, key: Key) -> str:
     """What a census of one shard looks at: its own bricks and, in the first shard, what is in no brick at all."""
     dealt = shape.keys.dealt(key._replace(sql=f"assumeNotNull({key.sql})"))
-    if dealt is None or shape.keys.share is None:
+    if dealt is None or shape.keys.shard_id is None:
         return ""
-    return f" WHERE if(place = 0, {dealt}, {int(shape.keys.share.number == 0)})"
+    return f" WHERE if(place = 0, {dealt}, {int(shape.keys.shard_id.number == 0)})"

@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from ucs_pipeline.bricks.partitions import Numbering
-from ucs_pipeline.bricks.sequences import Runs
+from ucs_pipeline.bricks.partitions import Partitions
+from ucs_pipeline.bricks.sequences import RangeSequence
 from ucs_pipeline.bricks.time import DAY, HOUR, MILLISECONDS, PER_SECOND, TimeBricks, Unit
 from ucs_pipeline.clickhouse.sql.keys import Key, KeySql, Within
 from ucs_pipeline.clickhouse.sql.row_payload import integer_limits, literal
@@ -20,9 +20,9 @@ _UNBOUNDED = ("Date32", "DateTime64")
 class TimeKeySql(KeySql):
     """Of time bricks."""
 
-    def __init__(self, numbering: Numbering, bricks: TimeBricks, unit: Unit) -> None:
+    def __init__(self, partitions: Partitions, bricks: TimeBricks, unit: Unit) -> None:
         """`unit`: what integers count, since 1970."""
-        super().__init__(numbering)
+        super().__init__(partitions)
         self._bricks = bricks
         self._unit: Unit = unit
 
@@ -100,7 +100,7 @@ class TimeKeySql(KeySql):
     def _runs(self) -> Iterable[range]:
         offset = self._numbering.offset
         ordinals = self._numbering.ordinals
-        assert isinstance(ordinals, Runs)
+        assert isinstance(ordinals, RangeSequence)
         for run in ordinals.runs:
             yield range((run[0] - offset) // MILLISECONDS, (run[-1] - offset) // MILLISECONDS + 1, HOUR)
 

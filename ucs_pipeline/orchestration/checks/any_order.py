@@ -3,20 +3,20 @@
 from typing import TYPE_CHECKING
 
 from ucs_pipeline.entries.display import content_shown, ranges
-from ucs_pipeline.orchestration.checks.finding import NO_GAPS, STREAM_NOT_BEHIND, Finding, finished
+from ucs_pipeline.orchestration.checks.finding import NO_GAPS, STREAM_NOT_BEHIND, CheckResult, finished
 
 if TYPE_CHECKING:
-    from ucs_pipeline.orchestration.checks.facts import Facts
+    from ucs_pipeline.orchestration.checks.facts import CheckInputs
 
 
-def gaps_allowed(facts: "Facts") -> Finding:
+def gaps_allowed(facts: "CheckInputs") -> CheckResult:
     """Counts bricks that were left out, of which nothing is wrong."""
     figures: dict[str, int | str] = {"bricks_recorded": len(facts.records), "bricks_missing": len(facts.gaps)}
     text = f"{finished(facts)}, {len(facts.gaps):,} below the newest are not finished, which an any-order feed allows"
-    return Finding(NO_GAPS, text, figures, ("brick", "rows in the table"), ())
+    return CheckResult(NO_GAPS, text, figures, ("brick", "rows in the table"), ())
 
 
-def ledger_not_behind(facts: "Facts") -> Finding:
+def ledger_not_behind(facts: "CheckInputs") -> CheckResult:
     """Looks for recorded bricks that the ledger does not have as they were recorded."""
     feed, accounts = facts.feed, facts.accounts or {}
     wrong = [
@@ -35,15 +35,15 @@ def ledger_not_behind(facts: "Facts") -> Finding:
     else:
         text = (
             f"{finished(facts)}, expected {ledger} to have them as done; found {len(wrong):,} that it has not: Redis "
-            f"lost entries, or the stream was deleted; launch {ranges(feed.numbering, wrong)}, which publishes what is "
-            "missing"
+            f"lost entries, or the stream was deleted; launch {ranges(feed.partitions, wrong)}, which publishes what "
+            "is missing"
         )
     offenders = [
         (
-            feed.numbering.name(ordinal),
+            feed.partitions.name(ordinal),
             facts.records[ordinal].rows,
             content_shown(accounts[ordinal].rows, accounts[ordinal].content_hash) if ordinal in accounts else "nothing",
         )
         for ordinal in wrong
     ]
-    return Finding(STREAM_NOT_BEHIND, text, figures, ("brick", "rows recorded", "in the ledger"), offenders)
+    return CheckResult(STREAM_NOT_BEHIND, text, figures, ("brick", "rows recorded", "in the ledger"), offenders)

@@ -11,7 +11,7 @@ import dagster as dg
 
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.checks.finding import CHECKS, STREAM_NOT_BEHIND, Check, Finding
+from ucs_pipeline.orchestration.checks.finding import CHECKS, STREAM_NOT_BEHIND, Check, CheckResult
 from ucs_pipeline.orchestration.checks.findings import findings, not_behind
 from ucs_pipeline.orchestration.names import stream_key
 
@@ -52,7 +52,7 @@ def _checks(feed: Feed) -> dg.AssetChecksDefinition:
     @dg.multi_asset_check(
         # No feed's name begins like this, and a step may have no other step's name.
         name=f"_{checks_name(feed)}",
-        description=f"Compares what is recorded of `{feed.name}` with table `{feed.shown.table}` and stream "
+        description=f"Compares what is recorded of `{feed.name}` with table `{feed.redacted.table}` and stream "
         f"`{feed.stream_name}`.",
         specs=[
             dg.AssetCheckSpec(
@@ -127,7 +127,7 @@ def _table(glance: Mapping[str, str]) -> dg.TableMetadataValue:
     return dg.MetadataValue.table([dg.TableRecord({"of the feed": name, "now": text}) for name, text in glance.items()])
 
 
-def _metadata(finding: Finding, more: Mapping[str, dg.MetadataValue]) -> Mapping[str, dg.MetadataValue | int | str]:
+def _metadata(finding: CheckResult, more: Mapping[str, dg.MetadataValue]) -> Mapping[str, dg.MetadataValue | int | str]:
     metadata: dict[str, dg.MetadataValue | int | str] = {
         **more,
         **finding.figures,

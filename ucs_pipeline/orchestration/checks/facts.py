@@ -6,7 +6,7 @@ from functools import cached_property
 
 import dagster as dg
 
-from ucs_pipeline.clickhouse.source import Census, Content, Source
+from ucs_pipeline.clickhouse.source import BrickContent, Source, TableStats
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.checks.overview import overview
 from ucs_pipeline.orchestration.materializations import contents
@@ -15,14 +15,14 @@ from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.run import open_feed
 from ucs_pipeline.reading.any_order_verify import ledger_verify
 from ucs_pipeline.reading.verify import Verdict, verify
-from ucs_pipeline.stream.ledger import Account, Ledger
+from ucs_pipeline.stream.ledger import Ledger, LedgerEntry
 from ucs_pipeline.stream.stream import OrderedStream, open_stream
 
-_NOTHING = Content(0, 0)
+_NOTHING = BrickContent(0, 0)
 
 
 @dataclass(frozen=True)
-class Facts:
+class CheckInputs:
     """What is known of a feed, collected from top to bottom."""
 
     feed: Feed
@@ -30,12 +30,12 @@ class Facts:
     """Finished bricks by ordinal."""
     verdict: Verdict
     """The comparison of at least the bricks that the stream still holds."""
-    census: Census
-    accounts: Mapping[int, Account] | None = None
+    census: TableStats
+    accounts: Mapping[int, LedgerEntry] | None = None
     """What the ledger of an any-order feed says, by start."""
 
     @cached_property
-    def changed(self) -> list[tuple[BrickReport, Content]]:
+    def changed(self) -> list[tuple[BrickReport, BrickContent]]:
         """Finished bricks whose rows or content differ in the table, with what the table holds, in order."""
         pairs = ((self.records[ordinal], self.table(ordinal)) for ordinal in sorted(self.records))
         return [
@@ -48,7 +48,7 @@ class Facts:
     def gaps(self) -> list[int]:
         """Bricks below the newest finished one that are not finished."""
         newest = max(self.records, default=-1)
-        return [start for start in self.feed.numbering.starts if start < newest and start not in self.records]
+        return [start for start in self.feed.partitions.starts if start < newest and start not in self.records]
 
     @cached_property
     def expected_length(self) -> int | None:
@@ -59,7 +59,7 @@ class Facts:
         as the table has them: a run may be about to record them, or the record was deleted.
         """
         begin, end = self.verdict.begin, self.verdict.end
-        if begin.top != end.top or end.first is None or end.others or self.verdict.shared or self.feed.numbering.depth:
+        if begin.top != end.top or end.first is None or end.others or self.verdict.shared or self.feed.partitions.depth:
             return None
         first, top, total = end.first, end.top, 0
         for ordinal in self.records.keys() | self.census.bricks.keys():
@@ -69,14 +69,14 @@ class Facts:
                 total -= min(rows, first.row - 1) if ordinal == first.ordinal else 0
         return total
 
-    def table(self, ordinal: int) -> Content:
+    def table(self, ordinal: int) -> BrickContent:
         """What the table holds of a brick."""
         return self.census.bricks.get(ordinal, _NOTHING)
 
 
 def collect(
     feed: Feed, source: Source, stream: OrderedStream, instance: dg.DagsterInstance, *, held_only: bool
-) -> Facts:
+) -> CheckInputs:
     """The facts of a feed, by one comparison with the stream and one aggregate query.
 
     In this order a feed at work raises no alarm: what is recorded is in the stream by then, and what is in the stream
@@ -93,16 +93,16 @@ def collect(
         SourceError: the table cannot be read.
         StreamError: the stream cannot be read.
     """
-    records = contents(instance, feed, feed.numbering.starts)
+    records = contents(instance, feed, feed.partitions.starts)
     if feed.any_order:
-        accounts = Ledger(feed, stream).accounts(feed.numbering.starts)
+        accounts = Ledger(feed, stream).accounts(feed.partitions.starts)
         compared = ledger_verify(feed, source, stream, accounts, held_only=held_only)
-        return Facts(feed, records, compared, source.census(), accounts)
+        return CheckInputs(feed, records, compared, source.census(), accounts)
     verdict = verify(feed, source, stream, held_only=held_only)
-    return Facts(feed, records, verdict, source.census())
+    return CheckInputs(feed, records, verdict, source.census())
 
 
-def examine(feed: Feed, instance: dg.DagsterInstance) -> tuple[Facts, str | None, Mapping[str, str]]:
+def examine(feed: Feed, instance: dg.DagsterInstance) -> tuple[CheckInputs, str | None, Mapping[str, str]]:
     """What the checks in Dagster show: the facts, what the table's engine makes likely, and the feed at a glance.
 
     Raises:
@@ -116,13 +116,13 @@ def examine(feed: Feed, instance: dg.DagsterInstance) -> tuple[Facts, str | None
     return facts, warning, overview(status, sum(content.rows for content in facts.census.bricks.values()))
 
 
-def collect_without_table(feed: Feed, instance: dg.DagsterInstance) -> Facts:
+def collect_without_table(feed: Feed, instance: dg.DagsterInstance) -> CheckInputs:
     """As `collect`, of the record and the stream's ends only: what `stream_not_behind` looks at, and cheap.
 
     Raises:
         StreamError: the stream cannot be read.
     """
-    stream, records = open_stream(feed), contents(instance, feed, feed.numbering.starts)
-    accounts = Ledger(feed, stream).accounts(feed.numbering.starts) if feed.any_order else None
+    stream, records = open_stream(feed), contents(instance, feed, feed.partitions.starts)
+    accounts = Ledger(feed, stream).accounts(feed.partitions.starts) if feed.any_order else None
     state = stream.state()
-    return Facts(feed, records, Verdict(state, state), Census({}, {}), accounts)
+    return CheckInputs(feed, records, Verdict(state, state), TableStats({}, {}), accounts)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ucs_pipeline.orchestration.checks.facts import Facts
+    from ucs_pipeline.orchestration.checks.facts import CheckInputs
 
 
 class Check(NamedTuple):
@@ -45,7 +45,7 @@ CHECKS = (ALL_ROWS_ARRIVED, NO_GAPS, NO_LATE_ROWS, NO_UNASSIGNED_ROWS, STREAM_NO
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """The outcome of one check."""
 
     check: Check
@@ -66,6 +66,6 @@ class Finding:
         return not self.offenders
 
 
-def finished(facts: "Facts") -> str:
+def finished(facts: "CheckInputs") -> str:
     """How a sentence about finished bricks begins."""
     return f"feed {facts.feed.name!r}: of {len(facts.records):,} finished bricks"

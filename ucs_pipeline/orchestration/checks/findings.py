@@ -12,13 +12,13 @@ from ucs_pipeline.orchestration.checks.finding import (
     NO_LATE_ROWS,
     NO_UNASSIGNED_ROWS,
     STREAM_NOT_BEHIND,
-    Finding,
+    CheckResult,
     finished,
 )
 
 if TYPE_CHECKING:
     # Checks are declared in every process; what they look at is imported by those that run them.
-    from ucs_pipeline.orchestration.checks.facts import Facts
+    from ucs_pipeline.orchestration.checks.facts import CheckInputs
 
 _AGAIN = "publish to another stream name, or delete the stream and launch all bricks"
 _PLACES = {
@@ -29,7 +29,7 @@ _PLACES = {
 }
 
 
-def findings(facts: "Facts", warning: str | None = None) -> list[Finding]:
+def findings(facts: "CheckInputs", warning: str | None = None) -> list[CheckResult]:
     """The outcome of every check, in the order of `CHECKS`. `warning` is what the table's engine makes likely."""
     return [
         all_rows_arrived(facts),
@@ -40,17 +40,17 @@ def findings(facts: "Facts", warning: str | None = None) -> list[Finding]:
     ]
 
 
-def not_behind(facts: "Facts") -> Finding:
+def not_behind(facts: "CheckInputs") -> CheckResult:
     """The outcome of `STREAM_NOT_BEHIND`, which needs no look at the table."""
     return ledger_not_behind(facts) if facts.feed.any_order else stream_not_behind(facts)
 
 
-def all_rows_arrived(facts: "Facts") -> Finding:
+def all_rows_arrived(facts: "CheckInputs") -> CheckResult:
     """Compares the record with the table, and the table with what the stream still holds."""
     feed, verdict = facts.feed, facts.verdict
     offenders: list[tuple[str, str, str, str]] = [
         (
-            feed.numbering.name(record.ordinal),
+            feed.partitions.name(record.ordinal),
             "table against record",
             content_shown(record.rows, record.content_hash),
             content_shown(*table),
@@ -59,7 +59,7 @@ def all_rows_arrived(facts: "Facts") -> Finding:
     ]
     offenders += [
         (
-            feed.numbering.name(difference.entry.ordinal),
+            feed.partitions.name(difference.entry.ordinal),
             f"{difference.name} against table",
             fields_shown(difference.expected),
             "not in the stream" if difference.found is None else fields_shown(difference.found),
@@ -72,7 +72,7 @@ def all_rows_arrived(facts: "Facts") -> Finding:
     if verdict.extra:
         offenders += [
             (
-                feed.numbering.name(entry.ordinal) if entry.ordinal in feed.numbering else "none",
+                feed.partitions.name(entry.ordinal) if entry.ordinal in feed.partitions else "none",
                 f"entry {entry} against table",
                 "no row",
                 fields_shown(fields),
@@ -92,7 +92,7 @@ def all_rows_arrived(facts: "Facts") -> Finding:
         "entries_different": verdict.different,
         "entries_missing": verdict.missing,
     }
-    sides = f"table {feed.shown.table!r} and stream {feed.stream_name!r}"
+    sides = f"table {feed.redacted.table!r} and stream {feed.stream_name!r}"
     if not offenders:
         text = (
             f"{finished(facts)} with {rows:,} rows, all have the same rows in {sides}, and {verdict.equal:,} entries "
@@ -106,12 +106,12 @@ def all_rows_arrived(facts: "Facts") -> Finding:
             f"the table if it is wrong; if the stream is, {_AGAIN}"
         )
     more = verdict.different + verdict.missing - len(verdict.differences)
-    return Finding(ALL_ROWS_ARRIVED, text, figures, ("brick", "compared", "expected", "found"), offenders, more)
+    return CheckResult(ALL_ROWS_ARRIVED, text, figures, ("brick", "compared", "expected", "found"), offenders, more)
 
 
-def no_gaps(facts: "Facts") -> Finding:
+def no_gaps(facts: "CheckInputs") -> CheckResult:
     """Looks for bricks that were skipped."""
-    bricks, newest, gaps = facts.feed.numbering, max(facts.records, default=-1), facts.gaps
+    bricks, newest, gaps = facts.feed.partitions, max(facts.records, default=-1), facts.gaps
     figures: dict[str, int | str] = {"bricks_recorded": len(facts.records), "bricks_missing": len(gaps)}
     if not facts.records:
         text = f"feed {facts.feed.name!r}: no brick is finished yet, so there is no gap between bricks"
@@ -124,61 +124,63 @@ def no_gaps(facts: "Facts") -> Finding:
             "recorded, not published again)"
         )
     offenders = [(bricks.name(start), facts.table(start).rows) for start in gaps]
-    return Finding(NO_GAPS, text, figures, ("brick", "rows in the table"), offenders)
+    return CheckResult(NO_GAPS, text, figures, ("brick", "rows in the table"), offenders)
 
 
-def no_late_rows(facts: "Facts") -> Finding:
+def no_late_rows(facts: "CheckInputs") -> CheckResult:
     """Looks for finished bricks that grew or changed in the table."""
-    bricks, changed = facts.feed.numbering, facts.changed
+    bricks, changed = facts.feed.partitions, facts.changed
     late = sum(max(0, table.rows - record.rows) for record, table in changed)
     offenders = [
         (bricks.name(record.ordinal), record.rows, table.rows, hash_shown(record.content_hash), hash_text(table.hash))
         for record, table in changed
     ]
     if not changed:
-        text = f"{finished(facts)}, none has changed in table {facts.feed.shown.table!r} since it was published"
+        text = f"{finished(facts)}, none has changed in table {facts.feed.redacted.table!r} since it was published"
     else:
         text = (
-            f"{finished(facts)}, {len(changed):,} have changed in table {facts.feed.shown.table!r} since, by {late:,} "
-            f"more rows ({ranges(bricks, [record.ordinal for record, _ in changed])}); expected none to change, "
+            f"{finished(facts)}, {len(changed):,} have changed in table {facts.feed.redacted.table!r} since, by "
+            f"{late:,} more rows ({ranges(bricks, [record.ordinal for record, _ in changed])}); expected none to "
+            "change, "
             f"and the stream has what they were before: if consumers need the change, {_AGAIN}"
         )
     figures = {"bricks_recorded": len(facts.records), "bricks_changed": len(changed), "rows_late": late}
     columns = ("brick", "rows recorded", "rows in the table", "content recorded", "content in the table")
-    return Finding(NO_LATE_ROWS, text, figures, columns, offenders)
+    return CheckResult(NO_LATE_ROWS, text, figures, columns, offenders)
 
 
-def no_unassigned_rows(facts: "Facts") -> Finding:
+def no_unassigned_rows(facts: "CheckInputs") -> CheckResult:
     """Looks for rows that are in no brick of the feed."""
     feed, counts = facts.feed, facts.census.unassigned
-    bricks = feed.whole.numbering
+    bricks = feed.parent.partitions
     first, last = bricks.name(bricks.first), bricks.name(bricks.last)
     offenders = [(place, rows) for place, rows in counts.items() if rows]
     inside = sum(content.rows for content in facts.census.bricks.values())
     where = f"in a brick from {first} to {last}"
-    if feed.share and feed.share.number:
+    if feed.shard_id and feed.shard_id.number:
         text = (
-            f"feed {feed.name!r}: {inside:,} rows of table {feed.shown.table!r} are in its bricks; rows in no brick of "
-            f"feed {feed.whole.name!r} are counted by the same check of its first shard"
+            f"feed {feed.name!r}: {inside:,} rows of table {feed.redacted.table!r} are in its bricks; rows in no brick "
+            f"of feed {feed.parent.name!r} are counted by the same check of its first shard"
         )
     elif not offenders:
-        others = f", or dealt to another shard than {feed.name!r}" if feed.share else ""
-        text = f"feed {feed.whole.name!r}: all {inside:,} rows of table {feed.shown.table!r} are {where}{others}"
+        others = f", or dealt to another shard than {feed.name!r}" if feed.shard_id else ""
+        text = f"feed {feed.parent.name!r}: all {inside:,} rows of table {feed.redacted.table!r} are {where}{others}"
     else:
         places = {**_PLACES, "negative": "before 1970"} if feed.bricks.kind == "time" else _PLACES
         found = ", ".join(f"{rows:,} {places[place]}" for place, rows in offenders)
         text = (
-            f"feed {feed.name!r}: table {feed.shown.table!r} has {sum(counts.values()):,} rows in no brick ({found}); "
-            f"expected every row {where}, and these are not published: change the feed's `bricks`, or leave such rows "
+            f"feed {feed.name!r}: table {feed.redacted.table!r} has {sum(counts.values()):,} rows in no brick "
+            f"({found}); expected every row {where}, and these are not published: change the feed's `bricks`, or "
+            "leave such rows "
             "out with `where`"
         )
     figures = {"rows_assigned": inside, **{f"rows_{place}": rows for place, rows in counts.items()}}
-    return Finding(NO_UNASSIGNED_ROWS, text, figures, ("key", "rows"), offenders)
+    return CheckResult(NO_UNASSIGNED_ROWS, text, figures, ("key", "rows"), offenders)
 
 
-def stream_not_behind(facts: "Facts") -> Finding:
+def stream_not_behind(facts: "CheckInputs") -> CheckResult:
     """Looks for recorded entries above the stream's top."""
-    feed, bricks, top = facts.feed, facts.feed.numbering, facts.verdict.begin.top
+    feed, bricks, top = facts.feed, facts.feed.partitions, facts.verdict.begin.top
     ends = {ordinal: record.last_entry for ordinal, record in facts.records.items() if record.last_entry}
     last = max(ends.values(), default=START)
     lost = sorted(ordinal for ordinal, end in ends.items() if end > top)
@@ -199,4 +201,4 @@ def stream_not_behind(facts: "Facts") -> Finding:
             "adds what is missing"
         )
     offenders = [(bricks.name(ordinal), facts.records[ordinal].rows, str(ends[ordinal])) for ordinal in lost]
-    return Finding(STREAM_NOT_BEHIND, text, figures, ("brick", "rows recorded", "last entry recorded"), offenders)
+    return CheckResult(STREAM_NOT_BEHIND, text, figures, ("brick", "rows recorded", "last entry recorded"), offenders)

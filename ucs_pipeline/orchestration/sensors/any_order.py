@@ -7,7 +7,7 @@ import dagster as dg
 from ucs_pipeline.entries.entry_id import START, State
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.materializations import newest
-from ucs_pipeline.orchestration.sensors.next_bricks import Situation
+from ucs_pipeline.orchestration.sensors.next_bricks import FeedSnapshot
 from ucs_pipeline.orchestration.sensors.sealed import Seal
 from ucs_pipeline.publishing.any_order.plan import is_lost
 from ucs_pipeline.stream.ledger import Ledger
@@ -24,7 +24,7 @@ def ledger_situation(
     instance: dg.DagsterInstance,
     stream: RedisStream,
     state: State,
-) -> Situation:
+) -> FeedSnapshot:
     """What is known before the table is looked at.
 
     Args:
@@ -37,11 +37,11 @@ def ledger_situation(
         state: the stream now.
     """
     ledger = Ledger(feed, stream)
-    lost = {feed.numbering.name(start) for start in _lost(feed, instance, ledger)} if done else set()
+    lost = {feed.partitions.name(start) for start in _lost(feed, instance, ledger)} if done else set()
     stretch: list[int] = []
     at_work: int | None = None
     ended = False
-    for start, name in zip(feed.numbering.starts, names, strict=True):
+    for start, name in zip(feed.partitions.starts, names, strict=True):
         if name in busy and at_work is None:
             at_work = start
         if name in done and name not in lost:
@@ -49,7 +49,7 @@ def ledger_situation(
         elif not ended:
             stretch.append(start)
     first = stretch[0] if stretch else None
-    return Situation(first, at_work, START, state, Seal(None), stretch=stretch, rows=ledger.rows())
+    return FeedSnapshot(first, at_work, START, state, Seal(None), stretch=stretch, rows=ledger.rows())
 
 
 def _lost(feed: Feed, instance: dg.DagsterInstance, ledger: Ledger) -> set[int]:

@@ -9,14 +9,14 @@ import dagster as dg
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG, run_tags
-from ucs_pipeline.orchestration.sensors.next_bricks import Request, Situation, Tries, next_bricks
+from ucs_pipeline.orchestration.sensors.next_bricks import FeedSnapshot, LaunchBackoff, Request, next_bricks
 from ucs_pipeline.orchestration.sensors.sealed import Seal
 
 if TYPE_CHECKING:
     pass
 
 
-def trigger_defs(feed: Feed, asset: dg.AssetsDefinition) -> dg.Definitions:
+def sensor_defs(feed: Feed, asset: dg.AssetsDefinition) -> dg.Definitions:
     """The sensor and the schedule that a feed asks for. Building them connects to nothing."""
     sensors = [_sensor(feed, asset)] if feed.sensor else []
     schedules = [_schedule(feed, asset)] if feed.schedule else []
@@ -36,7 +36,7 @@ def _sensor(feed: Feed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
         if isinstance(found, str):
             return dg.SensorResult(skip_reason=found)
         assert seen
-        tries, now = Tries.parse(context.cursor), time.time()
+        tries, now = LaunchBackoff.parse(context.cursor), time.time()
         if objection := tries.objection(feed, found, seen.at, now):
             return dg.SensorResult(skip_reason=objection)
         return dg.SensorResult(
@@ -63,12 +63,12 @@ def _schedule(feed: Feed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinition:
 
 def _run_request(feed: Feed, request: Request) -> dg.RunRequest:
     tags = {
-        "dagster/asset_partition_range_start": feed.numbering.name(request.first),
-        "dagster/asset_partition_range_end": feed.numbering.name(request.last),
+        "dagster/asset_partition_range_start": feed.partitions.name(request.first),
+        "dagster/asset_partition_range_end": feed.partitions.name(request.last),
         **run_tags(feed, request.first, request.last),
     }
     if request.open:
-        tags[OPEN_BRICK_TAG] = feed.numbering.name(request.last)
+        tags[OPEN_BRICK_TAG] = feed.partitions.name(request.last)
     # No run key: it would block these bricks for ever, also after a failure.
     return dg.RunRequest(tags=tags, asset_selection=[dg.AssetKey(feed.name)])
 
@@ -78,7 +78,7 @@ def _next(
     asset: dg.AssetsDefinition,
     context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext,
     most: int,
-) -> tuple[Request | str, Situation | None]:
+) -> tuple[Request | str, FeedSnapshot | None]:
     try:
         # Imports Arrow and the clients, which definitions do without.
         from ucs_pipeline.orchestration.sensors.snapshot import situation_of

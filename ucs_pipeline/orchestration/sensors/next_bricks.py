@@ -18,7 +18,7 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 60, 3600
 
 
 @dataclass(frozen=True)
-class Situation:
+class FeedSnapshot:
     """What is known of a feed at one moment."""
 
     missing: int | None
@@ -33,7 +33,7 @@ class Situation:
     """Which partitions from the first one to publish on can still change; or why that cannot be said."""
     open_rows: Mapping[int, int] = field(default_factory=dict)
     """Rows of each brick of the partition that can still grow; of interest to feeds that follow their tail."""
-    goes_on: bool = False
+    has_rows_beyond: bool = False
     """Whether the table has rows beyond the list; looked up once all partitions are done."""
     full: str | None = None
     """Why the stream takes no more entries now; None if it does."""
@@ -58,26 +58,26 @@ class Request(NamedTuple):
 
     def bricks(self, feed: Feed) -> str:
         """The range as it is launched in the UI."""
-        return f"{feed.numbering.name(self.first)}...{feed.numbering.name(self.last)}"
+        return f"{feed.partitions.name(self.first)}...{feed.partitions.name(self.last)}"
 
 
 def first_to_publish(feed: Feed, missing: int | None, recorded: EntryId, state: State) -> int | None:
     """Start of the first partition that is not done, or that Redis has lost; None if there is none."""
     if recorded <= state.top:
         return missing
-    bricks, top = feed.numbering, state.top.ordinal
+    bricks, top = feed.partitions, state.top.ordinal
     lost = bricks.start(top) if top in bricks else bricks.first
     return lost if missing is None else min(lost, missing)
 
 
-def next_bricks(feed: Feed, seen: Situation, most: int) -> Request | str:
+def next_bricks(feed: Feed, seen: FeedSnapshot, most: int) -> Request | str:
     """The next partitions to publish, at most `most` of them; or why there are none now, in one sentence."""
-    bricks = feed.numbering
+    bricks = feed.partitions
     if seen.busy is not None:
         return f"feed {feed.name!r}: a run is publishing already (brick {bricks.name(seen.busy)})"
     start = first_to_publish(feed, seen.missing, seen.recorded, seen.state)
     if start is None:
-        beyond = ", and the table has rows beyond the list: raise `bricks.last`" if seen.goes_on else ""
+        beyond = ", and the table has rows beyond the list: raise `bricks.last`" if seen.has_rows_beyond else ""
         return f"feed {feed.name!r}: all {len(bricks.starts):,} {bricks.unit}s are done{beyond}"
     if isinstance(seen.seal, str):
         return seen.seal
@@ -98,7 +98,7 @@ def next_bricks(feed: Feed, seen: Situation, most: int) -> Request | str:
     return Request(start, start, open=True)
 
 
-class Tries(NamedTuple):
+class LaunchBackoff(NamedTuple):
     """How often the same bricks were launched without any progress: a sensor's memory."""
 
     bricks: str = ""
@@ -108,7 +108,7 @@ class Tries(NamedTuple):
     """Time of the last launch, in seconds since 1970."""
 
     @classmethod
-    def parse(cls, cursor: str | None) -> "Tries":
+    def parse(cls, cursor: str | None) -> "LaunchBackoff":
         """From a sensor's cursor; nothing is known if it is not one of these."""
         try:
             found = json.loads(cursor or "")
@@ -119,9 +119,9 @@ class Tries(NamedTuple):
     def __str__(self) -> str:
         return json.dumps(self._asdict())
 
-    def launched(self, feed: Feed, request: Request, at: EntryId | int, now: float) -> "Tries":
+    def launched(self, feed: Feed, request: Request, at: EntryId | int, now: float) -> "LaunchBackoff":
         """The memory after a launch."""
-        return Tries(request.bricks(feed), str(at), self.tries + 1 if self._same(feed, request, at) else 1, now)
+        return LaunchBackoff(request.bricks(feed), str(at), self.tries + 1 if self._same(feed, request, at) else 1, now)
 
     def objection(self, feed: Feed, request: Request, at: EntryId | int, now: float) -> str | None:
         """Why these bricks should not be launched now, in one sentence; None if they should."""
@@ -133,7 +133,7 @@ class Tries(NamedTuple):
             return None
         stuck = ": it is stuck, see why its last run failed" if self.tries >= MANY_TRIES else ""
         return (
-            f"feed {feed.name!r}: brick {feed.numbering.name(request.first)} was launched {self.tries} times, and "
+            f"feed {feed.name!r}: brick {feed.partitions.name(request.first)} was launched {self.tries} times, and "
             f"nothing moved{stuck}; trying again in {left:.0f} s"
         )
 

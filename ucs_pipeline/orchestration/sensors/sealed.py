@@ -27,7 +27,7 @@ def seal(feed: Feed, start: int, newest_id: int | None, now: float) -> Seal | st
         newest_id: for number bricks: the largest id of the table from there on, None if there is none.
         now: seconds since 1970.
     """
-    bricks = feed.numbering.bricks
+    bricks = feed.partitions.bricks
     if isinstance(bricks, NumberBricks):
         return _by_growth(feed, bricks, start, newest_id)
     if isinstance(bricks, TimeBricks):
@@ -39,28 +39,28 @@ def seal(feed: Feed, start: int, newest_id: int | None, now: float) -> Seal | st
 
 
 def _by_growth(feed: Feed, bricks: NumberBricks, start: int, newest_id: int | None) -> Seal | str:
-    numbering = feed.numbering
+    partitions = feed.partitions
     if newest_id is None:
-        first = (start - numbering.offset) * bricks.width
-        return f"feed {feed.name!r}: brick {numbering.name(start)} is next, and the table has no ids from {first:,} on"
+        first = (start - partitions.offset) * bricks.width
+        return f"feed {feed.name!r}: brick {partitions.name(start)} is next, and the table has no ids from {first:,} on"
     # The brick of the newest id can still grow; those before it cannot.
-    newest = newest_id // bricks.width + numbering.offset
-    open_ = numbering.reaching(newest)
+    newest = newest_id // bricks.width + partitions.offset
+    open_ = partitions.reaching(newest)
     if open_ is None:
         return Seal(None)
-    needed = (numbering.end(open_) - numbering.offset + 1) * bricks.width
+    needed = (partitions.end(open_) - partitions.offset + 1) * bricks.width
     return Seal(open_, f"newest id {newest_id:,}, needs {needed:,}")
 
 
 def _by_clock(feed: Feed, bricks: TimeBricks, now: float) -> Seal:
-    numbering = feed.numbering
-    settled = int((now - feed.bricks.settle_s) * MILLISECONDS) + numbering.offset
+    partitions = feed.partitions
+    settled = int((now - feed.bricks.settle_s) * MILLISECONDS) + partitions.offset
     # A partition is sealed when the hour after it has begun, and the settling time is over.
-    open_: int | None = numbering.starts[max(0, bisect_right(numbering.starts, settled) - 1)]
-    if open_ is not None and numbering.after(numbering.end(open_)) <= settled:
-        open_ = numbering.next(open_)
+    open_: int | None = partitions.starts[max(0, bisect_right(partitions.starts, settled) - 1)]
+    if open_ is not None and partitions.after(partitions.end(open_)) <= settled:
+        open_ = partitions.next(open_)
     if open_ is None:
         return Seal(None)
-    end = numbering.after(numbering.end(open_)) - numbering.offset
+    end = partitions.after(partitions.end(open_)) - partitions.offset
     ends = datetime.fromtimestamp(end // MILLISECONDS, bricks.zone).isoformat()
     return Seal(open_, f"it ends at {ends}, and settles for {feed.bricks.settle_s:g} s")

@@ -14,16 +14,16 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration._dagster import get_and_update_asset_status_cache_value
 from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.orchestration.sensors.any_order import ledger_situation
-from ucs_pipeline.orchestration.sensors.next_bricks import Situation, first_to_publish
+from ucs_pipeline.orchestration.sensors.next_bricks import FeedSnapshot, first_to_publish
 from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
 from ucs_pipeline.publishing.backpressure import fullness
-from ucs_pipeline.stream.shard_state import refuse_other_dealing
+from ucs_pipeline.stream.shard_state import refuse_other_sharding
 from ucs_pipeline.stream.stream import open_stream
 
 _LOOK_BACK = 100
 
 
-def situation_of(feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> Situation:
+def situation_of(feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> FeedSnapshot:
     """What is known of the feed now.
 
     Raises:
@@ -35,26 +35,26 @@ def situation_of(feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterIns
     if feed.any_order:
         situation = ledger_situation(feed, _names(asset), *_statuses(asset, instance), instance, stream, state)
     else:
-        refuse_other_dealing(feed, stream, state)
-        situation = Situation(*_progress(feed, asset, instance), state, Seal(None))
+        refuse_other_sharding(feed, stream, state)
+        situation = FeedSnapshot(*_progress(feed, asset, instance), state, Seal(None))
     start = first_to_publish(feed, situation.missing, situation.recorded, state)
     if situation.busy is not None:
         return situation
     source = open_source(feed)
     if start is None:
         # The digits of all text keys, at every look, would cost more than they tell.
-        return replace(situation, goes_on=feed.bricks.kind != "text" and _goes_on(source))
+        return replace(situation, has_rows_beyond=feed.bricks.kind != "text" and _has_rows_beyond(source))
     newest = source.newest_key(start) if feed.bricks.kind == "number" else None
     found = seal(feed, start, newest, time.time())
     rows: Mapping[int, int] = {}
     if feed.tail == "follow" and isinstance(found, Seal) and found.open == start:
-        rows = source.count(start, feed.numbering.end(start))
+        rows = source.count(start, feed.partitions.end(start))
     return replace(situation, seal=found, open_rows=rows, full=fullness(stream, feed.stream, state))
 
 
-def _goes_on(source: Source) -> bool:
+def _has_rows_beyond(source: Source) -> bool:
     try:
-        return source.goes_on()
+        return source.has_rows_beyond()
     except SourceError:
         # Of a feed that is done the table may be gone.
         return False
@@ -65,7 +65,7 @@ def _progress(
 ) -> tuple[int | None, int | None, EntryId]:
     """The first brick that is not done, a brick in progress, and the highest recorded entry."""
     done, busy = _statuses(asset, instance)
-    bricks = list(zip(feed.numbering.starts, _names(asset), strict=True))
+    bricks = list(zip(feed.partitions.starts, _names(asset), strict=True))
     first_missing = next((start for start, name in bricks if name not in done), None)
     first_busy = next((start for start, name in bricks if name in busy), None) if busy else None
     # Bricks without rows have no entries; more than a hundred of them in a row are not looked through.

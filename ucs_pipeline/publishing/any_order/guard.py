@@ -16,14 +16,14 @@ import secrets
 
 from ucs_pipeline.entries.resp import command
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.feed.redis_keys import aside_key, ledger_key, mark_name
+from ucs_pipeline.feed.redis_keys import ledger_key, mark_name, parked_key
 from ucs_pipeline.publishing.ordered.guard import MULTI
 
 OPEN, MOVED, GONE, FULL, REFUSED = 1, b"moved", b"gone", b"full", b"refused"
-"""What the scripts of a transaction find: see `LedgerGate`."""
+"""What the scripts of a transaction find: see `LedgerGuard`."""
 
 DOUBT = b"doubt"
-"""What `LedgerGate.begin` finds where stream and ledger may not belong together."""
+"""What `LedgerGuard.begin` finds where stream and ledger may not belong together."""
 
 _BEYOND = b"18446744073709551615-"
 """No entry has such an id: a group there is behind with nothing, and holds nothing back."""
@@ -151,7 +151,7 @@ return 1
 _ASK = b"return {redis.call('XLEN', KEYS[1]), redis.call('HGET', KEYS[2], ARGV[1]) or '', ARGV[2]}"
 
 
-class LedgerGate:
+class LedgerGuard:
     """The gate of a feed's transactions.
 
     What comes before the rows answers `OPEN`, or why none of them will be added: the ledger says something else
@@ -161,28 +161,28 @@ class LedgerGate:
 
     def __init__(self, stream: str, feed: str, most: int) -> None:
         """`most`: entries that the stream may hold."""
-        ledger, self.aside = ledger_key(stream, feed), aside_key(stream).encode()
+        ledger, self.parked = ledger_key(stream, feed), parked_key(stream).encode()
         self._mark = mark_name(feed).encode()
-        self._keys = stream.encode(), ledger.encode(), self.aside
+        self._keys = stream.encode(), ledger.encode(), self.parked
         self._most = b"%d" % most
 
-    def begin(self, numbering: str) -> bytes:
+    def prepare(self, partitions: str) -> bytes:
         """Makes sure that stream and ledger are there and belong together.
 
         The answer is the ledger's numbering, and how many fields it had if its stream was lost and it is new; or
         `DOUBT`.
         """
-        return self._script(_BEGIN, numbering.encode(), _new_mark())
+        return self._script(_BEGIN, partitions.encode(), _new_mark())
 
-    def enter(self, brick: bytes, expected: bytes, rows: int) -> bytes:
+    def begin(self, brick: bytes, expected: bytes, rows: int) -> bytes:
         """What comes before rows of a brick of which the ledger should say `expected`; nothing, if it is empty."""
         return MULTI + self._script(_ENTER, brick, expected, b"%d" % rows, self._most)
 
-    def leave(self, brick: bytes, head: bytes, rows: int, *, begins: bool) -> bytes:
+    def commit(self, brick: bytes, head: bytes, rows: int, *, begins: bool) -> bytes:
         """What comes after them, and writes the new head."""
         return self._script(_LEAVE, brick, head, b"%d" % rows, b"1" if begins else b"0", _new_mark()) + _EXEC
 
-    def ask(self, brick: bytes, number: int) -> bytes:
+    def probe(self, brick: bytes, number: int) -> bytes:
         """Asks for the stream's length and what the ledger says of a brick; the number is answered as well."""
         return self._script(_ASK, brick, b"%d" % number)
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from ucs_pipeline.entries.display import bricks_are
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.brick_results import BrickReport
-from ucs_pipeline.stream.ledger import Account, Opening
+from ucs_pipeline.stream.ledger import LedgerEntry, ResumePoint
 
 
 @dataclass
@@ -16,7 +16,7 @@ class LedgerPlan:
 
     known: list[BrickReport] = field(default_factory=list)
     """Those that are recorded as done, and that the ledger knows."""
-    groups: list[dict[int, Opening]] = field(default_factory=list)
+    groups: list[dict[int, ResumePoint]] = field(default_factory=list)
     """The others by start, consecutive ones together: in each group those that have rows in the stream come first."""
     more: bool = False
     """Whether some of them are to be published once more when that is done."""
@@ -37,17 +37,17 @@ class Replay:
         # Tags of runs are free text, and the ledger has a space and a comma between two of them.
         self._request = quote(request, safe="")
 
-    def opening(self, account: Account | None) -> Opening | None:
+    def opening(self, account: LedgerEntry | None) -> ResumePoint | None:
         """Where publishing a partition for this request begins; None if that is done, or another's comes first."""
         if account is None:
-            return Opening(b"", Account(requests=(self._request,)))
+            return ResumePoint(b"", LedgerEntry(requests=(self._request,)))
         if self._request in account.requests:
             return None
         if account.done:
-            return Opening(account.head, account.again(self._request))
-        return None if account.requests else Opening(account.head, account._replace(requests=(self._request,)))
+            return ResumePoint(account.head, account.again(self._request))
+        return None if account.requests else ResumePoint(account.head, account._replace(requests=(self._request,)))
 
-    def waits(self, account: Account | None) -> bool:
+    def waits(self, account: LedgerEntry | None) -> bool:
         """Whether another's replay of a partition has to be finished before this one begins."""
         return account is not None and not account.done and self._request not in account.requests
 
@@ -55,7 +55,7 @@ class Replay:
 def ledger_plan(
     feed: Feed,
     wanted: Sequence[int],
-    accounts: Mapping[int, Account],
+    accounts: Mapping[int, LedgerEntry],
     records: Mapping[int, BrickReport],
     replay: Replay | None = None,
 ) -> LedgerPlan:
@@ -80,22 +80,22 @@ def ledger_plan(
         if record and is_lost(record, account):
             lost.append(start)
         if opening is None:
-            opening = Opening(account.head, account) if account else Opening(b"", Account())
+            opening = ResumePoint(account.head, account) if account else ResumePoint(b"", LedgerEntry())
             plan.more |= replay is not None and replay.waits(account)
-        if last is None or feed.numbering.next(last) != start or _has_to_be_first(opening, plan.groups[-1]):
+        if last is None or feed.partitions.next(last) != start or _has_to_be_first(opening, plan.groups[-1]):
             plan.groups.append({})
         plan.groups[-1][start] = opening
         last = start
     if lost:
         plan.lost = (
-            f"feed {feed.name!r}: {bricks_are(feed.numbering, lost)} recorded as done, and the ledger of stream "
+            f"feed {feed.name!r}: {bricks_are(feed.partitions, lost)} recorded as done, and the ledger of stream "
             f"{feed.stream_name!r} has less: Redis lost entries, or the stream was deleted; publishing what is "
             "missing again"
         )
     return plan
 
 
-def is_known(record: BrickReport, account: Account | None) -> bool:
+def is_known(record: BrickReport, account: LedgerEntry | None) -> bool:
     """Whether the ledger says of a partition what is recorded of it. One that is not there need not have had rows."""
     if account is None:
         return record.adopted or not record.rows
@@ -103,13 +103,13 @@ def is_known(record: BrickReport, account: Account | None) -> bool:
     return account.done and same and (record.rows, record.replay) == (account.rows, account.replay)
 
 
-def is_lost(record: BrickReport, account: Account | None) -> bool:
+def is_lost(record: BrickReport, account: LedgerEntry | None) -> bool:
     """Whether the ledger has less of a partition than is recorded of it."""
     if account is None:
         return not record.adopted and record.rows > 0
     return (account.replay, account.rows) < (record.replay, record.rows)
 
 
-def _has_to_be_first(opening: Opening, group: Mapping[int, Opening]) -> bool:
+def _has_to_be_first(opening: ResumePoint, group: Mapping[int, ResumePoint]) -> bool:
     """Whether a partition has rows in the stream, and so cannot follow on one of which rows are to be published."""
     return opening.account.rows > 0 and any(not other.account.done for other in group.values())

@@ -1,4 +1,4 @@
-"""Appends rows of an any-order feed: transactions, many under way at once, each behind a gate (see `ledger_gate`).
+"""Appends rows of an any-order feed: transactions, many under way at once, each behind a guard (see `ledger_gate`).
 
 One answer after each transaction proves it: the ledger says of the brick what it should say after these rows, which
 nothing but their own transaction writes.
@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 import hiredis
 
-from ucs_pipeline.entries.batches import TRANSACTION_ROWS, Transaction
+from ucs_pipeline.entries.batches import TRANSACTION_ROWS, Batch
 from ucs_pipeline.entries.resp import command
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.feed.redis_keys import fence_key, ledger_key
-from ucs_pipeline.publishing.any_order.guard import DOUBT, FULL, GONE, MOVED, OPEN, LedgerGate, refuse_numbering
-from ucs_pipeline.publishing.pipeline import AROUND_ROWS, RivalError, Sender
+from ucs_pipeline.feed.redis_keys import fencing_token_key, ledger_key
+from ucs_pipeline.publishing.any_order.guard import DOUBT, FULL, GONE, MOVED, OPEN, LedgerGuard, refuse_numbering
+from ucs_pipeline.publishing.pipeline import AROUND_ROWS, PipelinedPublisher, RivalError
 from ucs_pipeline.redis.connection import classify
-from ucs_pipeline.stream.ledger import Account, Ledger, Opening, numbering_text
+from ucs_pipeline.stream.ledger import Ledger, LedgerEntry, ResumePoint, numbering_text
 from ucs_pipeline.stream.stream import RedisStream
 
 
@@ -33,7 +33,7 @@ class MovedError(RivalError):
 
 
 @dataclass(frozen=True)
-class Part(Transaction):
+class PartitionBatch(Batch):
     """Consecutive rows of one partition."""
 
     partition: int
@@ -56,7 +56,7 @@ class _Sent(NamedTuple):
     number: int
 
 
-class LedgerPublisher(Sender[Part, _Sent]):
+class LedgerPublisher(PipelinedPublisher[PartitionBatch, _Sent]):
     """Appends transactions over one connection, each only if the ledger says what the one before it wrote."""
 
     def __init__(self, feed: Feed, stream: RedisStream) -> None:
@@ -64,28 +64,28 @@ class LedgerPublisher(Sender[Part, _Sent]):
         super().__init__(stream, feed.stream.min_replicas)
         self._feed = feed
         self._ledger = ledger_key(stream.name, feed.name)
-        # Publishing waits at `max_len`, by the length that was last seen. Others write meanwhile: were the gate closed
+        # Publishing waits at `max_len`, by the length that was last seen. Others write meanwhile: were the guard closed
         # from there on, their last entry would keep out whatever had just been found to fit.
         most = feed.stream.max_len + min(TRANSACTION_ROWS, feed.stream.max_len // 10)
-        self._gate = LedgerGate(stream.name, feed.name, most)
+        self._guard = LedgerGuard(stream.name, feed.name, most)
         self._numbers = count(1)
         self._current: int | None = None
-        self._expected, self._account = b"", Account()
-        self._openings: Mapping[int, Opening] = {}
-        self.finished: dict[int, Account] = {}
+        self._expected, self._account = b"", LedgerEntry()
+        self._openings: Mapping[int, ResumePoint] = {}
+        self.finished: dict[int, LedgerEntry] = {}
         try:
             self.lost = self._begin()
         except BaseException:
             self.close()
             raise
 
-    finished: dict[int, Account]
+    finished: dict[int, LedgerEntry]
     """What the ledger says of partitions that this publisher has ended, by start."""
 
     lost: int
     """What the ledger had of a stream that is gone, in fields; it is empty now."""
 
-    def open(self, openings: Mapping[int, Opening]) -> None:
+    def open(self, openings: Mapping[int, ResumePoint]) -> None:
         """Sets where the partitions that come next begin, by start."""
         self._openings, self._current = openings, None
 
@@ -98,37 +98,37 @@ class LedgerPublisher(Sender[Part, _Sent]):
         """
         expected, account = self._openings[start]
         brick, head = self._name(start), account._replace(done=True).head
-        enter, leave = self._gate.enter(brick, expected, 0), self._gate.leave(brick, head, 0, begins=False)
-        self._look_into(start, self._spoken(enter + leave))
+        begin, commit = self._guard.begin(brick, expected, 0), self._guard.commit(brick, head, 0, begins=False)
+        self._look_into(start, self._spoken(begin + commit))
         self.finished[start] = account._replace(done=True)
 
     def _begin(self) -> int:
-        gate, fence = self._gate, fence_key(self._stream.name)
-        self._refuse_taken(gate.aside)
+        guard, fence = self._guard, fencing_token_key(self._stream.name)
+        self._refuse_taken(guard.parked)
         if self._demand(command(b"EXISTS", fence.encode())):
             raise StreamError(
                 f"feed {self._feed.name!r}: stream {self._stream.name!r} was written by an ordered feed (there is a "
                 f"key {fence!r}), and no ledger says what that has published: choose another stream name; or, if those "
                 "entries may stay beside this feed's and nothing ordered writes there any more, delete that key"
             )
-        numbering = numbering_text(self._feed)
-        begun = self._demand(gate.begin(numbering))
+        partitions = numbering_text(self._feed)
+        begun = self._demand(guard.prepare(partitions))
         if begun == DOUBT:
             # Says what is the matter, unless it has been put right since.
             Ledger(self._feed, self._stream).rows()
             raise StreamUnavailableError(f"stream {self._stream.name!r} was changed while it was looked at")
         found, lost = begun
-        refuse_numbering(self._feed.name, self._ledger, found, numbering)
-        # Two empty transactions, through an open gate and a closed one, show now, before any row, that this user may do
+        refuse_numbering(self._feed.name, self._ledger, found, partitions)
+        # Two empty transactions, through an open guard and a closed one, show now, before any row, that this user may do
         # all a transaction does.
         for expected in (b"", b"something else"):
-            self._look_for_errors(self._spoken(gate.enter(b"", expected, 0) + gate.leave(b"", b"", 0, begins=False)))
-        self._demand(gate.ask(b"", 0))
-        self._hush()
+            self._look_for_errors(self._spoken(guard.begin(b"", expected, 0) + guard.commit(b"", b"", 0, begins=False)))
+        self._demand(guard.probe(b"", 0))
+        self._mute_replies()
         self._confirm()
         return int(lost)
 
-    def _send(self, transaction: Part) -> _Sent:
+    def _send(self, transaction: PartitionBatch) -> _Sent:
         start, entries = transaction.partition, transaction.entries
         if start == self._current:
             expected = self._account.head
@@ -139,13 +139,13 @@ class LedgerPublisher(Sender[Part, _Sent]):
         content = entries.content_hash(transaction.start, transaction.stop)
         self._account = before.plus(transaction.rows, content, done=transaction.ends)
         sent = _Sent(expected, self._account.head, before.rows == 0, next(self._numbers))
-        question = self._gate.ask(self._name(start), sent.number)
+        question = self._guard.probe(self._name(start), sent.number)
         if self._waits(transaction):
             question += self._wait()
         self._transact(transaction, *self._around(transaction, sent), question)
         return sent
 
-    def _accepted(self, transaction: Part, sent: _Sent) -> int:
+    def _accepted(self, transaction: PartitionBatch, sent: _Sent) -> int:
         in_step, answer = self._answer(transaction)
         if isinstance(answer, hiredis.ReplyError):
             raise self._stream.named(classify(str(answer)))
@@ -158,13 +158,15 @@ class LedgerPublisher(Sender[Part, _Sent]):
         if self._waits(transaction):
             self._check_replicas()
         if transaction.ends:
-            self.finished[transaction.partition] = Account.parse(text)
+            self.finished[transaction.partition] = LedgerEntry.parse(text)
         return int(length)
 
-    def _refusal(self, transaction: Part, sent: _Sent) -> Exception:
+    def _refusal(self, transaction: PartitionBatch, sent: _Sent) -> Exception:
         """What Redis says when it is sent a transaction that it has refused once more, and speaks."""
         try:
-            self._look_into(transaction.partition, self._said_aloud(transaction, *self._around(transaction, sent)))
+            self._look_into(
+                transaction.partition, self._replay_verbosely(transaction, *self._around(transaction, sent))
+            )
         except (MovedError, StreamError) as error:
             return error
         return self._refused_for_a_moment()
@@ -188,20 +190,20 @@ class LedgerPublisher(Sender[Part, _Sent]):
             )
         self._look_for_errors(replies)
 
-    def _around(self, transaction: Part, sent: _Sent) -> tuple[bytes, bytes]:
+    def _around(self, transaction: PartitionBatch, sent: _Sent) -> tuple[bytes, bytes]:
         brick, rows = self._name(transaction.partition), transaction.rows
-        enter = self._gate.enter(brick, sent.expected, rows)
-        return enter, self._gate.leave(brick, sent.head, rows, begins=sent.begins)
+        begin = self._guard.begin(brick, sent.expected, rows)
+        return begin, self._guard.commit(brick, sent.head, rows, begins=sent.begins)
 
     def _spoken(self, transaction: bytes) -> list[Any]:
         """The answers to a transaction without rows."""
-        self._wire.send([self._aloud(transaction)])
+        self._wire.send([self._with_replies(transaction)])
         if self._quiet:
             self._wire.reply()
         return [self._wire.reply() for _ in range(AROUND_ROWS)]
 
-    def _waits(self, transaction: Part) -> bool:
+    def _waits(self, transaction: PartitionBatch) -> bool:
         return bool(self._min_replicas and transaction.ends)
 
     def _name(self, start: int) -> bytes:
-        return self._feed.numbering.name(start).encode()
+        return self._feed.partitions.name(start).encode()

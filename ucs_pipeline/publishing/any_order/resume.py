@@ -2,24 +2,24 @@
 
 from collections.abc import Mapping
 
-from ucs_pipeline.entries.batches import Rows
+from ucs_pipeline.entries.batches import PartitionSlice
 from ucs_pipeline.entries.display import content_shown
 from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.stream.ledger import Account, Opening
+from ucs_pipeline.stream.ledger import LedgerEntry, ResumePoint
 
 
-class Resumption:
+class ResumeCheck:
     """Skips the rows that are in the stream, partition by partition, and compares their content with the ledger's."""
 
-    def __init__(self, feed: Feed, openings: Mapping[int, Opening]) -> None:
+    def __init__(self, feed: Feed, openings: Mapping[int, ResumePoint]) -> None:
         """`openings`: what is to be read, by start."""
         self._feed = feed
         self._openings = openings
         self._seen: dict[int, tuple[int, int]] = {}
 
-    def there(self, entries: Entries, rows: Rows) -> int:
+    def there(self, entries: Entries, rows: PartitionSlice) -> int:
         """How many of these rows, the next ones of their partition, are in the stream already.
 
         Raises:
@@ -53,12 +53,12 @@ class Resumption:
                 found.append(start)
         return found
 
-    def _changed(self, start: int, account: Account, found: str) -> StreamError:
+    def _changed(self, start: int, account: LedgerEntry, found: str) -> StreamError:
         part, way_out = "first ", "publish to another stream name"
         if account.done:
             part, way_out = "", "launch the brick with `replay: true`, which publishes all of it once more"
         return StreamError(
-            f"feed {self._feed.name!r}, brick {self._feed.numbering.name(start)}: the table has {found}, expected the "
+            f"feed {self._feed.name!r}, brick {self._feed.partitions.name(start)}: the table has {found}, expected the "
             f"{part}{content_shown(account.rows, account.content_hash)} that stream {self._feed.stream_name!r} has "
             f"already by its ledger: the brick changed after it was published; restore the table's rows, or {way_out}"
         )

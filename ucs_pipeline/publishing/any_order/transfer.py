@@ -5,22 +5,22 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 
-from ucs_pipeline.bricks.partitions import Numbering
+from ucs_pipeline.bricks.partitions import Partitions
 from ucs_pipeline.clickhouse.prefetch import Background
 from ucs_pipeline.clickhouse.source import Source
-from ucs_pipeline.entries.batches import cut, partitions
+from ucs_pipeline.entries.batches import cut, partition_slices
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.errors import StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.any_order.plan import Replay, ledger_plan
-from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, Part
-from ucs_pipeline.publishing.any_order.resume import Resumption
-from ucs_pipeline.publishing.backpressure import Room
-from ucs_pipeline.publishing.brick_results import BrickReport, Span, Tally, told
+from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, PartitionBatch
+from ucs_pipeline.publishing.any_order.resume import ResumeCheck
+from ucs_pipeline.publishing.backpressure import Backpressure
+from ucs_pipeline.publishing.brick_results import BrickAggregator, BrickReport, ConfirmedBatch, tap
 from ucs_pipeline.publishing.emptiness import Emptiness
 from ucs_pipeline.publishing.pipeline import RivalError
-from ucs_pipeline.publishing.rate_limit import Flow
-from ucs_pipeline.stream.ledger import Account, Ledger, Opening
+from ucs_pipeline.publishing.rate_limit import RateLimiter
+from ucs_pipeline.stream.ledger import Ledger, LedgerEntry, ResumePoint
 from ucs_pipeline.stream.stream import RedisStream
 
 _STALL_SECONDS = 2.0
@@ -38,7 +38,7 @@ class AnyOrderTransfer:
         wanted: Sequence[int],
         emptiness: Emptiness,
         log: Callable[[str], None],
-        moved: Callable[[Span], None],
+        moved: Callable[[ConfirmedBatch], None],
         request: str | None,
     ) -> None:
         """`moved` is told of rows as they are known to be in the stream; see `publishing.run` for the others."""
@@ -51,7 +51,7 @@ class AnyOrderTransfer:
         self._moved = moved
         self._ledger = Ledger(feed, stream)
         self._replay = None if request is None else Replay(request)
-        self._accounts: Mapping[int, Account] = {}
+        self._accounts: Mapping[int, LedgerEntry] = {}
 
     def attempt(self, done: Mapping[int, BrickReport]) -> Generator[BrickReport, None, None]:
         """Publishes what is missing, after the bricks that are done.
@@ -81,7 +81,7 @@ class AnyOrderTransfer:
 
     def about(self, rival: RivalError) -> str:
         """What to log of another publisher that is met."""
-        name = self._feed.numbering.name(_start_of(rival))
+        name = self._feed.partitions.name(_start_of(rival))
         return (
             f"another publisher is at work on brick {name} of {self._feed.name!r}; waiting until it is done or stalls"
         )
@@ -98,15 +98,17 @@ class AnyOrderTransfer:
         return self._wanted
 
     def _publish(
-        self, publisher: LedgerPublisher, openings: Mapping[int, Opening]
+        self, publisher: LedgerPublisher, openings: Mapping[int, ResumePoint]
     ) -> Generator[BrickReport, None, None]:
         starts = list(openings)
         publisher.open(openings)
         with Background(self._prepared(starts), 2, "ucs-read") as chunks:
-            room = Room(self._stream, self._feed.stream, self._stream.state().length, chunks.pause, self._log)
-            flow = Flow(self._feed.stream, room, chunks.pause)
-            spans = told(self._spans(publisher, openings, chunks, flow), self._moved)
-            tally = Tally(self._feed.numbering, starts, time.monotonic())
+            backpressure = Backpressure(
+                self._stream, self._feed.stream, self._stream.state().length, chunks.pause, self._log
+            )
+            limiter = RateLimiter(self._feed.stream, backpressure, chunks.pause)
+            spans = tap(self._spans(publisher, openings, chunks, limiter), self._moved)
+            tally = BrickAggregator(self._feed.partitions, starts, time.monotonic())
             with Background(tally.reports(spans), 1_000, "ucs-publish") as reports:
                 try:
                     for report in reports:
@@ -118,33 +120,37 @@ class AnyOrderTransfer:
 
     def _prepared(self, starts: Sequence[int]) -> Generator[Entries, None, None]:
         # Closed here, by the thread that reads: see `OrderedTransfer`.
-        with closing(self._source.scan(starts[0], self._feed.numbering.end(starts[-1]))) as scan:
+        with closing(self._source.scan(starts[0], self._feed.partitions.end(starts[-1]))) as scan:
             for entries in encode(self._stream.name.encode(), scan, UnnumberedEntries):
                 # The bytes are made here, in the reading thread, beside the sending one.
                 _ = entries.requests
                 yield entries
 
     def _spans(
-        self, publisher: LedgerPublisher, openings: Mapping[int, Opening], chunks: Background[Entries], flow: Flow
-    ) -> Generator[Span, None, None]:
-        resumption = Resumption(self._feed, openings)
+        self,
+        publisher: LedgerPublisher,
+        openings: Mapping[int, ResumePoint],
+        chunks: Background[Entries],
+        limiter: RateLimiter,
+    ) -> Generator[ConfirmedBatch, None, None]:
+        resumption = ResumeCheck(self._feed, openings)
         for entries in chunks:
-            for rows in partitions(entries, self._feed.numbering):
+            for rows in partition_slices(entries, self._feed.partitions):
                 there = rows.start + resumption.there(entries, rows)
                 for transaction in cut(entries, rows.start, there):
-                    yield Span(transaction)
+                    yield ConfirmedBatch(transaction)
                 if there < rows.stop:
                     for start in resumption.finished(before=rows.partition):
                         publisher.finish(start)
-                    parts = _parts(entries, there, chunks, self._feed.numbering, flow.most_rows)
-                    for part, length in publisher.publish(flow.admit(parts)):
-                        flow.added(part, length)
-                        yield Span(part, length)
+                    parts = _parts(entries, there, chunks, self._feed.partitions, limiter.most_rows)
+                    for part, length in publisher.publish(limiter.admit(parts)):
+                        limiter.settle(part, length)
+                        yield ConfirmedBatch(part, length)
                     return
         for start in resumption.finished():
             publisher.finish(start)
 
-    def _stalled(self, start: int) -> Account | None:
+    def _stalled(self, start: int) -> LedgerEntry | None:
         """Returns what the ledger says of a partition, once that is that it is done, or nothing new for a while."""
         seen, since = self._ledger.accounts([start]).get(start), time.monotonic()
         while seen is not None and not seen.done and time.monotonic() - since < _STALL_SECONDS:
@@ -161,18 +167,18 @@ def _start_of(rival: RivalError) -> int:
 
 
 def _parts(
-    entries: Entries, start: int, chunks: Background[Entries], numbering: Numbering, most: int
-) -> Iterator[Part | None]:
+    entries: Entries, start: int, chunks: Background[Entries], partitions: Partitions, most: int
+) -> Iterator[PartitionBatch | None]:
     """The rows from `start` on. Whether a partition ends with the entries shows in those that follow."""
-    held: Part | None = None
+    held: PartitionBatch | None = None
     following: Entries | None = entries
     while following is not None:
-        for rows in partitions(following, numbering, start):
+        for rows in partition_slices(following, partitions, start):
             if held:
                 yield held if held.partition == rows.partition else replace(held, end=held.stop)
             end = rows.stop if rows.stop < following.count else None
             *parts, held = (
-                Part(following, part.start, part.stop, rows.partition, end)
+                PartitionBatch(following, part.start, part.stop, rows.partition, end)
                 for part in cut(following, rows.start, rows.stop, most)
             )
             yield from parts

@@ -1,17 +1,17 @@
 """Holds the table against what the stream has already: nothing is published on top of rows that do not match."""
 
-from ucs_pipeline.entries.batches import Transaction
+from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.ordered.plan import Plan, changed, differs
-from ucs_pipeline.stream.comparer import Comparer
+from ucs_pipeline.stream.comparer import StreamComparer
 from ucs_pipeline.stream.stream import OrderedStream
 
 
-class Comparison:
+class PrefixCheck:
     """Compares the rows up to a stream's top, in order. Entries that consumers trimmed away cannot be compared."""
 
-    def __init__(self, feed: Feed, stream: OrderedStream, comparer: Comparer, course: Plan, state: State) -> None:
+    def __init__(self, feed: Feed, stream: OrderedStream, comparer: StreamComparer, course: Plan, state: State) -> None:
         self._feed = feed
         self._stream = stream
         self._comparer = comparer
@@ -20,7 +20,7 @@ class Comparison:
         self._first, self._end = course.scan_from, course.last
         self._last: EntryId | None = None
 
-    def check(self, transaction: Transaction) -> None:
+    def check(self, transaction: Batch) -> None:
         """Compares rows with the entries of the same ids.
 
         Raises:
@@ -66,7 +66,7 @@ class Comparison:
         if (top := self._stream.state().top) < self._top:
             raise self._stream.lost(self._top, top)
 
-    def _compare_each(self, transaction: Transaction) -> None:
+    def _compare_each(self, transaction: Batch) -> None:
         table = transaction.entries.fields(transaction.start, transaction.stop)
         for entry_id, fields in self._stream.entries(*transaction.ids):
             if (row := table.get(entry_id)) != fields:

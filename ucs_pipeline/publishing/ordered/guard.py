@@ -21,7 +21,7 @@ transaction, and the rows behind it would be added without having been looked at
 
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.entries.resp import command
-from ucs_pipeline.feed.redis_keys import aside_key, fence_key
+from ucs_pipeline.feed.redis_keys import fencing_token_key, parked_key
 
 FENCED, LOST, GONE = b"fenced", b"lost", b"gone"
 """What a gate finds in the place of a top: another publisher's token, no token, no stream."""
@@ -66,21 +66,21 @@ return found
 """
 
 
-class Gate:
+class AppendGuard:
     """The gate of one publisher of one stream."""
 
     def __init__(self, stream: str, token: bytes) -> None:
         self._token = token
-        self.stream, self.fence = stream.encode(), fence_key(stream).encode()
-        self.aside = aside_key(stream).encode()
-        self.leave = command(b"RENAME", self.aside, self.stream) + EXEC
+        self.stream, self.fence = stream.encode(), fencing_token_key(stream).encode()
+        self.parked = parked_key(stream).encode()
+        self.commit = command(b"RENAME", self.parked, self.stream) + EXEC
         """What comes after the rows. Where the gate was open, there is nothing to move back, an error that is none."""
 
-    def enter(self, top: EntryId) -> bytes:
+    def begin(self, top: EntryId) -> bytes:
         """What comes before the rows that follow on a top."""
         return MULTI + self._script(_LOOK + _CLOSE, top)
 
-    def ask(self, top: EntryId) -> bytes:
+    def probe(self, top: EntryId) -> bytes:
         """What asks whether rows up to a top are there.
 
         The answer is the stream's length, the entries it ever had (-1 before Redis 7) and the top, or what else was
@@ -89,5 +89,5 @@ class Gate:
         return self._script(_LOOK + _ANSWER, top)
 
     def _script(self, text: bytes, top: EntryId) -> bytes:
-        keys = (self.stream, self.fence, self.aside)
+        keys = (self.stream, self.fence, self.parked)
         return command(b"EVAL", text, b"3", *keys, self._token, str(top).encode())

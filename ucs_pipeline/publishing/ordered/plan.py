@@ -30,7 +30,7 @@ class Plan(NamedTuple):
 def known(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> list[BrickReport]:
     """The leading partitions of a request that are recorded as done and that the stream has seen."""
     done = []
-    bricks, top = feed.numbering, state.top.ordinal
+    bricks, top = feed.partitions, state.top.ordinal
     top_start = bricks.start(top) if top in bricks else None
     for start in wanted:
         record = records.get(start)
@@ -49,14 +49,14 @@ def loss(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int, 
     if not lost:
         return None
     return (
-        f"feed {feed.name!r}: stream {feed.stream_name!r} ends at {state.top}, but {bricks_are(feed.numbering, lost)} "
+        f"feed {feed.name!r}: stream {feed.stream_name!r} ends at {state.top}, but {bricks_are(feed.partitions, lost)} "
         "recorded as done: Redis lost entries, or the stream was deleted; publishing what is missing again"
     )
 
 
-def stray(feed: Feed, state: State) -> str | None:
+def foreign_entry(feed: Feed, state: State) -> str | None:
     """What to say of a top that is no position of the feed where there is nothing to publish; None if it is one."""
-    if state.top <= floor(feed) or state.top.ordinal in feed.numbering:
+    if state.top <= floor(feed) or state.top.ordinal in feed.partitions:
         return None
     return f"{_foreign(feed, state.top)}; all bricks of this run are finished, and the next one that is not is refused"
 
@@ -71,7 +71,7 @@ def refuse_adopted(feed: Feed, wanted: Sequence[int], state: State, records: Map
     ordinal = min((ordinal for ordinal in adopted if EntryId(ordinal, 1) > state.top), default=None)
     if ordinal is not None:
         raise StreamError(
-            f"feed {feed.name!r}: brick {feed.numbering.name(ordinal)} was adopted, so that another program has "
+            f"feed {feed.name!r}: brick {feed.partitions.name(ordinal)} was adopted, so that another program has "
             f"published it, and stream {feed.stream_name!r} no longer begins after it: it was lost or deleted; run "
             f"`ucs adopt {feed.name} <last adopted brick>` again"
         )
@@ -98,7 +98,7 @@ def plan(
     Raises:
         StreamError: the stream's top is no position of this feed.
     """
-    top, bricks = state.top, feed.numbering
+    top, bricks = state.top, feed.partitions
     last = bricks.end(wanted[-1])
     if top <= floor(feed):
         return Plan(top, _first_open(feed, bricks.first, wanted, below), wanted[0], last)
@@ -115,11 +115,11 @@ def plan(
 
 def least_offset(feed: Feed, top: EntryId) -> int:
     """The smallest `id_offset` with which the feed's entries come after an id."""
-    return top.ordinal + 1 - feed.numbering.first + feed.stream.id_offset
+    return top.ordinal + 1 - feed.partitions.first + feed.stream.id_offset
 
 
 def _foreign(feed: Feed, top: EntryId) -> StreamError:
-    bricks = feed.numbering
+    bricks = feed.partitions
     side = "beyond" if top.ordinal > bricks.last else "before" if top.ordinal < bricks.first else "none of"
     return StreamError(
         f"feed {feed.name!r}: the top id of stream {feed.stream_name!r} is {top}, {side} the feed's bricks "
@@ -133,18 +133,18 @@ def _foreign(feed: Feed, top: EntryId) -> StreamError:
 def _first_open(feed: Feed, start: int, wanted: Sequence[int], below: Mapping[int, BrickReport]) -> int:
     """The first partition from `start` on that is not recorded as done without rows."""
     while start < wanted[0] and start in below and not below[start].rows:
-        following = feed.numbering.next(start)
+        following = feed.partitions.next(start)
         assert following is not None
         start = following
     return start
 
 
-def hole(feed: Feed, found: EntryId, plan_: Plan) -> OutOfTurnError:
+def gap(feed: Feed, found: EntryId, plan_: Plan) -> OutOfTurnError:
     """The refusal of a range that does not follow on what is in the stream."""
-    name = feed.numbering.name
+    name = feed.partitions.name
     missing, first = name(found.ordinal), name(plan_.wanted_from)
     have = "is empty" if plan_.top == START else f"ends at {plan_.top}"
-    if plan_.top.ordinal in feed.numbering and plan_.top != START:
+    if plan_.top.ordinal in feed.partitions and plan_.top != START:
         have += f" (brick {name(plan_.top.ordinal)})"
     return OutOfTurnError(
         f"feed {feed.name!r}: publishing {first} now would leave a hole: stream {feed.stream_name!r} {have}, and brick "
@@ -155,7 +155,7 @@ def hole(feed: Feed, found: EntryId, plan_: Plan) -> OutOfTurnError:
 def changed(feed: Feed, ordinal: int, table: int, stream: int) -> StreamError:
     """The refusal of a brick whose row count changed after some of it was published."""
     return StreamError(
-        f"feed {feed.name!r}, brick {feed.numbering.name(ordinal)}: the table has {table:,} rows and the stream "
+        f"feed {feed.name!r}, brick {feed.partitions.name(ordinal)}: the table has {table:,} rows and the stream "
         f"{feed.stream_name!r} already {stream:,}: the brick changed after it was published, or the stream holds "
         "another feed's entries; restore the table's rows, or publish to another stream name"
     )
@@ -164,7 +164,8 @@ def changed(feed: Feed, ordinal: int, table: int, stream: int) -> StreamError:
 def differs(feed: Feed, entry: EntryId, stream: object, table: object) -> StreamError:
     """The refusal of a brick whose published part is not what the table says now."""
     return StreamError(
-        f"feed {feed.name!r}, brick {feed.numbering.name(entry.ordinal)}: entry {entry} of stream {feed.stream_name!r} "
-        f"is {stream}, expected {table} from the table: the table changed after the row was published, or the stream "
+        f"feed {feed.name!r}, brick {feed.partitions.name(entry.ordinal)}: entry {entry} of stream "
+        f"{feed.stream_name!r} is {stream}, expected {table} from the table: the table changed after the row was "
+        "published, or the stream "
         "holds entries of something else; restore the row, or publish to another stream name"
     )

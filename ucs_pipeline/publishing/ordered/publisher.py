@@ -1,6 +1,6 @@
-"""Appends rows to an ordered stream: transactions, many under way at once, each behind a gate (see `gate`).
+"""Appends rows to an ordered stream: transactions, many under way at once, each behind a guard (see `gate`).
 
-One answer after each transaction proves it: its gate let it in where the row before its first one was the top, EXEC
+One answer after each transaction proves it: its guard let it in where the row before its first one was the top, EXEC
 added all its rows or none, and now the top is its last row and the stream has had so many entries more.
 """
 
@@ -8,12 +8,12 @@ import secrets
 
 import hiredis
 
-from ucs_pipeline.entries.batches import Transaction
+from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.entries.resp import command
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
-from ucs_pipeline.publishing.ordered.guard import FENCED, GONE, LOST, Gate
-from ucs_pipeline.publishing.pipeline import RivalError, Sender
+from ucs_pipeline.publishing.ordered.guard import FENCED, GONE, LOST, AppendGuard
+from ucs_pipeline.publishing.pipeline import PipelinedPublisher, RivalError
 from ucs_pipeline.redis.connection import classify
 from ucs_pipeline.stream.stream import OrderedStream
 
@@ -22,7 +22,7 @@ class FencedError(RivalError):
     """The stream's writer key has another publisher's token."""
 
 
-class Publisher(Sender[Transaction, EntryId]):
+class Publisher(PipelinedPublisher[Batch, EntryId]):
     """Appends transactions over one connection, each only if the one before it is in the stream."""
 
     def __init__(self, stream: OrderedStream, min_replicas: int = 0) -> None:
@@ -33,7 +33,7 @@ class Publisher(Sender[Transaction, EntryId]):
         """
         super().__init__(stream, min_replicas)
         self._token = secrets.token_hex(8).encode()
-        self._gate = Gate(stream.name, self._token)
+        self._guard = AppendGuard(stream.name, self._token)
         try:
             self.state = self._take_over()
         except BaseException:
@@ -45,36 +45,36 @@ class Publisher(Sender[Transaction, EntryId]):
     """The stream as it was taken over; from there on no other publisher moves its top."""
 
     def _take_over(self) -> State:
-        gate, wire = self._gate, self._wire
+        guard, wire = self._guard, self._wire
         # A cluster refuses keys in several slots here, before it is asked about any of them.
-        self._demand(command(b"EXISTS", gate.stream, gate.fence, gate.aside))
-        self._refuse_taken(gate.aside)
+        self._demand(command(b"EXISTS", guard.stream, guard.fence, guard.parked))
+        self._refuse_taken(guard.parked)
         # A group that comes and goes is the only way to create a stream without an entry.
-        self._demand(command(b"SET", gate.fence, self._token))
-        self._demand(command(b"XGROUP", b"CREATE", gate.stream, self._token, b"0", b"MKSTREAM"))
-        self._demand(command(b"XGROUP", b"DESTROY", gate.stream, self._token))
+        self._demand(command(b"SET", guard.fence, self._token))
+        self._demand(command(b"XGROUP", b"CREATE", guard.stream, self._token, b"0", b"MKSTREAM"))
+        self._demand(command(b"XGROUP", b"DESTROY", guard.stream, self._token))
         state = self._stream.state()
         # What is missing in a script Redis does not name.
-        self._demand(command(b"GET", gate.fence))
-        self._demand(command(b"XLEN", gate.stream))
+        self._demand(command(b"GET", guard.fence))
+        self._demand(command(b"XLEN", guard.stream))
         # An empty transaction shows now, before any row, that this user may do all a transaction does.
-        wire.send([gate.enter(state.top), gate.leave])
+        wire.send([guard.begin(state.top), guard.commit])
         self._look_for_errors([wire.reply() for _ in range(4)])
-        answer = self._demand(gate.ask(state.top))
+        answer = self._demand(guard.probe(state.top))
         if not isinstance(answer, list):
             raise self._closed(state.top, answer, same_server=False)
-        self._hush()
+        self._mute_replies()
         self._confirm()
         return state
 
-    def _send(self, transaction: Transaction) -> EntryId:
+    def _send(self, transaction: Batch) -> EntryId:
         """Sends a whole transaction; returns the top that it goes on from."""
         before, self._top = self._top, transaction.ids[1]
-        question = self._gate.ask(self._top) + self._waits(transaction)
-        self._transact(transaction, self._gate.enter(before), self._gate.leave, question)
+        question = self._guard.probe(self._top) + self._waits(transaction)
+        self._transact(transaction, self._guard.begin(before), self._guard.commit, question)
         return before
 
-    def _accepted(self, transaction: Transaction, before: EntryId) -> int:
+    def _accepted(self, transaction: Batch, before: EntryId) -> int:
         in_step, answer = self._answer(transaction)
         if not isinstance(answer, list):
             raise self._reason(transaction, before, answer)
@@ -93,14 +93,14 @@ class Publisher(Sender[Transaction, EntryId]):
                 )
         return int(length)
 
-    def _reason(self, transaction: Transaction, before: EntryId, answer: "bytes | hiredis.ReplyError") -> Exception:
+    def _reason(self, transaction: Batch, before: EntryId, answer: "bytes | hiredis.ReplyError") -> Exception:
         """Why a transaction was not accepted, from the answer to the question that followed it."""
         if isinstance(answer, hiredis.ReplyError):
             return self._stream.named(classify(str(answer)))
         return self._refusal(transaction, before) if answer == str(before).encode() else self._closed(before, answer)
 
     def _closed(self, before: EntryId, found: bytes, *, same_server: bool = True) -> Exception:
-        """Why a gate is closed, from what it found in the place of the top.
+        """Why a guard is closed, from what it found in the place of the top.
 
         `same_server`: over the connection by which the stream was taken over. Another may be with another server.
         """
@@ -108,7 +108,7 @@ class Publisher(Sender[Transaction, EntryId]):
             return FencedError()
         if found == LOST:
             return StreamUnavailableError(
-                f"stream {self._stream.name!r}: its writer key {self._gate.fence.decode()!r} is gone: Redis lost it, "
+                f"stream {self._stream.name!r}: its writer key {self._guard.fence.decode()!r} is gone: Redis lost it, "
                 "or it was deleted (FLUSHALL, DEL)"
             )
         try:
@@ -128,16 +128,16 @@ class Publisher(Sender[Transaction, EntryId]):
             "stop other runs of this feed and publish it again from its first brick"
         )
 
-    def _refusal(self, transaction: Transaction, before: EntryId) -> Exception:
+    def _refusal(self, transaction: Batch, before: EntryId) -> Exception:
         """What Redis says when it is sent a transaction that it has refused once more, and speaks."""
-        replies = self._said_aloud(transaction, self._gate.enter(before), self._gate.leave)
+        replies = self._replay_verbosely(transaction, self._guard.begin(before), self._guard.commit)
         executed = replies[-1]
         if isinstance(executed, list) and isinstance(executed[0], bytes) and executed[0] != str(before).encode():
             # It has closed since: what Redis says of the rows is about the text in the stream's place.
             return self._closed(before, executed[0], same_server=False)
         return self._error(replies) or self._refused_for_a_moment()
 
-    def _waits(self, transaction: Transaction) -> bytes:
+    def _waits(self, transaction: Batch) -> bytes:
         """What asks for the replicas after a transaction that ends a brick, or begins the one after it."""
         if not self._min_replicas:
             return b""

@@ -7,14 +7,14 @@ from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.brick_results import BrickReport
-from ucs_pipeline.stream.shard_state import _NOWHERE, Note, refuse_other_dealing, write_note
+from ucs_pipeline.stream.shard_state import _NOWHERE, ShardState, refuse_other_sharding, write_shard_state
 from ucs_pipeline.stream.stream import OrderedStream
 
 
-class Notes:
+class ShardProgress:
     """Keeps the note of a feed's shard while its bricks are published; of any other feed, nothing."""
 
-    def __init__(self, feed: Feed, stream: OrderedStream, note: Note, state: State) -> None:
+    def __init__(self, feed: Feed, stream: OrderedStream, note: ShardState, state: State) -> None:
         self._stream = stream
         self._feed = feed
         self._note = note
@@ -29,17 +29,17 @@ class Notes:
             StreamError: what was published before was dealt otherwise, or Redis refuses or cannot be reached.
         """
         state = stream.state()
-        found = refuse_other_dealing(feed, stream, state)
-        if feed.share is None:
+        found = refuse_other_sharding(feed, stream, state)
+        if feed.shard_id is None:
             return None
-        if found is None or found.dealing != Note.of(feed).dealing:
-            found = Note.of(feed)
-            write_note(stream, found)
+        if found is None or found.sharding != ShardState.of(feed).sharding:
+            found = ShardState.of(feed)
+            write_shard_state(stream, found)
         elif found.top and found.top > state.top:
             # The stream was lost, or an older copy of it came back. Its top will be there once more, and then the note
             # must not say that what it said is complete: the table may have changed.
-            found = Note(found.dealing)
-            write_note(stream, found)
+            found = ShardState(found.sharding)
+            write_shard_state(stream, found)
         return cls(feed, stream, found, state)
 
     def done(self, report: BrickReport) -> None:
@@ -47,13 +47,13 @@ class Notes:
         self._top = max(self._top, report.last_entry or self._top)
         if report.ordinal <= self._newest:
             # Redis lost entries, and bricks are published again: it may have lost the note as well.
-            self._note, self._top = Note(self._note.dealing), report.last_entry or self._stream.state().top
+            self._note, self._top = ShardState(self._note.sharding), report.last_entry or self._stream.state().top
         self._newest = report.ordinal
-        end = self._feed.numbering.end(report.ordinal)
+        end = self._feed.partitions.end(report.ordinal)
         if end <= self._note.done:
             return
         try:
-            write_note(self._stream, self._note._replace(done=end, top=self._top))
+            write_shard_state(self._stream, self._note._replace(done=end, top=self._top))
             self._note = self._note._replace(done=end)
         except StreamUnavailableError:
             # The next one says as much, and more.
@@ -68,8 +68,8 @@ def noted(
     Raises:
         StreamError: what was published before was dealt otherwise, or Redis refuses or cannot be reached.
     """
-    notes = Notes.begin(feed, stream)
+    notes = ShardProgress.begin(feed, stream)
     for report in reports:
-        if notes and feed.numbering.name(report.ordinal) != open_brick:
+        if notes and feed.partitions.name(report.ordinal) != open_brick:
             notes.done(report)
         yield report

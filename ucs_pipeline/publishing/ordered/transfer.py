@@ -9,21 +9,21 @@ from functools import partial
 from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.clickhouse.prefetch import Background
 from ucs_pipeline.clickhouse.source import Source
-from ucs_pipeline.entries.batches import Transaction, cut
+from ucs_pipeline.entries.batches import Batch, cut
 from ucs_pipeline.entries.encode import Entries, encode
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.publishing.backpressure import Room
-from ucs_pipeline.publishing.brick_results import BrickReport, Span, Tally, told
+from ucs_pipeline.publishing.backpressure import Backpressure
+from ucs_pipeline.publishing.brick_results import BrickAggregator, BrickReport, ConfirmedBatch, tap
 from ucs_pipeline.publishing.emptiness import Emptiness
 from ucs_pipeline.publishing.limits import Limits, limits_of
-from ucs_pipeline.publishing.ordered.comparison import Comparison
-from ucs_pipeline.publishing.ordered.plan import Plan, hole, known, loss, plan, refuse_adopted, stray
+from ucs_pipeline.publishing.ordered.comparison import PrefixCheck
+from ucs_pipeline.publishing.ordered.plan import Plan, foreign_entry, gap, known, loss, plan, refuse_adopted
 from ucs_pipeline.publishing.ordered.publisher import Publisher
 from ucs_pipeline.publishing.pipeline import RivalError
-from ucs_pipeline.publishing.rate_limit import Flow
-from ucs_pipeline.stream.comparer import Comparer
+from ucs_pipeline.publishing.rate_limit import RateLimiter
+from ucs_pipeline.stream.comparer import StreamComparer
 from ucs_pipeline.stream.stream import OrderedStream
 
 _STALL_SECONDS = 2.0
@@ -41,7 +41,7 @@ class OrderedTransfer:
         wanted: Sequence[int],
         emptiness: Emptiness,
         log: Callable[[str], None],
-        moved: Callable[[Span], None],
+        moved: Callable[[ConfirmedBatch], None],
         records: Callable[[Sequence[int]], Mapping[int, BrickReport]],
     ) -> None:
         """`moved` is told of rows as they are known to be in the stream; see `publishing.run` for the others."""
@@ -70,7 +70,7 @@ class OrderedTransfer:
         yield from finished
         missing = wanted[len(finished) :]
         if not missing:
-            if foreign := stray(feed, state):
+            if foreign := foreign_entry(feed, state):
                 self._log(foreign)
             return
         refuse_adopted(feed, missing, state, done)
@@ -95,30 +95,30 @@ class OrderedTransfer:
 
     def _publish(self, wanted: Sequence[int]) -> Generator[BrickReport, None, None]:
         feed, stream = self._feed, self._stream
-        with Publisher(stream, feed.stream.min_replicas) as publisher, Comparer(stream) as comparer:
+        with Publisher(stream, feed.stream.min_replicas) as publisher, StreamComparer(stream) as comparer:
             state = publisher.state
-            bricks = feed.numbering
+            bricks = feed.partitions
             top = bricks.start(state.top.ordinal) if state.top.ordinal in bricks else bricks.first
             found = self._records(bricks.between(top, wanted[0])[:_LOOKED_BACK] if top < wanted[0] else [top])
             course = plan(feed, wanted, state, found.get(top), found)
             self._check_top(comparer, course, state)
             with Background(self._prepared(course, limits_of(stream)), 2, "ucs-read") as chunks:
-                room = Room(stream, feed.stream, state.length, chunks.pause, self._log)
-                flow = Flow(feed.stream, room, chunks.pause, _moment(feed))
-                spans = told(self._spans(publisher, comparer, chunks, course, flow), self._moved)
-                tally = Tally(bricks, wanted, time.monotonic())
+                backpressure = Backpressure(stream, feed.stream, state.length, chunks.pause, self._log)
+                limiter = RateLimiter(feed.stream, backpressure, chunks.pause, _moment(feed))
+                spans = tap(self._spans(publisher, comparer, chunks, course, limiter), self._moved)
+                tally = BrickAggregator(bricks, wanted, time.monotonic())
                 with Background(tally.reports(spans), 1_000, "ucs-publish") as reports:
                     try:
                         yield from reports
                     finally:
                         chunks.close()
 
-    def _check_top(self, comparer: Comparer, course: Plan, state: State) -> None:
+    def _check_top(self, comparer: StreamComparer, course: Plan, state: State) -> None:
         """Compares the brick of a top that lies beyond the range: only a top of this feed proves what is below it."""
         ordinal = course.top.ordinal
         if not course.top_unknown or ordinal <= course.last:
             return
-        comparison = Comparison(
+        comparison = PrefixCheck(
             self._feed, self._stream, comparer, course._replace(scan_from=ordinal, last=ordinal), state
         )
         with closing(self._source.scan(ordinal, ordinal)) as scan:
@@ -143,32 +143,37 @@ class OrderedTransfer:
                     raise refused[1]
 
     def _spans(
-        self, publisher: Publisher, comparer: Comparer, chunks: Background[Entries], course: Plan, flow: Flow
-    ) -> Generator[Span, None, None]:
-        comparison = Comparison(self._feed, self._stream, comparer, course, publisher.state)
+        self,
+        publisher: Publisher,
+        comparer: StreamComparer,
+        chunks: Background[Entries],
+        course: Plan,
+        limiter: RateLimiter,
+    ) -> Generator[ConfirmedBatch, None, None]:
+        comparison = PrefixCheck(self._feed, self._stream, comparer, course, publisher.state)
         for entries in chunks:
             inside = entries.up_to(course.top)
             for transaction in cut(entries, 0, inside):
                 comparison.check(transaction)
-                yield Span(transaction)
+                yield ConfirmedBatch(transaction)
             if inside < entries.count:
                 comparison.finish()
                 if entries.id(inside).ordinal < course.wanted_from:
-                    raise hole(self._feed, entries.id(inside), course)
-                transactions = flow.admit(_transactions(entries, inside, chunks, flow.most_rows))
+                    raise gap(self._feed, entries.id(inside), course)
+                transactions = limiter.admit(_transactions(entries, inside, chunks, limiter.most_rows))
                 for transaction, length in publisher.publish(transactions):
-                    flow.added(transaction, length)
-                    yield Span(transaction, length)
+                    limiter.settle(transaction, length)
+                    yield ConfirmedBatch(transaction, length)
                 return
         comparison.finish()
 
 
 def _moment(feed: Feed) -> Callable[[int | bytes], float]:
-    bricks = feed.numbering.bricks
-    return partial(bricks.moment, unit=feed.bricks.unit) if isinstance(bricks, TimeBricks) else float
+    bricks = feed.partitions.bricks
+    return partial(bricks.timestamp, unit=feed.bricks.unit) if isinstance(bricks, TimeBricks) else float
 
 
-def _transactions(entries: Entries, start: int, chunks: Background[Entries], most: int) -> Iterator[Transaction | None]:
+def _transactions(entries: Entries, start: int, chunks: Background[Entries], most: int) -> Iterator[Batch | None]:
     yield from cut(entries, start, entries.count, most)
     while True:
         if not chunks.ready():
