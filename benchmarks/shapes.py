@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ucs_pipeline.cli.demo_data import write_flights
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline_tests.support.tables import write_flights
 
 STREAM = "flights"
 _ROW_GROUP = 100_000

@@ -101,11 +101,6 @@ DATASETS: Mapping[str, Dataset] = {
 """The demo's tables, by name."""
 
 
-def write_flights(directory: Path) -> Path:
-    """Path of `flights.parquet` in `directory`, as `write_data` writes it."""
-    return write_data(FLIGHTS, directory)
-
-
 def write_data(data: Dataset, directory: Path) -> Path:
     """Path of the table as a Parquet file in `directory`, written first unless it is there and whole.
 

@@ -22,7 +22,7 @@ import pyarrow.parquet
 import pytest
 import redis
 
-from ucs_pipeline.cli.demo_data import ROWS, SCHEMA, write_flights
+from ucs_pipeline.cli.demo_data import ROWS, SCHEMA
 from ucs_pipeline.clickhouse.client import EmbeddedEngine
 from ucs_pipeline.clickhouse.embedded import embedded_connection, tables_dir
 from ucs_pipeline.clickhouse.errors import Redact
@@ -33,6 +33,7 @@ from ucs_pipeline.home import data_dir, project_home
 from ucs_pipeline.redis import embedded_server as embedded_redis
 from ucs_pipeline.redis import server_programs as redis_binary
 from ucs_pipeline.redis.embedded_server import embedded_redis_url, stop_embedded_redis
+from ucs_pipeline_tests.support.tables import write_flights
 
 
 @pytest.fixture

@@ -436,7 +436,7 @@ def test_a_brick_off_the_list_is_refused(instance: dg.DagsterInstance, redis_ser
 def test_the_command_adopts_and_the_demo_publishes_the_rest(
     tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ucs_pipeline.cli.demo_data import write_flights
+    from ucs_pipeline_tests.support.tables import write_flights
 
     monkeypatch.delenv("UCS_CLICKHOUSE_URL", raising=False)
     home = make_home(tmp_path)
@@ -468,8 +468,8 @@ def test_the_command_asks_a_person(tmp_path: Path, redis_server: RedisServer, an
     import subprocess
     import sys
 
-    from ucs_pipeline.cli.demo_data import write_flights
     from ucs_pipeline_tests.support.home import PROJECT
+    from ucs_pipeline_tests.support.tables import write_flights
 
     home = make_home(tmp_path)
     write_flights(home / ".ucs" / "tables")

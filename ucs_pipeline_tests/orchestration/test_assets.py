@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.cli.demo_data import DATASETS, ROWS, write_flights
+from ucs_pipeline.cli.demo_data import DATASETS, ROWS
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.build import build_defs, feeds_of
@@ -22,6 +22,7 @@ from ucs_pipeline.orchestration.names import stream_key, table_key
 from ucs_pipeline.project.feeds import feed_named
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT, RUN_IN_PROCESS, make_home, python, run_bricks, write_table
+from ucs_pipeline_tests.support.tables import write_flights
 
 
 def _feed(name: str = "numbers", **more: object) -> Feed:

@@ -2,10 +2,12 @@
 
 import uuid
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import chdb
 
+from ucs_pipeline.cli.demo_data import FLIGHTS, write_data
 from ucs_pipeline.clickhouse.source import EmbeddedEngine, Source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import Feed
@@ -67,3 +69,8 @@ def expected(rows: int, step: int = 1) -> list[tuple[EntryId, dict[bytes, bytes]
         fields = {b"id": b"%d" % key} | ({} if number % 7 == 0 else {b"word": b"w%d" % number})
         found.append((EntryId(brick, row), fields))
     return found
+
+
+def write_flights(directory: Path) -> Path:
+    """Path of `flights.parquet` in `directory`, as `write_data` writes it."""
+    return write_data(FLIGHTS, directory)

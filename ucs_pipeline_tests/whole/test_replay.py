@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.cli.demo_data import write_flights
 from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import PROJECT, python
+from ucs_pipeline_tests.support.tables import write_flights
 
 PACE = 200_000
 """A week in three seconds."""

@@ -119,8 +119,8 @@ class LedgerPublisher(PipelinedPublisher[PartitionBatch, _Sent]):
             raise StreamUnavailableError(f"stream {self._stream.name!r} was changed while it was looked at")
         found, lost = begun
         refuse_numbering(self._feed.name, self._ledger, found, partitions)
-        # Two empty transactions, through an open guard and a closed one, show now, before any row, that this user may do
-        # all a transaction does.
+        # Two empty transactions, through an open guard and a closed one, show now, before any row, that this user may
+        # do all a transaction does.
         for expected in (b"", b"something else"):
             self._look_for_errors(self._spoken(guard.begin(b"", expected, 0) + guard.commit(b"", b"", 0, begins=False)))
         self._demand(guard.probe(b"", 0))
