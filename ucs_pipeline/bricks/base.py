@@ -98,7 +98,7 @@ class BrickClass(ABC):
     def bounds_text(self, first: int, last: int) -> str:
         """What is in the bricks from one ordinal to another, for people.
 
-        It is recorded with each brick, and compared with what it is now (`renumbering`): its wording has to stay.
+        It is recorded with each brick, and compared with what it is now (`numbering_guard`): its wording has to stay.
         """
 
     def reported(self, key: int | bytes) -> int | str:

@@ -16,7 +16,7 @@ from ucs_pipeline.bricks.sequences import between, shifted
 
 
 class ShardId(NamedTuple):
-    """One of the shards that partitions are dealt to, as cards are: each partition to the next shard."""
+    """One of the shards that partitions are assigned to, as cards are: each partition to the next shard."""
 
     number: int
     """From 0 on."""
@@ -42,11 +42,11 @@ class Partitions:
         """Starts of the partitions, in order."""
 
     shard_id: ShardId | None = None
-    """Which of the partitions of `whole` these are; None if they are all."""
+    """Which of the partitions of `parent` these are; None if they are all."""
 
     @property
     def parent(self) -> "Partitions":
-        """The numbering that these partitions are a share of; itself if there is no more."""
+        """The partitions that these are a part of; itself if there is no more."""
         return self
 
     @cached_property
@@ -55,7 +55,7 @@ class Partitions:
         return [self.index(start) for start in self.starts]
 
     def index(self, ordinal: int) -> int:
-        """Number of the partition that holds a brick, by which partitions are dealt to shards."""
+        """Number of the partition that holds a brick, by which partitions are assigned to shards."""
         return self.bricks.unit_index(ordinal - self.offset, self.depth)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The bricks of one shard: partitions are dealt by their index, wherever the feed's list begins. Pure."""
+"""The bricks of one shard: partitions are assigned by their index, wherever the feed's list begins. Pure."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -8,7 +8,7 @@ from ucs_pipeline.bricks.sequences import RangeSequence, shifted
 
 
 class ShardPartitions(Partitions):
-    """The partitions of a numbering that are dealt to one shard, which may be none."""
+    """The partitions of a list that are assigned to one shard, which may be none."""
 
     shard_id: ShardId
 
@@ -20,7 +20,7 @@ class ShardPartitions(Partitions):
 
     @property
     def parent(self) -> Partitions:
-        """The numbering of all shards together."""
+        """The partitions of all shards together."""
         return self._whole
 
     @cached_property
@@ -49,7 +49,7 @@ class ShardPartitions(Partitions):
 
 
 def holder(whole: Partitions, ordinal: int, shards: int) -> int:
-    """Number of the shard that a brick is dealt to."""
+    """Number of the shard that a brick is assigned to."""
     return whole.index(ordinal) % shards
 
 

@@ -37,7 +37,7 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
     whole = feed_named(feed)
     start = last_whole_in(whole, last_brick)
     bricks = len(whole.partitions.between(whole.partitions.first, start))
-    # A shard that none of the bricks is dealt to has nothing to adopt.
+    # A shard that none of the bricks is assigned to has nothing to adopt.
     parts = [(part, adopted[-1]) for part in streams_of(whole) if (adopted := part.partitions.between(0, start))]
     if rows and len(parts) > 1:
         raise UcsError(

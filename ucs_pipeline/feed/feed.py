@@ -117,7 +117,7 @@ class Feed(Settings):
 
     @property
     def shard_id(self) -> ShardId | None:
-        """Which shard of `whole` this is; None if it is the feed itself."""
+        """Which shard of `parent` this is; None if it is the feed itself."""
         return None
 
     @property

@@ -21,7 +21,7 @@ def fencing_token_key(stream: str) -> str:
 
 
 def parked_key(stream: str) -> str:
-    """Where a closed gate moves the stream aside to."""
+    """Where a closed guard moves the stream aside to."""
     return beside(stream, "writer:aside")
 
 

@@ -1,7 +1,7 @@
 """A feed over several streams, as the ordered feeds that it is made of. No I/O happens here.
 
 Each shard is a feed like any other: an asset with partitions, a stream, a pool, a sensor and checks of its own. What
-makes it one is its numbering, which has every so many-th partition of the whole feed's.
+makes it one are its partitions, which are every so many-th partition of the whole feed's.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from ucs_pipeline.feed.feed import Feed
 
 
 class Shard(Feed):
-    """One stream of a feed with `stream.shards`, and the bricks that are dealt to it."""
+    """One stream of a feed with `stream.shards`, and the bricks that are assigned to it."""
 
     _whole: Feed = PrivateAttr()
     _share: ShardId = PrivateAttr()
@@ -40,7 +40,7 @@ class Shard(Feed):
 
     @property
     def shard_id(self) -> ShardId:
-        """Which shard of `whole` this is."""
+        """Which shard of `parent` this is."""
         return self._share
 
     @cached_property

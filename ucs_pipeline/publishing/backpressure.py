@@ -50,7 +50,7 @@ class Backpressure:
         self._log_after = 0.0
 
     def fitting(self, transaction: T) -> T | None:
-        """The leading rows that fit beside those in the stream and those under way; None if none does.
+        """The leading rows that fit beside those in the stream and those in flight; None if none does.
 
         As far as is known here: consumers may have made room since.
         """
@@ -67,7 +67,7 @@ class Backpressure:
         return replace(transaction, stop=stop) if stop > transaction.start else None
 
     def reserve(self, transaction: Batch) -> None:
-        """Rows are under way."""
+        """Rows are in flight."""
         self._in_flight += transaction.rows
         self._bytes += transaction.size
 
@@ -77,7 +77,7 @@ class Backpressure:
         self._length = length
 
     def wait_for(self, transaction: T) -> T:
-        """Waits until some of these rows fit, and returns those; nothing may be under way.
+        """Waits until some of these rows fit, and returns those; nothing may be in flight.
 
         Raises:
             StreamFullError: nobody made room for `timeout_s` seconds.

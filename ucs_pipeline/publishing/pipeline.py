@@ -1,4 +1,4 @@
-"""What publishers have in common: one connection, many transactions under way at once, and few answers.
+"""What publishers have in common: one connection, many transactions in flight at once, and few answers.
 
 Redis is told not to answer the rows. Thousands of `+QUEUED` and ids cost it and the publisher time, and prove no more
 than the one answer to the question that follows each transaction.
@@ -25,7 +25,7 @@ _IN_FLIGHT = 8
 """Transactions sent ahead of the answers: Redis goes on with the next one while Python is busy elsewhere."""
 
 _ALONE_BYTES = 1 << 20
-"""A longer transaction, which is one long row, is waited for: rows under way stay in memory."""
+"""A longer transaction, which is one long row, is waited for: rows in flight stay in memory."""
 
 _WAIT_SECONDS = 5
 _SPEAK, _BE_QUIET = command(b"CLIENT", b"REPLY", b"ON"), command(b"CLIENT", b"REPLY", b"OFF")
@@ -62,8 +62,8 @@ class PipelinedPublisher(ABC, Generic[T, Sent]):
     def publish(self, transactions: "Iterator[T | None]") -> Iterator[tuple[T, int]]:
         """Appends transactions in order; yields each one that is in the stream, and the stream's length after it.
 
-        A few transactions are under way at once. A `None` from the iterator means that the next one is not ready yet,
-        so that those under way need not wait for it.
+        A few transactions are in flight at once. A `None` from the iterator means that the next one is not ready yet,
+        so that those in flight need not wait for it.
 
         Raises:
             FencedError: another publisher took over; what was not yielded may or may not be in the stream.
@@ -103,7 +103,7 @@ class PipelinedPublisher(ABC, Generic[T, Sent]):
         return reply
 
     def _refuse_taken(self, parked: bytes) -> None:
-        """Makes sure that nothing lies where a closed gate moves the stream aside to."""
+        """Makes sure that nothing lies where a closed guard moves the stream aside to."""
         if self._demand(command(b"EXISTS", parked)):
             raise StreamError(
                 f"stream {self._stream.name!r}: there is a key {parked.decode()!r}, a name that this project needs "
@@ -115,7 +115,7 @@ class PipelinedPublisher(ABC, Generic[T, Sent]):
             raise error
 
     def _error(self, replies: list[Any]) -> StreamError | None:
-        """The first error in replies and in what they hold, but for that of a gate that had moved nothing."""
+        """The first error in replies and in what they hold, but for that of a guard that had moved nothing."""
         for reply in replies:
             for part in reply if isinstance(reply, list) else [reply]:
                 if isinstance(part, hiredis.ReplyError) and _NOTHING_ASIDE not in str(part):

@@ -66,7 +66,7 @@ def publish(
         request: for an any-order feed, who asks for bricks that are done to be published once more; None if nobody.
 
     Raises:
-        StreamError: the range would leave a hole, a brick changed after some of it was published, the stream is not
+        StreamError: the range would leave a gap, a brick changed after some of it was published, the stream is not
             this feed's, or Redis refuses.
         StreamFullError: the stream was full and nobody made room for `stream.timeout_s` seconds.
         StreamUnavailableError: Redis took nothing for `stream.timeout_s` seconds.

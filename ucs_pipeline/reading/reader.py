@@ -2,7 +2,7 @@
 
 Every entry id is a position in the table, so that merging streams is merging ids. What a reader has to know is when a
 row of one stream may follow one of another: when no row between the two is still to come. That is so when every other
-shard is complete up to its last brick before that row, which the numbering names.
+shard is complete up to its last brick before that row, which the partitions name.
 
 The ids of an any-order feed are no positions in the table: its entries come in the order of its one stream.
 """

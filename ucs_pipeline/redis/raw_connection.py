@@ -63,7 +63,7 @@ class RawConnection:
     def expect(self, expected: bytes) -> bool:
         """Whether the next bytes are these. If they are not, none is taken: `reply` gives what they say.
 
-        Nothing but the answer to one command may be under way.
+        Nothing but the answer to one command may be in flight.
 
         Raises:
             StreamUnavailableError: the connection broke.

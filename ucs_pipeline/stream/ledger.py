@@ -1,8 +1,9 @@
 """What an any-order feed has put into its stream: a Redis hash beside it, one field per partition.
 
 A field reads `<rows> <content> <open or done> <replay> <requests> <first id> <last id>`. It is written by the scripts
-of `ledger_gate`, in the transactions that add the rows, and only read here. Everything up to the ids is known before a
-transaction is sent, so that one comparison tells whether the ledger says what a publisher believes: the *head*.
+of `any_order.guard`, in the transactions that add the rows, and only read here. Everything up to the ids is known
+before a transaction is sent, so that one comparison tells whether the ledger says what a publisher believes: the
+*head*.
 """
 
 from collections.abc import Mapping, Sequence

@@ -53,7 +53,7 @@ class Pair(NamedTuple):
     def lost(self) -> bool:
         """Whether the stream that the ledger is about is certainly gone: the ledger means nothing then.
 
-        As `ledger_gate` decides it when publishing begins.
+        As `any_order.guard` decides it when publishing begins.
 
         Raises:
             StreamError: they may or may not belong together.

@@ -1,10 +1,11 @@
-"""What a shard has written down beside its stream: how bricks are dealt, and up to which one they are complete.
+"""What a shard has written down beside its stream: how bricks are assigned, and up to which one they are complete.
 
 A hash in the stream's own cluster slot, `{flights.0}:shard`, with the fields `shard`, `shards`, `level`, `done` and
 `top`: every brick of the shard up to the ordinal `done` is complete, as long as the stream's top is not below `top`.
 From the top alone a reader knows that of the bricks below the top's, but not of that one, and not of bricks without
 rows after it. To lose `done` and `top`, or to find old ones, makes a reader wait and nothing else; `shards` and `level`
-keep two dealings out of one stream. A publisher that finds a note ahead of its stream forgets what it says is complete.
+keep two assignments out of one stream. A publisher that finds a note ahead of its stream forgets what it says is
+complete.
 """
 
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ class ShardState(NamedTuple):
     """The note of one shard."""
 
     sharding: tuple[str, ...]
-    """Number of the shard, of how many, and what is dealt: a brick, block, part or shard."""
+    """Number of the shard, of how many, and what is assigned: a brick, block, part or shard."""
     done: int = _NOWHERE
     """Ordinal of a brick; it and those before it are complete if the stream's top is not below `top`."""
     top: EntryId | None = None
@@ -77,7 +78,7 @@ def write_shard_state(stream: OrderedStream, note: ShardState) -> None:
 
 
 def refuse_other_sharding(feed: Feed, stream: OrderedStream, state: State) -> ShardState | None:
-    """Makes sure that what was published before was dealt to streams as the feed does now; the shard's note if so.
+    """Makes sure that what was published before was assigned to streams as the feed does now; the shard's note if so.
 
     Raises:
         StreamError: it was not, or Redis refuses or cannot be reached.

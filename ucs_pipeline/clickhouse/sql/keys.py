@@ -48,7 +48,7 @@ class KeySql(ABC):
 
     @abstractmethod
     def _index(self, key: Key) -> str:
-        """The index of a key's partition, by which partitions are dealt to shards."""
+        """The index of a key's partition, by which partitions are assigned to shards."""
 
     @abstractmethod
     def refusal(self, type_name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Which bricks go next without a hand on the keyboard. Pure decisions on known facts; `triggers` collects those."""
+"""Which bricks go next without a hand on the keyboard. Pure decisions on known facts; `snapshot` collects those."""
 
 import json
 from bisect import bisect_left

@@ -28,7 +28,7 @@ def situation_of(feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterIns
 
     Raises:
         SourceError: the table cannot be read.
-        StreamError: the stream cannot be read, or was dealt to otherwise.
+        StreamError: the stream cannot be read, or was assigned to otherwise.
     """
     stream = open_stream(feed)
     state = stream.state()

@@ -1,15 +1,16 @@
 """What surrounds the rows of an any-order feed's transaction, as bytes of the Redis protocol. Pure.
 
-Why a transaction and a gate, and how a gate is closed: see `gate`. What is different here: the ids are Redis' own, so
-not the stream's top but the ledger says which rows are there. The gate lets rows in only if the ledger says of their
-brick exactly what the publisher believes (rows, content, replay), which no frozen, replaced or repeated transaction
-gets past; so there is no fence. And the transaction ends with a second script that writes into the ledger what was
-added. No row is in the stream without the ledger knowing, and none is in the ledger that is not in the stream.
+Why a transaction and a guard, and how a guard is closed: see `ordered.guard`. What is different here: the ids are
+Redis' own, so not the stream's top but the ledger says which rows are there. The guard lets rows in only if the ledger
+says of their brick exactly what the publisher believes (rows, content, replay), which no frozen, replaced or repeated
+transaction gets past; so there is no fencing token. And the transaction ends with a second script that writes into the
+ledger what was added. No row is in the stream without the ledger knowing, and none is in the ledger that is not in the
+stream.
 
 Redis refuses a whole transaction, or nothing of it, when it is out of memory, short of replicas or cannot save. The
 second script does not lean on that: it counts, and where fewer rows came than were sent, it takes them out again.
 
-How the gate knows that the stream is the one the ledger is about: see `ledger_mark`. Each transaction moves the mark.
+How the guard knows that the stream is the one the ledger is about: see `ledger_mark`. Each transaction moves the mark.
 """
 
 import secrets
@@ -152,7 +153,7 @@ _ASK = b"return {redis.call('XLEN', KEYS[1]), redis.call('HGET', KEYS[2], ARGV[1
 
 
 class LedgerGuard:
-    """The gate of a feed's transactions.
+    """The guard of a feed's transactions.
 
     What comes before the rows answers `OPEN`, or why none of them will be added: the ledger says something else
     (`MOVED`), the stream is not the one that the ledger is about (`GONE`), or has no room (`FULL`). What comes after

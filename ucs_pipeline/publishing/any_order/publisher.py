@@ -1,4 +1,4 @@
-"""Appends rows of an any-order feed: transactions, many under way at once, each behind a guard (see `ledger_gate`).
+"""Appends rows of an any-order feed: transactions, many in flight at once, each behind a guard (see `guard`).
 
 One answer after each transaction proves it: the ledger says of the brick what it should say after these rows, which
 nothing but their own transaction writes.
@@ -48,7 +48,7 @@ class PartitionBatch(Batch):
 
 
 class _Sent(NamedTuple):
-    """What a transaction that is under way should change, and the number of the question that follows it."""
+    """What a transaction that is in flight should change, and the number of the question that follows it."""
 
     expected: bytes
     head: bytes

@@ -1,19 +1,19 @@
 """What surrounds the rows of a transaction, as bytes of the Redis protocol. Pure.
 
-Why a transaction. Redis may refuse one command of a pipeline and accept the next (out of memory for a moment, a
-failing disk, a replica being promoted): sent bare, row 7 could be refused and row 8 accepted, and row 7 could
-never be added again. In MULTI, one refused row makes EXEC refuse them all.
+Why a transaction. Redis may refuse one command of a pipeline and accept the next (out of memory for a moment, a failing
+disk, a replica being promoted): sent bare, row 7 could be refused and row 8 accepted, and row 7 could never be added
+again. In MULTI, one refused row makes EXEC refuse them all.
 
-Why a gate. Redis accepts any id above a stream's top, so nothing in XADD itself stops rows from being appended where
-rows before them are missing: the transaction before was refused, or somebody deleted the stream and a worker's
-XGROUP CREATE ... MKSTREAM made it again. So every transaction begins with a script that looks whether the top is the
-row before its first one. Nothing can end a transaction from inside; but XADD adds nothing to a key that holds text. So
-a gate that finds another top moves the stream aside and puts a text in its place, and the transaction's last command
+Why a guard. Redis accepts any id above a stream's top, so nothing in XADD itself stops rows from being appended where
+rows before them are missing: the transaction before was refused, or somebody deleted the stream and a worker's XGROUP
+CREATE ... MKSTREAM made it again. So every transaction begins with a script that looks whether the top is the row
+before its first one. Nothing can end a transaction from inside; but XADD adds nothing to a key that holds text. So a
+guard that finds another top moves the stream aside and puts a text in its place, and the transaction's last command
 moves the stream back over it. Nobody sees that: EXEC runs as one step.
 
-Why a fence. A publisher that was frozen may wake up after the stream was deleted and begun again by another one, and
-find the very top it expects. Every publisher writes its own token under the fence key when it starts, and the gate
-looks at that too: a publisher that has been replaced cannot add anything more.
+Why a fencing token. A publisher that was frozen may wake up after the stream was deleted and begun again by another
+one, and find the very top it expects. Every publisher writes its own token under the writer key when it starts, and the
+guard looks at that too: a publisher that has been replaced cannot add anything more.
 
 Why the scripts are sent whole each time. EVALSHA of a script that Redis has forgotten would fail inside the
 transaction, and the rows behind it would be added without having been looked at.
@@ -24,11 +24,11 @@ from ucs_pipeline.entries.resp import command
 from ucs_pipeline.feed.redis_keys import fencing_token_key, parked_key
 
 FENCED, LOST, GONE = b"fenced", b"lost", b"gone"
-"""What a gate finds in the place of a top: another publisher's token, no token, no stream."""
+"""What a guard finds in the place of a top: another publisher's token, no token, no stream."""
 
 MULTI, EXEC = command(b"MULTI"), command(b"EXEC")
 
-# Keys of both: the stream, its fence, the name it is moved aside to. Arguments: the token, the top.
+# Keys of both: the stream, its fencing token, the name it is moved aside to. Arguments: the token, the top.
 _LOOK = b"""
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
 local owner, found, added = redis.call('GET', KEYS[2]), 'fenced', -1
@@ -67,14 +67,14 @@ return found
 
 
 class AppendGuard:
-    """The gate of one publisher of one stream."""
+    """The guard of one publisher of one stream."""
 
     def __init__(self, stream: str, token: bytes) -> None:
         self._token = token
         self.stream, self.fence = stream.encode(), fencing_token_key(stream).encode()
         self.parked = parked_key(stream).encode()
         self.commit = command(b"RENAME", self.parked, self.stream) + EXEC
-        """What comes after the rows. Where the gate was open, there is nothing to move back, an error that is none."""
+        """What comes after the rows. Where the guard was open, there is nothing to move back, an error that is none."""
 
     def begin(self, top: EntryId) -> bytes:
         """What comes before the rows that follow on a top."""

@@ -1,4 +1,4 @@
-"""Appends rows to an ordered stream: transactions, many under way at once, each behind a guard (see `gate`).
+"""Appends rows to an ordered stream: transactions, many in flight at once, each behind a guard (see `guard`).
 
 One answer after each transaction proves it: its guard let it in where the row before its first one was the top, EXEC
 added all its rows or none, and now the top is its last row and the stream has had so many entries more.

@@ -26,7 +26,7 @@ class ShardProgress:
         """Looks whether the feed may publish to the stream, and begins its note.
 
         Raises:
-            StreamError: what was published before was dealt otherwise, or Redis refuses or cannot be reached.
+            StreamError: what was published before was assigned otherwise, or Redis refuses or cannot be reached.
         """
         state = stream.state()
         found = refuse_other_sharding(feed, stream, state)
@@ -66,7 +66,7 @@ def noted(
     """Keeps the note of a feed's shard while its reports pass; `open_brick` can still grow, and is not complete.
 
     Raises:
-        StreamError: what was published before was dealt otherwise, or Redis refuses or cannot be reached.
+        StreamError: what was published before was assigned otherwise, or Redis refuses or cannot be reached.
     """
     notes = ShardProgress.begin(feed, stream)
     for report in reports:

@@ -181,7 +181,7 @@ def _transactions(entries: Entries, start: int, chunks: Background[Entries], mos
         try:
             following = chunks.get()
         except UcsError:
-            # What was read before is under way: it is confirmed first.
+            # What was read before is in flight: it is confirmed first.
             yield None
             raise
         if following is None:
