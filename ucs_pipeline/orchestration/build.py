@@ -68,9 +68,12 @@ def assemble(defs: dg.Definitions) -> dg.Definitions:
 
 def feeds_of(defs: dg.Definitions) -> list[Feed]:
     """The feeds behind some definitions, by name; where a feed has several streams, its shards."""
+    # Not by the asset graph, which Dagster refuses to make of feeds that clash, in words of its own.
+    assets = (asset for asset in defs.assets or () if isinstance(asset, dg.AssetsDefinition))
     found = [
         spec.metadata[FEED_METADATA].instance
-        for spec in defs.resolve_all_asset_specs()
+        for asset in assets
+        for spec in asset.specs
         if FEED_METADATA in spec.metadata
     ]
     return sorted(found, key=lambda feed: (feed.parent.name, feed.shard_id or ()))

@@ -105,7 +105,9 @@ def _model(settings: type[BaseModel]) -> type[BaseModel]:
     """Settings as YAML has them: a template may stand for each, so their limits wait until it is filled in."""
     fields: dict[str, Any] = {}
     for name, field in settings.model_fields.items():
-        written: Any = next((mark.kind for mark in field.metadata if isinstance(mark, Written)), field.annotation)
+        written: Any = next(
+            (mark.kind for mark in field.metadata if isinstance(mark, Written)), field.rebuild_annotation()
+        )
         if isinstance(written, type) and issubclass(written, BaseModel):
             written = _model(written)
         about: dict[str, Any] = {"description": field.description}
