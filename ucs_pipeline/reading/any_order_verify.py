@@ -12,7 +12,7 @@ from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.reading.any_order_search import RowFinder, trimmed_rows
-from ucs_pipeline.reading.verify import SHOWN, Difference, Verdict
+from ucs_pipeline.reading.verify import Difference, Verdict
 from ucs_pipeline.stream.ledger import LedgerEntry
 from ucs_pipeline.stream.stream import RedisStream
 
@@ -101,5 +101,4 @@ def _compare(stream: RedisStream, entries: Entries, rows: PartitionSlice, search
                 verdict.trimmed += 1
             else:
                 verdict.missing += 1
-                if len(verdict.differences) < SHOWN:
-                    verdict.differences.append(Difference(place, row, None, numbered=False))
+                verdict.show(Difference(place, row, None, numbered=False))

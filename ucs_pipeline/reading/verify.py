@@ -4,9 +4,10 @@ The stream may be written and trimmed meanwhile: rows above the top it had at th
 entry that has fallen below the stream's first one counts as trimmed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from ucs_pipeline.bricks.sequences import between
@@ -18,8 +19,8 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.stream.comparer import StreamComparer
 from ucs_pipeline.stream.stream import OrderedStream, floor
 
-SHOWN = 100
-"""Differences that are kept to be shown."""
+SHOWN, _SHOWN_BYTES = 100, 1 << 22
+"""Differences, or strays, that are kept to be shown: so many, and no more after so many bytes."""
 
 
 class Difference(NamedTuple):
@@ -36,6 +37,11 @@ class Difference(NamedTuple):
     def name(self) -> str:
         """What the row is called."""
         return f"entry {self.entry}" if self.numbered else f"row {self.entry.row} of its brick"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the row and its entry."""
+        return _size(self.expected) + _size(self.found or {})
 
     def __str__(self) -> str:
         there = "not in the stream" if self.found is None else str(self.found)
@@ -68,6 +74,13 @@ class Verdict:
     """The first entries above the last row that the table has up to the stream's top: what others add is above it."""
     shared: bool = False
     """Whether others write to the stream as well, so that nothing in it is known to be of no feed."""
+    _shown_bytes: int = 0
+
+    def show(self, difference: Difference) -> None:
+        """Keeps a difference to be shown, unless there are enough."""
+        if len(self.differences) < SHOWN and self._shown_bytes < _SHOWN_BYTES:
+            self.differences.append(difference)
+            self._shown_bytes += difference.size
 
     @property
     def extra(self) -> int | None:
@@ -125,7 +138,11 @@ def verify(
                         _compare_each(stream, transaction, verdict)
                 progress(verdict.rows)
     if begin.first is not None and last < begin.top:
-        verdict.strays = stream.entries(max(last.next(), begin.first), begin.top, SHOWN)
+        size = 0
+        for foreign_entry in islice(stream.walk(max(last.next(), begin.first), begin.top), SHOWN):
+            verdict.strays.append(foreign_entry)
+            if (size := size + _size(foreign_entry[1])) >= _SHOWN_BYTES:
+                break
     verdict.end = stream.state()
     return verdict
 
@@ -138,20 +155,23 @@ def held(feed: Feed, state: State) -> Sequence[int]:
 
 
 def _compare_each(stream: OrderedStream, transaction: Batch, verdict: Verdict) -> None:
-    there = dict(stream.entries(*transaction.ids))
-    # Looked up after the entries: what was missing because of a trim is below the first entry by now.
-    trimmed = stream.state().trimmed
-    for entry_id, expected in transaction.entries.fields(transaction.start, transaction.stop).items():
-        found = there.get(entry_id)
+    rows = transaction.entries.fields(transaction.start, transaction.stop)
+    for entry_id, found in stream.walk(*transaction.ids):
+        expected = rows.pop(entry_id, None)
         if found == expected:
             verdict.equal += 1
-            continue
-        if found is None and entry_id <= trimmed:
-            verdict.trimmed += 1
-            continue
-        if found is None:
-            verdict.missing += 1
-        else:
+        elif expected is not None:
             verdict.different += 1
-        if len(verdict.differences) < SHOWN:
-            verdict.differences.append(Difference(entry_id, expected, found))
+            verdict.show(Difference(entry_id, expected, found))
+    # Looked up after the entries: what was missing because of a trim is below the first entry by now.
+    trimmed = stream.state().trimmed
+    for entry_id, expected in rows.items():
+        if entry_id <= trimmed:
+            verdict.trimmed += 1
+        else:
+            verdict.missing += 1
+            verdict.show(Difference(entry_id, expected, None))
+
+
+def _size(fields: Mapping[bytes, bytes]) -> int:
+    return sum(len(name) + len(value) for name, value in fields.items())

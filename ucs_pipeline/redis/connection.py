@@ -72,6 +72,10 @@ PERMANENT = {
 }
 
 
+class _AtUrl(redis.Redis):
+    """A client made from the URL, so that what is wrong with its connection is put right there."""
+
+
 def redis_url() -> str:
     """`UCS_REDIS_URL`, or else the URL of the project's embedded server, which is started if need be."""
     url = os.environ.get(URL_VARIABLE)
@@ -124,8 +128,8 @@ def _client(url: str, nodes: Nodes | None, stream: str) -> "redis.Redis":
         "socket_connect_timeout": _TIMEOUT_SECONDS,
     }
     if nodes is None:
-        return redis.Redis.from_url(url, **options)
-    return redis.Redis.from_pool(found(nodes, stream, options))
+        return _AtUrl.from_url(url, **options)
+    return _AtUrl.from_pool(found(nodes, stream, options))
 
 
 def classify(message: str) -> StreamError:
@@ -154,8 +158,18 @@ def not_allowed(error: redis.RedisError) -> bool:
     )
 
 
-def translate(error: Exception) -> StreamError:
-    """The error a redis-py or socket exception stands for."""
+def translate(error: Exception, client: "redis.Redis | None" = None) -> StreamError:
+    """The error a redis-py or socket exception stands for.
+
+    `client`: where it happened; left out, one that `connect_redis` has made. The URL is nothing to another one.
+    """
+    if client is None or isinstance(client, _AtUrl):
+        return _meaning(error, at_url=True)
+    found = _meaning(error, at_url=False)
+    return type(found)(str(found).replace(URL_VARIABLE, "the client's settings"))
+
+
+def _meaning(error: Exception, *, at_url: bool) -> StreamError:
     # redis-py strips the code of some replies into the class of the exception.
     if isinstance(error, redis.AuthenticationError):
         return StreamError(f"Redis refused the login: user or password is wrong or missing; check {URL_VARIABLE}")
@@ -168,7 +182,7 @@ def translate(error: Exception) -> StreamError:
         return StreamUnavailableError(f"another server has the stream by now ({error})")
     return (
         _tls(error)
-        or _other_protocol()
+        or (_other_protocol() if at_url else None)
         or StreamUnavailableError(f"Redis cannot be reached ({error}); check {URL_VARIABLE} and the server")
     )
 

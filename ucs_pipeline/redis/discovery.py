@@ -63,7 +63,7 @@ def client_for(stream: str, client: "redis.Redis") -> "redis.Redis":
     if not isinstance(find, ClusterResolver):
         return client
     options = {**pool.connection_kwargs, "find": find.of(stream)}
-    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=pool.connection_class, **options))
+    return type(client).from_pool(redis.ConnectionPool(connection_class=pool.connection_class, **options))
 
 
 class _Resolver:

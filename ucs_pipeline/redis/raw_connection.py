@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import hiredis
 import redis
@@ -60,10 +60,11 @@ class RawConnection:
             raise translate(WrongServerError(str(reply)))
         return reply
 
-    def expect(self, expected: bytes) -> bool:
-        """Whether the next bytes are these. If they are not, none is taken: `reply` gives what they say.
+    def expect(self, expected: bytes) -> "bool | hiredis.ReplyError":
+        """Whether the next bytes are these, or the error that came instead.
 
-        Nothing but the answer to one command may be in flight.
+        Nothing but the answer to one command may be in flight. If it is another answer, it may be of any size and is
+        not received: the connection can only be closed.
 
         Raises:
             StreamUnavailableError: the connection broke.
@@ -72,8 +73,10 @@ class RawConnection:
         while position < len(expected):
             data = self._receive()
             if not expected.startswith(data, position):
-                self._reader.feed(expected[:position] + data)
-                return False
+                if position or not data.startswith(b"-"):
+                    return False
+                self._reader.feed(data)
+                return cast("hiredis.ReplyError", self.reply())
             position += len(data)
         return True
 

@@ -30,9 +30,11 @@ class StreamComparer:
         first, last = entries.id(start), entries.id(stop - 1)
         self._wire.send([command(b"XRANGE", self._key, str(first).encode(), str(last).encode())])
         expected = b"".join((b"*%d\r\n" % (stop - start), entries.views.rows(start, stop)))
-        if self._wire.expect(expected):
-            return True
-        reply = self._wire.reply()
-        if isinstance(reply, hiredis.ReplyError):
-            raise self._stream.named(classify(str(reply)))
-        return False
+        answer = self._wire.expect(expected)
+        if isinstance(answer, hiredis.ReplyError):
+            raise self._stream.named(classify(str(answer)))
+        if not answer:
+            # What is there instead may be of any size: it is left on this connection, and read in pages on another.
+            self._wire.close()
+            self._wire = RawConnection(self._stream.client)
+        return answer

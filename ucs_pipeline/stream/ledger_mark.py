@@ -117,10 +117,10 @@ def read_pair(stream: RedisStream, feed: str, fields: Sequence[str]) -> Pair:
         try:
             texts, info, groups = pipe.execute(raise_on_error=False)
         except redis.RedisError as error:
-            raise stream.named(translate(error)) from error
+            raise stream.named(translate(error, stream.client)) from error
     for answer in (texts, info, groups):
         if isinstance(answer, redis.RedisError) and "no such key" not in str(answer):
-            raise stream.named(translate(answer)) from answer
+            raise stream.named(translate(answer, stream.client)) from answer
     there = not isinstance(info, redis.RedisError)
     noted, added, rows, top, *found = map(_bytes, texts)
     marks = [group["last-delivered-id"] for group in groups if _bytes(group["name"]) == mark] if there else []

@@ -63,7 +63,7 @@ class RedisStream:
         except redis.RedisError as error:
             if "no such key" in str(error):
                 return parse_state(None)
-            raise self.named(translate(error)) from error
+            raise self.named(translate(error, self.client)) from error
         return parse_state(info)
 
     def entries(
@@ -82,7 +82,7 @@ class RedisStream:
         try:
             return client.execute_command(*arguments)
         except redis.RedisError as error:
-            raise self.named(translate(error)) from error
+            raise self.named(translate(error, self.client)) from error
 
     def walk(self, first: EntryId, last: EntryId) -> Iterator[tuple[EntryId, dict[bytes, bytes]]]:
         """The same, a few at a time."""
@@ -100,7 +100,7 @@ class RedisStream:
         try:
             return cast("list[Any]", command(self.name, str(first), str(last), count))
         except redis.RedisError as error:
-            raise self.named(translate(error)) from error
+            raise self.named(translate(error, self.client)) from error
 
     def refuse_eviction(self) -> None:
         """Makes sure that Redis does not throw whole keys away when it is full.
@@ -113,7 +113,7 @@ class RedisStream:
         except redis.RedisError as error:
             if not_allowed(error):
                 return
-            raise self.named(translate(error)) from error
+            raise self.named(translate(error, self.client)) from error
         policy = str(memory.get("maxmemory_policy", ""))
         if memory.get("maxmemory") and policy.startswith("allkeys"):
             raise StreamError(

@@ -23,7 +23,7 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import beside, has_neighbours
 from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, PartitionBatch
 from ucs_pipeline.publishing.backpressure import trim_acknowledged
-from ucs_pipeline.publishing.brick_results import BrickReport
+from ucs_pipeline.publishing.brick_results import BrickReport, ConfirmedBatch
 from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.any_order_search import trimmed_rows
 from ucs_pipeline.reading.any_order_verify import ledger_verify
@@ -32,6 +32,7 @@ from ucs_pipeline.reading.reader import Reader, read_entries
 from ucs_pipeline.stream.ledger import Ledger, LedgerEntry, ResumePoint
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
+from ucs_pipeline_tests.support.accidents import at
 from ucs_pipeline_tests.support.home import PROJECT
 from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of
 
@@ -56,13 +57,14 @@ def _publish(
     *,
     records: Sequence[BrickReport] = (),
     log: Callable[[str], None] = lambda _: None,
+    watch: Callable[[ConfirmedBatch], None] = lambda _: None,
     request: str | None = None,
     last: int = ROWS - 1,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[BrickReport]:
     feed = _feed(table, last, settings)
     known = {report.ordinal: report for report in records}
-    return list(publish(feed, source_of(feed), stream, wanted, lambda _: known, log, request=request))
+    return list(publish(feed, source_of(feed), stream, wanted, lambda _: known, log, watch, request))
 
 
 def _all(stream: RedisStream) -> list[tuple[EntryId, Fields]]:
@@ -470,6 +472,47 @@ def test_a_stream_deleted_while_it_is_written_is_not_begun_again_half_way(stream
         with pytest.raises(StreamError, match="was deleted, restored, renamed or copied over while rows"):
             list(going)
     assert _all(stream) == []
+
+
+@pytest.mark.parametrize("length", [4_000, 10_000])
+@pytest.mark.parametrize("commands", [["FLUSHALL"], ["DEL feed"], [f"DEL {LEDGER}", "DEL feed"]])
+@pytest.mark.parametrize("others", [0, 5])
+@pytest.mark.parametrize("request_", [None, "again"])
+def test_a_stream_that_is_lost_while_it_is_written_is_published_again_once(
+    stream: RedisStream, length: int, commands: Sequence[str], others: int, request_: str | None
+) -> None:
+    client: Any = stream.client
+
+    def loses() -> None:
+        for line in commands:
+            client.execute_command(*line.split())
+        _others(client, others)
+
+    told: list[str] = []
+    reports = _publish(numbers(ROWS), stream, log=told.append, watch=at(length, loses), request=request_)
+    assert {report.ordinal: report.rows for report in reports} == {0: 10_000, 1: 10_000, 2: 5_000}
+    found = _by_brick(stream)
+    assert len(found.pop(-1, [])) == others
+    assert found == {brick: _rows(brick) for brick in range(3)}
+    assert {start: account[:1] + account[2:4] for start, account in _accounts(stream).items()} == {
+        0: (10_000, True, 0),
+        1: (10_000, True, 0),
+        2: (5_000, True, 0),
+    }
+    assert any("Redis lost it" in line or "Redis has an older state" in line for line in told)
+
+
+@pytest.mark.parametrize("command", [f"DEL {LEDGER}", "XGROUP DESTROY feed ucs:ledger:feed"])
+def test_a_ledger_or_a_mark_that_goes_away_while_rows_are_added_is_refused_by_the_next_attempt(
+    stream: RedisStream, command: str
+) -> None:
+    client: Any = stream.client
+    happens = at(12_000, lambda: client.execute_command(*command.split()))
+    with pytest.raises(StreamError, match="do not belong together") as caught:
+        _publish(numbers(ROWS), stream, watch=happens)
+    assert not isinstance(caught.value, StreamUnavailableError)
+    rows = [fields for _, fields in _all(stream)]
+    assert rows == [fields for _, fields in expected(ROWS)][: len(rows)]
 
 
 def test_a_trimmed_stream_goes_on(stream: RedisStream) -> None:

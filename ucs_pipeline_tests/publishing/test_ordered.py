@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -380,6 +381,7 @@ def test_the_fence_is_beside_the_stream(name: str, fence: str) -> None:
     assert fencing_token_key(name) == fence
 
 
+@pytest.mark.parametrize("order", ["strict", "any"])
 @pytest.mark.parametrize(
     ("server", "sentence"),
     [
@@ -389,11 +391,11 @@ def test_the_fence_is_beside_the_stream(name: str, fence: str) -> None:
     ],
 )
 def test_a_row_that_redis_does_not_take_is_named_before_it_is_sent_and_all_before_it_are_there(
-    tmp_path: Path, server: str, sentence: str
+    tmp_path: Path, server: str, sentence: str, order: str
 ) -> None:
     table = Table("id UInt32, v String", "SELECT number, 'v' FROM numbers(20000) WHERE number != 11500", order_by="id")
     table.run(f"INSERT INTO {table.name} SELECT 11500, repeat(repeat('x', 3000), 1000)")
-    feed, name, value = table.feed(19_999), *server.split()
+    feed, name, value = table.feed(19_999, stream={"order": order}), *server.split()
     with RedisServer(tmp_path, {name: value}) as small:
         there, reports, told = OrderedStream("feed", small.client()), deque[BrickReport](), list[str]()
         with pytest.raises(StreamError, match=rf"brick 0\.0\.0\.1: the row with key 11500 has {sentence}") as caught:
@@ -431,6 +433,27 @@ def test_long_rows_are_not_read_back_many_at_once(stream: OrderedStream) -> None
     page = Page()
     assert page.after(stream.entries(EntryId(0, 1), EntryId(0, 3))).most == (1 << 22) // 200_001
     assert page.after(stream.entries(EntryId(1, 1), EntryId(1, 3))).most == 2 * page.most
+
+
+def test_entries_longer_than_their_rows_are_not_compared_many_at_once(stream: OrderedStream) -> None:
+    table, rows = numbers(1_000), 600
+    feed, client = table.feed(9_999), stream.client
+    for row in range(rows):
+        client.xadd("feed", {"v": b"x" * 200_000}, id=f"0-{row + 1}")
+    for row in range(rows):
+        client.xadd("feed", {"v": b"x" * 200_000}, id=f"1-{row + 1}")
+    tracemalloc.start()
+    try:
+        verdict = verify(feed, source_of(feed), stream)
+        with pytest.raises(StreamError, match=r"brick 0\.0\.0\.0: entry 0-1 of stream 'feed' is"):
+            _publish(table, stream, last=19_999)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (verdict.equal, verdict.different, verdict.missing) == (0, rows, 400)
+    assert 0 < len(verdict.differences) < 50
+    assert 0 < len(verdict.strays) < 50
+    assert peak < 40_000_000
 
 
 def test_a_transaction_names_its_first_and_last_id() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,9 +13,11 @@ from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
+from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.reading.reader import Reader, read_entries
 from ucs_pipeline.stream.shard_state import ShardState, write_shard_state
 from ucs_pipeline.stream.stream import OrderedStream, open_stream
+from ucs_pipeline_tests.servers.ports import HeldPort
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 
 
@@ -150,3 +153,24 @@ def test_streams_of_another_number_of_shards_are_refused(redis_server: RedisServ
     client.delete("{rows.0}:shard")
     with pytest.raises(StreamError, match=r"'rows.0' has entries, and no '{rows.0}:shard' says which shard's"):
         list(read_entries(_feed(6, 2), client=client))
+
+
+@pytest.mark.parametrize("order", ["strict", "any"])
+def test_what_a_callers_own_client_meets_is_not_put_down_to_the_url(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    feed = Feed(name="rows", table="rows", key="id", bricks={"class": "number", "last": 9}, stream={"order": order})
+    with HeldPort() as port:
+        # Another server than the URL's, which is well.
+        monkeypatch.setenv("UCS_REDIS_URL", redis_server.url.replace("redis://", "rediss://"))
+        for client, sentence in (
+            (redis.Redis(port=port.number), r"cannot be reached .*; check the client's settings and the server$"),
+            (redis.Redis(port=redis_server.port, username="no", password="x"), "check the client's settings$"),
+        ):
+            with pytest.raises(StreamError, match=sentence):
+                list(read_entries(feed, client=client))
+            with pytest.raises(StreamError, match=sentence):
+                read_brick(feed, "0.0.0.0", client)
+        monkeypatch.setenv("UCS_REDIS_URL", f"redis://127.0.0.1:{port.number}")
+        with pytest.raises(StreamError, match=r"check UCS_REDIS_URL and the server$"):
+            list(read_entries(feed))

@@ -178,10 +178,11 @@ class LedgerPublisher(PipelinedPublisher[PartitionBatch, _Sent]):
         if verdict == MOVED:
             raise MovedError(start)
         if verdict == GONE:
-            raise StreamError(
-                f"stream {self._stream.name!r} or its ledger {self._ledger!r} was deleted, restored, renamed or copied "
-                "over while rows were being added, and nothing was added from there on: stop other runs of this feed "
-                "and launch it again, which looks at both and says what to do"
+            # The next attempt looks at both anew, as a launch does: what is lost is begun anew, and doubt is refused.
+            raise StreamUnavailableError(
+                f"stream {self._stream.name!r} or its ledger {self._ledger!r} is gone, or not the one it was, and "
+                "nothing was added from there on: Redis lost it (a failover to a replica that lagged, FLUSHALL), or it "
+                "was deleted, restored, renamed or copied over while rows were being added"
             )
         if verdict == FULL:
             raise StreamUnavailableError(

@@ -10,7 +10,7 @@ from ucs_pipeline.clickhouse.prefetch import Background
 from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.batches import cut, partition_slices
 from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
-from ucs_pipeline.errors import StreamUnavailableError
+from ucs_pipeline.errors import StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.any_order.plan import Replay, ledger_plan
 from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, PartitionBatch
@@ -18,6 +18,7 @@ from ucs_pipeline.publishing.any_order.resume import ResumeCheck
 from ucs_pipeline.publishing.backpressure import Backpressure
 from ucs_pipeline.publishing.brick_results import BrickAggregator, BrickReport, ConfirmedBatch, tap
 from ucs_pipeline.publishing.emptiness import Emptiness
+from ucs_pipeline.publishing.limits import Limits, limits_of
 from ucs_pipeline.publishing.pipeline import RivalError
 from ucs_pipeline.publishing.rate_limit import RateLimiter
 from ucs_pipeline.stream.ledger import Ledger, LedgerEntry, ResumePoint
@@ -70,11 +71,12 @@ class AnyOrderTransfer:
                     )
                 self._accounts = self._ledger.accounts(self._wanted)
                 plan = ledger_plan(self._feed, self._wanted, self._accounts, done, self._replay)
+                limits = limits_of(self._stream)
                 if plan.lost:
                     self._log(plan.lost)
                 yield from plan.known
                 for openings in plan.groups:
-                    published = self._publish(publisher, openings)
+                    published = self._publish(publisher, openings, limits)
                     whole = list(openings) == list(self._wanted)
                     yield from self._emptiness.remarked(published) if whole else published
             more = plan.more
@@ -83,7 +85,9 @@ class AnyOrderTransfer:
         """What to log of another publisher that is met."""
         name = self._feed.partitions.name(_start_of(rival))
         return (
-            f"another publisher is at work on brick {name} of {self._feed.name!r}; waiting until it is done or stalls"
+            f"the ledger of {self._feed.name!r} has something else of brick {name} than this run wrote: another "
+            "publisher is at work on it, or Redis has an older state (a failover, a copy); waiting until it is done or "
+            "stalls"
         )
 
     def wait_for(self, rival: RivalError) -> Sequence[int]:
@@ -98,11 +102,11 @@ class AnyOrderTransfer:
         return self._wanted
 
     def _publish(
-        self, publisher: LedgerPublisher, openings: Mapping[int, ResumePoint]
+        self, publisher: LedgerPublisher, openings: Mapping[int, ResumePoint], limits: Limits
     ) -> Generator[BrickReport, None, None]:
         starts = list(openings)
         publisher.open(openings)
-        with Background(self._prepared(starts), 2, "ucs-read") as chunks:
+        with Background(self._prepared(openings, limits), 2, "ucs-read") as chunks:
             backpressure = Backpressure(
                 self._stream, self._feed.stream, self._stream.state().length, chunks.pause, self._log
             )
@@ -118,13 +122,23 @@ class AnyOrderTransfer:
                 finally:
                     chunks.close()
 
-    def _prepared(self, starts: Sequence[int]) -> Generator[Entries, None, None]:
+    def _prepared(self, openings: Mapping[int, ResumePoint], limits: Limits) -> Generator[Entries, None, None]:
+        starts = list(openings)
+        # The rows that are in the stream come first: see `LedgerPlan.groups`.
+        there = sum(opening.account.rows for opening in openings.values())
         # Closed here, by the thread that reads: see `OrderedTransfer`.
         with closing(self._source.scan(starts[0], self._feed.partitions.end(starts[-1]))) as scan:
             for entries in encode(self._stream.name.encode(), scan, UnnumberedEntries):
-                # The bytes are made here, in the reading thread, beside the sending one.
-                _ = entries.requests
-                yield entries
+                refused = limits.refused(self._feed, entries, min(there, entries.count))
+                stop = refused[0] if refused else entries.count
+                if stop:
+                    taken = entries if stop == entries.count else entries.head(stop)
+                    # The bytes are made here, in the reading thread, beside the sending one.
+                    _ = taken.requests
+                    yield taken
+                if refused:
+                    raise refused[1]
+                there -= min(there, entries.count)
 
     def _spans(
         self,
@@ -184,6 +198,13 @@ def _parts(
             yield from parts
         if not chunks.ready():
             yield None
-        following, start = chunks.get(), 0
+        try:
+            following, start = chunks.get(), 0
+        except UcsError:
+            # What was read before is sent and confirmed first.
+            if held:
+                yield held
+            yield None
+            raise
     if held:
         yield replace(held, end=held.stop)

@@ -68,6 +68,6 @@ class PrefixCheck:
 
     def _compare_each(self, transaction: Batch) -> None:
         table = transaction.entries.fields(transaction.start, transaction.stop)
-        for entry_id, fields in self._stream.entries(*transaction.ids):
+        for entry_id, fields in self._stream.walk(*transaction.ids):
             if (row := table.get(entry_id)) != fields:
                 raise differs(self._feed, entry_id, fields, row or "no such row")
