@@ -5,7 +5,7 @@ from collections.abc import Collection
 from ucs_pipeline.bricks.number import NumberBricks
 from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.bricks.time import TimeBricks
-from ucs_pipeline.clickhouse.rules.varying import PartitionSlice, refuse_varying
+from ucs_pipeline.clickhouse.rules.varying import RowsOf, refuse_varying
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.clickhouse.sql.keys import Key, KeySql, NumberKeySql, TextKeySql
 from ucs_pipeline.clickhouse.sql.row_payload import Column
@@ -14,7 +14,7 @@ from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import Feed
 
 
-def selected(feed: Feed, rows: PartitionSlice) -> sql.Shape:
+def selected(feed: Feed, rows: RowsOf) -> sql.Shape:
     """The key and the fields of a feed. `rows` gives the rows of a query.
 
     Raises:

@@ -86,6 +86,12 @@ def test_every_column_and_a_refusal_are_those_of_the_newest(engine: HttpEngine) 
         Source(wrong, engine).shape()
 
 
+def test_a_value_of_the_moment_is_refused_though_the_engine_does_not_call_it_so(engine: HttpEngine) -> None:
+    feed = Feed(name="feed", table="numbers(3)", columns={"id": "number", "at": "now64()"}, **FEEDS[0])
+    with pytest.raises(SourceError, match="field 'at' uses now64, whose value may differ each time"):
+        Source(feed, engine).shape()
+
+
 def _bytes(source: Source) -> bytes:
     ordinals = source.feed.ordinals
     found = encode(b"s", source.scan(ordinals[0], ordinals[-1]))

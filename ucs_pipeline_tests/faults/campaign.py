@@ -27,13 +27,13 @@ class Outcome:
 
     injected: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
-    by_feed: dict[str, "ShardId"] = field(default_factory=dict)
+    by_feed: dict[str, "Share"] = field(default_factory=dict)
     """What of it was on feeds of each kind."""
     findings: Findings = field(default_factory=Findings)
 
 
 @dataclass
-class ShardId:
+class Share:
     """What a campaign did on feeds of one kind."""
 
     rounds: int = 0
@@ -91,7 +91,7 @@ def run(
             outcome.rounds += 1
             outcome.injected += injected
             left -= injected
-            share = outcome.by_feed.setdefault(stage.shape.kind, ShardId())
+            share = outcome.by_feed.setdefault(stage.shape.kind, Share())
             share.rounds += 1
             share.injected += injected
             share.checked += found.checked

@@ -15,14 +15,14 @@ from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed.feed import Feed
 
 Row = dict[str, Any]
-PartitionSlice = Callable[[str, Mapping[str, str | int]], list[Row]]
+RowsOf = Callable[[str, Mapping[str, str | int]], list[Row]]
 """Gives the rows of a query, with some ClickHouse settings that no feed changes."""
 
 _CALLED = re.compile(r"\b(\w+)\(")
 _STORED = ("DEFAULT", "MATERIALIZED")
 
 
-def refuse_varying(feed: Feed, rows: PartitionSlice, described: Sequence[Row], expressions: Sequence[str]) -> None:
+def refuse_varying(feed: Feed, rows: RowsOf, described: Sequence[Row], expressions: Sequence[str]) -> None:
     """Keeps values out of a stream that are not of their row alone, as far as the engine tells.
 
     Raises:
@@ -54,7 +54,7 @@ def refuse_varying(feed: Feed, rows: PartitionSlice, described: Sequence[Row], e
             _refuse_unstored(feed, rows, column, name, own.tables)
 
 
-def _refuse_unstored(feed: Feed, rows: PartitionSlice, column: str, function: str, tables: Iterable[str]) -> None:
+def _refuse_unstored(feed: Feed, rows: RowsOf, column: str, function: str, tables: Iterable[str]) -> None:
     """Refuses a column that was added to a table: where it is not stored, each query calculates it anew."""
     for table in tables:
         parts = sum(row["parts"] for row in if_allowed(rows, sql.unstored(table, column)))
@@ -66,19 +66,20 @@ def _refuse_unstored(feed: Feed, rows: PartitionSlice, column: str, function: st
             )
 
 
-def _varying(rows: PartitionSlice, names: Collection[str]) -> set[str]:
+def _varying(rows: RowsOf, names: Collection[str]) -> set[str]:
     """Those functions that may give another value for the same row."""
     found = if_allowed(rows, sql.functions(names)) if names else []
     varying = set()
     for row in found:
-        [deterministic] = (value for name, value in row.items() if name.endswith("deterministic"))
-        if explained.varies(row["name"], deterministic, own=bool(row["own"])):
-            varying.add(row["name"].lower())
+        known = [value for name, value in row.items() if name.endswith("deterministic")]
+        name, own = row["name"], bool(row["own"])
+        if explained.varies(name, known[0], own=own) if known else explained.of_the_moment(name):
+            varying.add(name.lower())
     return {name for name in names if name.lower() in varying}
 
 
 def _views(
-    feed: Feed, rows: PartitionSlice, tables: Collection[str], expressions: Sequence[str]
+    feed: Feed, rows: RowsOf, tables: Collection[str], expressions: Sequence[str]
 ) -> Iterator[explained.Calls]:
     """What the views among a feed's tables call and read, and those that they read from."""
     waiting, seen = list(tables), set[str]()
@@ -97,11 +98,11 @@ def _views(
                 yield found
 
 
-def _calls(rows: PartitionSlice, query: str) -> explained.Calls:
+def _calls(rows: RowsOf, query: str) -> explained.Calls:
     return explained.calls(row["explain"] for row in if_allowed(rows, sql.query_tree(query), sql.TREE_SETTINGS))
 
 
-def if_allowed(rows: PartitionSlice, query: str, settings: Mapping[str, str | int] = MappingProxyType({})) -> list[Row]:
+def if_allowed(rows: RowsOf, query: str, settings: Mapping[str, str | int] = MappingProxyType({})) -> list[Row]:
     """The rows of a query about tables and functions; none if it is refused, as for a user that may not look.
 
     Raises:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 
-from ucs_pipeline.clickhouse.rules.varying import PartitionSlice, if_allowed
+from ucs_pipeline.clickhouse.rules.varying import RowsOf, if_allowed
 from ucs_pipeline.clickhouse.sql import explained
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.feed.feed import Feed
@@ -28,7 +28,7 @@ def read_twice(feed: Feed, what: str, advice: str = "set `final: true`") -> str:
     )
 
 
-def behind(feed: Feed, shape: sql.Shape, rows: PartitionSlice) -> str | None:
+def behind(feed: Feed, shape: sql.Shape, rows: RowsOf) -> str | None:
     """The warning about such tables behind the feed's, which has another engine; None if there are none.
 
     Raises:
@@ -47,18 +47,18 @@ def behind(feed: Feed, shape: sql.Shape, rows: PartitionSlice) -> str | None:
     return None
 
 
-def _lines(rows: PartitionSlice, query: str) -> list[str]:
+def _lines(rows: RowsOf, query: str) -> list[str]:
     return [row["explain"] for row in if_allowed(rows, query)]
 
 
-def _remote(feed: Feed, rows: PartitionSlice) -> list[str]:
+def _remote(feed: Feed, rows: RowsOf) -> list[str]:
     """The table that a Distributed table stands for, if this server has one of its name."""
     query = sql.engine(feed.table)
     found = (_DISTRIBUTED.match(row["engine_full"]) for row in if_allowed(rows, query)) if query else ()
     return [f"{match[1]}.{match[2]}" for match in found if match]
 
 
-def _merging(rows: PartitionSlice, tables: Collection[str]) -> str:
+def _merging(rows: RowsOf, tables: Collection[str]) -> str:
     """Those of the tables that hold several versions of a row, in words; empty if none does."""
     found = if_allowed(rows, sql.engines(sorted(tables))) if tables else []
     return " and ".join(f"{row['full']}, a {row['engine']}," for row in found if merges(row["engine"]))

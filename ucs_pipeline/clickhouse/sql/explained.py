@@ -16,6 +16,14 @@ _OF_THE_ROW = re.compile(
     r"|getSetting\w*"
 )
 
+# Engines of 24 do not say which functions are deterministic; these are not, of those that they have.
+_OF_THE_MOMENT = re.compile(
+    r"now(64|InBlock(64)?)?|today|yesterday|curdate|current_?(date|timestamp)|(local|utc_?)time(stamp)?|uptime|rand\w*"
+    r"|generate\w+|fuzzBits|array(Partial)?Shuffle|arrayRandomSample|(initial_?)?query_?id|connection_?id"
+    r"|block(Number|Size|SerializedSize)|rowNumberIn(All)?Blocks?|running\w+|neighbor",
+    re.IGNORECASE,
+)
+
 
 class Calls(NamedTuple):
     """What a query calls and reads."""
@@ -47,6 +55,11 @@ def calls(tree: Iterable[str]) -> Calls:
         elif (table := _TABLE.match(text)) and section in ("JOIN TREE", "QUERIES"):
             tables.add(table[1])
     return Calls(frozenset(ordinary), frozenset(windows), frozenset(tables))
+
+
+def of_the_moment(name: str) -> bool:
+    """Whether a function gives another value each time, as far as its name tells."""
+    return _OF_THE_MOMENT.fullmatch(name) is not None
 
 
 def varies(name: str, deterministic: int | None, *, own: bool) -> bool:
