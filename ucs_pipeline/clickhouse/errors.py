@@ -37,6 +37,11 @@ _FILE_HINT = (
 )
 
 
+_TOO_LONG = "Max query size exceeded"
+_TOO_LONG_HINT = (
+    "the query grows with the columns that the feed selects: list fewer in its `columns`, or let the user change "
+    "max_query_size, max_ast_elements and max_expanded_ast_elements, or raise them in its profile"
+)
 _HINTS = {
     "CANNOT_STAT": _FILE_HINT,
     "FILE_DOESNT_EXIST": _FILE_HINT,
@@ -46,6 +51,7 @@ _HINTS = {
     "UNKNOWN_IDENTIFIER": "check the feed's `key`, `columns` and `where` against the table's columns",
     "UNKNOWN_FUNCTION": "check the functions in the feed's `key`, `columns` and `where`",
     "SYNTAX_ERROR": "check the SQL expressions in the feed's `key`, `columns` and `where`",
+    "TOO_BIG_AST": _TOO_LONG_HINT,
     "AUTHENTICATION_FAILED": f"check user and password in {URL_VARIABLE}",
     "ACCESS_DENIED": "grant the user SELECT on the table",
     "READONLY": "let the user change settings: its profile needs readonly = 0 or 2",
@@ -106,7 +112,8 @@ def _refusal(words: str, hide: Redact, hints: Mapping[str, str] = MappingProxyTy
         )
     names = _NAME.findall(match[2])
     name = names[-1] if names else f"code {match[1]}"
-    hint = hints.get(name)
+    # The engine calls this a mistake in the SQL, at the place where it stopped to read.
+    hint = _TOO_LONG_HINT if _TOO_LONG in match[2] else hints.get(name)
     text = f"ClickHouse refused the query with {name}: {first_line(match[2])}"
     kind = SourceUnavailableError if name in TRANSIENT else SourceError
     return kind(f"{text}; {hint}" if hint else text)

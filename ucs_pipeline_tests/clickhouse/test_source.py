@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 import clickhouse_connect
 import pytest
 
+from ucs_pipeline.clickhouse import client
 from ucs_pipeline.clickhouse.client import EmbeddedEngine, Engine, HttpEngine, _Tail
 from ucs_pipeline.clickhouse.embedded import embedded_connection
 from ucs_pipeline.clickhouse.source import URL_VARIABLE, Source, open_source
@@ -812,3 +813,55 @@ def test_a_table_with_many_optional_columns_of_long_names_is_read(place: Place) 
     columns = ", ".join(f"{'long' * 25}_{n} Nullable(UInt8)" for n in range(520))
     table = place.table(f"id UInt64, {columns}", "(id) VALUES (1)")
     assert _entries(place.source(table)) == [{b"id": b"1"}]
+
+
+_KINDS = (
+    *("UInt64", "String", "Nullable(String)", "Nullable(Float64)", "DateTime('UTC')", "Nullable(DateTime64(3))"),
+    *("LowCardinality(Nullable(String))", "Decimal(18, 4)", "Array(UInt8)", "FixedString(3)", "Float32"),
+)
+
+
+def test_five_thousand_columns_of_any_kind_are_read(place: Place) -> None:
+    columns = ", ".join(f"c{n} {_KINDS[n % len(_KINDS)]}" for n in range(5_000))
+    values = "(id, c0, c2, c4996, c4999) VALUES (1, 7, NULL, 'last', 1), (1, 7, '', 'last', 2)"
+    found = place.read(place.table(f"id UInt64, {columns}", values))
+    optional = sum("Nullable" in _KINDS[n % len(_KINDS)] for n in range(5_000))
+    # NULL comes last: c2 decides, ahead of c4999.
+    assert [len(fields) for fields in found] == [5_001 - optional + given for given in (3, 2)]
+    assert [fields[b"c4999"][17:19] for fields in found] == [b"02", b"01"]
+    assert all(fields[b"c4996"] == b"last" for fields in found)
+
+
+def test_columns_are_written_and_ordered_in_groups_as_they_are_all_at_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = ", ".join(f"c{n} {kind}" for n, kind in enumerate(_KINDS))
+    kinds = range(len(_KINDS))
+    texts = {4: "toDateTime(v4, 'UTC')", 5: "if(v5 = 0, NULL, toDateTime64(v5, 3))", 8: "[v8]", 9: "toString(v9)"}
+    texts |= {10: "if(v10 = 0, -0., v10 = 1 ? 0. : nan)", 3: "if(v3 = 0, NULL, if(v3 = 1, -1., nan))"}
+    values = ", ".join(
+        texts.get(n, f"if(v{n} = 0, NULL, toString(v{n}))" if "Nullable" in _KINDS[n] else f"v{n}") for n in kinds
+    )
+    # Few values, so that rows differ in their last columns only, and all of them in no order.
+    digits = ", ".join(f"cityHash64(number, {n}) % {1 + n % 4} AS v{n}" for n in kinds)
+    table = place.table(
+        f"id UInt64, {columns}", f"SELECT number % 3, {values} FROM (SELECT *, {digits} FROM numbers(3000))"
+    )
+    source = place.source(table, constants={"k": "v"})
+    whole, census = _bytes(source), source.census()
+    for group in (1, 4, len(_KINDS)):
+        monkeypatch.setattr(sql, "_GROUP", group)
+        assert _bytes(source) == whole
+        assert source.census() == census
+
+
+def test_a_query_that_is_too_long_for_the_user_is_refused_with_what_to_raise(
+    embedded: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = embedded.table("id UInt64")
+    monkeypatch.setattr(client, "_TEXT_LIMITS", {"max_query_size": 500})
+    limited = Source(_feed(table), EmbeddedEngine())
+    with pytest.raises(SourceError) as refusal:
+        limited.shape()
+    _sentence(refusal, "Max query size exceeded", "list fewer in its `columns`, or let the user change max_query_size")
+    assert "SQL expressions" not in str(refusal.value)

@@ -78,9 +78,7 @@ def _varying(rows: RowsOf, names: Collection[str]) -> set[str]:
     return {name for name in names if name.lower() in varying}
 
 
-def _views(
-    feed: Feed, rows: RowsOf, tables: Collection[str], expressions: Sequence[str]
-) -> Iterator[explained.Calls]:
+def _views(feed: Feed, rows: RowsOf, tables: Collection[str], expressions: Sequence[str]) -> Iterator[explained.Calls]:
     """What the views among a feed's tables call and read, and those that they read from."""
     waiting, seen = list(tables), set[str]()
     alone = len(waiting) == 1
