@@ -144,7 +144,7 @@ class EmbeddedEngine:
 
     def batches(self, query: str, parameters: Mapping[str, int], hide: Redact) -> Generator[pa.RecordBatch, None, None]:
         """Non-empty batches of the whole result, in order."""
-        with self._connection(hide) as connection:
+        with self._connection(query, hide) as connection:
             result = connection.send_query(query, "Arrow", params=dict(parameters))
             try:
                 for chunk in result:
@@ -159,7 +159,7 @@ class EmbeddedEngine:
 
     def rows(self, query: str, parameters: Mapping[str, int], hide: Redact) -> list[dict[str, Any]]:
         """The whole of a small result."""
-        with self._connection(hide) as connection:
+        with self._connection(query, hide) as connection:
             result = connection.query(query, "Arrow", params=dict(parameters)).bytes()
             return pa.ipc.open_file(pa.py_buffer(result)).read_all().to_pylist() if result else []
 
@@ -168,14 +168,16 @@ class EmbeddedEngine:
         return embedded_connection()
 
     @contextmanager
-    def _connection(self, hide: Redact) -> Iterator[Any]:
+    def _connection(self, query: str, hide: Redact) -> Iterator[Any]:
         """A handle for one query: streams that are read side by side need one each."""
         try:
             connection = self._idle.pop()
         except IndexError:
             connection = self.connect()
-            connection.query("SET " + ", ".join(f"{name} = {value}" for name, value in _TEXT_LIMITS.items()))
         try:
+            if limits := _limits(query):
+                # In the query itself they would come too late: it is longer than what is read without them.
+                connection.query("SET " + ", ".join(f"{name} = {value}" for name, value in limits.items()))
             yield connection
         except (RuntimeError, pa.ArrowException) as error:
             # What a failed query had written would come before the first block of the handle's next stream.
