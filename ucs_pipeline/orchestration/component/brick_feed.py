@@ -4,7 +4,7 @@ Both reach the same builder, `ucs_pipeline.orchestration.build`.
 """
 
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -111,8 +111,11 @@ def _model(settings: type[BaseModel]) -> type[BaseModel]:
         if isinstance(written, type) and issubclass(written, BaseModel):
             written = _model(written)
         about: dict[str, Any] = {"description": field.description}
-        if not field.is_required():
-            about["default_factory"] = partial(field.get_default, call_default_factory=True)
+        if isinstance(field.default, str | int | float | None):
+            # Shown in the schema; one that is made anew each time is not.
+            about["default"] = field.default
+        elif not field.is_required():
+            about["default_factory"] = field.get_default
         fields[field.alias or name] = (written | str, Field(**about))
     return create_model(f"{settings.__name__}Model", __base__=dg.Model, **fields)
 
