@@ -38,7 +38,7 @@ source, stream = open_source(part), open_stream(part, connect_redis(part.stream_
 source.shape()
 print("ready", flush=True)
 sys.stdin.readline()
-for report in publish(part, source, stream, part.numbering.starts, lambda _: {}): pass
+for report in publish(part, source, stream, part.partitions.starts, lambda _: {}): pass
 print("done", flush=True)
 """
 

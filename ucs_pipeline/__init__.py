@@ -31,4 +31,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    # Dagster imports what is listed here to look for components, in every process that loads feeds: readers and their
+    # clients are left out.
+    return ["BrickFeed", "__version__", "build_defs"]

@@ -4,12 +4,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ucs_pipeline.bricks.partitions import Partitions
-from ucs_pipeline.entries.batches import Batch
-from ucs_pipeline.entries.encode import BrickSlice
 from ucs_pipeline.entries.entry_id import EntryId
+
+if TYPE_CHECKING:
+    # Definitions load this module in every process, and Arrow takes a quarter of a second.
+    from ucs_pipeline.entries.batches import Batch
+    from ucs_pipeline.entries.encode import BrickSlice
 
 Fields = Mapping[bytes, bytes]
 """Fields of an entry."""
@@ -57,7 +60,7 @@ _PACE_SECONDS = 1.0
 class ConfirmedBatch(NamedTuple):
     """Rows known to be in the stream: just added, or found there."""
 
-    transaction: Batch
+    transaction: "Batch"
     length: int | None = None
     """Entries in the stream right after the rows were added; None if they were there before."""
 
@@ -104,7 +107,7 @@ class BrickAggregator:
                     self._add(span, partition, part)
         yield from self._finish(None)
 
-    def _add(self, span: ConfirmedBatch, partition: int, part: BrickSlice) -> None:
+    def _add(self, span: ConfirmedBatch, partition: int, part: "BrickSlice") -> None:
         entries, stop = span.transaction.entries, span.transaction.stop
         low, high, rows, key = part.start, part.stop, part.rows, self._numbering.bricks.reported
         brick = self._open or BrickReport(

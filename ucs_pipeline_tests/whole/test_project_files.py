@@ -141,7 +141,7 @@ columns = {"number": "number", "word": "nullIf(toString(number % 3), '0')"}
 bricks = {"class": "number", "last": 19_999}
 feed = Feed(name="lean", table="numbers(20000)", key="number", columns=columns, bricks=bricks)
 source, stream = open_source(feed), open_stream(feed, connect_redis(feed.stream_name))
-rows = sum(report.rows for report in publish(feed, source, stream, feed.numbering.starts, lambda _: {}))
+rows = sum(report.rows for report in publish(feed, source, stream, feed.partitions.starts, lambda _: {}))
 print(rows, verify(feed, source, stream).equal, "pandas" in sys.modules)
 """
 

@@ -20,7 +20,6 @@ from ucs_pipeline.feed.yaml_text import TEMPLATE, refuse_misread
 from ucs_pipeline.orchestration._dagster import is_valid_cron_string, is_valid_name
 from ucs_pipeline.orchestration.build import build_feed
 from ucs_pipeline.orchestration.component.scaffold import FeedScaffolder
-from ucs_pipeline.orchestration.component.templates import filled_in
 
 
 @dg.scaffold_with(FeedScaffolder)
@@ -84,6 +83,9 @@ class BrickFeed(dg.Component, Feed, dg.Resolvable):
         try:
             _refuse_misread(context)
             if any(TEMPLATE in text for text in texts(settings)):
+                # Jinja's native types are not imported for feeds without.
+                from ucs_pipeline.orchestration.component.templates import filled_in
+
                 settings = filled_in(settings, context.scope, secrets)
         except FeedError as error:
             raise FeedError(f"{called(settings.get('name'))}: {error}") from None
