@@ -72,7 +72,7 @@ def _seen(feed: Feed, **more: Any) -> FeedSnapshot:
         ({}, {"missing": None}, 100, "all 10 bricks are done"),
         (
             {},
-            {"missing": None, "goes_on": True},
+            {"missing": None, "has_rows_beyond": True},
             100,
             "all 10 bricks are done, and the table has rows beyond the list: raise `bricks.last`",
         ),
@@ -299,7 +299,7 @@ def test_a_growing_table_is_published_brick_by_brick_as_it_is_sealed(
 
 
 @pytest.mark.parametrize(
-    ("moment", "where", "goes_on"),
+    ("moment", "where", "has_rows_beyond"),
     [
         (datetime(2013, 10, 27, 23, tzinfo=UTC), None, True),
         (datetime(2013, 10, 27, 23, tzinfo=UTC), "n < 2", False),
