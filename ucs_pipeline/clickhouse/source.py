@@ -15,7 +15,7 @@ from ucs_pipeline.clickhouse.client import Engine, HttpEngine
 from ucs_pipeline.clickhouse.errors import URL_VARIABLE as URL_VARIABLE
 from ucs_pipeline.clickhouse.prefetch import Background
 from ucs_pipeline.clickhouse.rules.batches import Counted, check
-from ucs_pipeline.clickhouse.rules.no_rows import empty
+from ucs_pipeline.clickhouse.rules.no_rows import empty, filtered
 from ucs_pipeline.clickhouse.rules.versions import behind, merges, read_twice
 from ucs_pipeline.clickhouse.selection import selected
 from ucs_pipeline.clickhouse.sql import queries as sql
@@ -180,8 +180,12 @@ class Source:
         Raises:
             SourceError: the query is refused.
         """
-        found = self._rows(sql.sample(self.shape()))
-        return empty(self.feed, wanted, found[0]["sample"]) if found else None
+        shape = self.shape()
+        if found := self._rows(sql.sample(shape)):
+            return empty(self.feed, wanted, found[0]["sample"])
+        return (
+            filtered(self.feed, wanted) if shape.where and self._rows(sql.sample(shape._replace(where=None))) else None
+        )
 
     def census(self) -> TableStats:
         """Rows and content of every brick of the feed, and the rows outside, by one aggregate query.

@@ -6,9 +6,10 @@ or if a person states it.
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from itertools import islice
+from itertools import islice, zip_longest
 
 from ucs_pipeline.clickhouse.source import BrickContent, Source
+from ucs_pipeline.entries.display import fields_shown
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
@@ -47,12 +48,13 @@ def rows_after(
     )
     following = bricks.next(last)
     if following is not None and following in contents and 0 < more < contents[following].rows:
-        if _are_first_rows(feed, following, more, source, stream):
+        difference = _first_difference(feed, following, more, source, stream)
+        if difference is None:
             return more
         raise StreamError(
             f"{found} The last {more:,} entries are not the first {more:,} rows of {bricks.unit} "
-            f"{bricks.name(following)} as this feed writes them. If they are these rows in another form, adopt with "
-            f"`--rows {more}`; if they are something else, with `--rows 0`"
+            f"{bricks.name(following)} as this feed writes them: {difference}. If they are these rows in another "
+            f"form, adopt with `--rows {more}`; if they are something else, with `--rows 0`"
         )
     raise StreamError(
         f"{found} {_where(feed, entries, contents)}. If the entries are no count of the handled rows (something else "
@@ -109,20 +111,21 @@ def _where(feed: Feed, entries: int, contents: Mapping[int, BrickContent]) -> st
     return f"All {bricks.unit}s of the feed together have {entries - left:,} rows"
 
 
-def _are_first_rows(feed: Feed, start: int, rows: int, source: Source, stream: OrderedStream) -> bool:
-    """Whether the last entries of the previous writer are the first rows of a partition, in the order of the feed."""
-    there = _last_entries(stream, floor(feed), rows)
+def _first_difference(feed: Feed, start: int, rows: int, source: Source, stream: OrderedStream) -> str | None:
+    """Where the last entries of the previous writer differ from the first rows of a partition; None if they do not."""
+    there, number = _last_entries(stream, floor(feed), rows), 0
     with closing(source.scan(start, feed.partitions.end(start))) as scan:
         for entries in encode(stream.name.encode(), scan):
             for low in range(0, entries.count, _PAGE):
-                number = min(_PAGE, entries.count - low, rows)
-                expected = entries.fields(low, low + number).values()
-                if list(islice(there, number)) != list(expected):
-                    return False
-                rows -= number
-                if not rows:
-                    return True
-    return False
+                expected = entries.fields(low, min(low + _PAGE, entries.count, low + rows - number)).values()
+                for row, entry in zip_longest(expected, islice(there, len(expected))):
+                    number += 1
+                    if row != entry:
+                        has = "there is no entry" if entry is None else f"the entry has {fields_shown(entry)}"
+                        return f"of row {number:,} {has}, and the feed writes {fields_shown(row)}"
+                if number == rows:
+                    return None
+    return f"the table has {number:,} rows of it"
 
 
 def _last_entries(stream: OrderedStream, before: EntryId, number: int) -> Iterator[Mapping[bytes, bytes]]:

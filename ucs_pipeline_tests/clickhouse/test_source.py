@@ -860,6 +860,7 @@ def test_a_query_that_is_too_long_for_the_user_is_refused_with_what_to_raise(
 ) -> None:
     table = embedded.table("id UInt64")
     monkeypatch.setattr(client, "_TEXT_LIMITS", {"max_query_size": 500})
+    monkeypatch.setattr(client, "_LONG_QUERY", 500)
     limited = Source(_feed(table), EmbeddedEngine())
     with pytest.raises(SourceError) as refusal:
         limited.shape()

@@ -24,6 +24,15 @@ def empty(feed: Feed, wanted: Sequence[int], sample: str | None) -> str:
     )
 
 
+def filtered(feed: Feed, wanted: Sequence[int]) -> str:
+    """What to say of partitions without rows where the feed's filter takes no row of its table."""
+    return (
+        f"feed {feed.name!r}: no row is in {feed.partitions.span(wanted[0], wanted[-1])}: table "
+        f"{feed.redacted.table!r} has rows, and the feed's `where` takes none of them; if rows were expected here, "
+        "check `where`"
+    )
+
+
 def _fitting_unit(feed: Feed, sample: str | None) -> str | None:
     """Another unit with which a key that is in no brick of the feed would be in one."""
     if feed.bricks.kind != "time" or sample is None or not (sample.isascii() and sample.isdecimal()):
