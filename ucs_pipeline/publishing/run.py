@@ -97,8 +97,9 @@ def publish(
     while True:
         try:
             if rival:
-                looked_up = records(transfer.wait_for(rival))
-                rival = None
+                # Met once: where waiting for it fails, the next attempt finds out anew who writes.
+                met, rival = rival, None
+                looked_up = records(transfer.wait_for(met))
                 done |= {start: record for start, record in looked_up.items() if start not in reported}
             for report in transfer.attempt(done):
                 fresh = report is not done.get(report.ordinal)
