@@ -42,6 +42,8 @@ def assemble(defs: dg.Definitions) -> dg.Definitions:
         FeedError: two feeds write to one stream, or one has the name of the other's job.
     """
     feeds = _distinct(feeds_of(defs))
+    # What else is wrong with the definitions, Dagster says here and not at their first use.
+    defs.resolve_asset_graph()
     tables = {
         table_key(feed): dg.AssetSpec(
             table_key(feed),
