@@ -25,7 +25,8 @@ from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.cockpit import Cockpit
 
 _FEEDS = """
-from ucs_pipeline import BrickFeed, build_defs
+from ucs_pipeline import BrickFeed
+from ucs_pipeline_tests.support.connections import build_defs
 
 defs = build_defs(BrickFeed.model_validate_json({!r}))
 """

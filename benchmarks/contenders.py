@@ -20,13 +20,13 @@ from benchmarks.reader import reader_beside
 from benchmarks.scripts import add_in_pipelines, add_row_by_row
 from benchmarks.shapes import STREAM
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.clickhouse.source import Source, open_source
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.stream.stream import OrderedStream, RedisStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import build_defs, open_source
 from ucs_pipeline_tests.support.home import make_home, run_bricks
 
 ROW_BY_ROW, PIPELINES = 10_000, 100_000

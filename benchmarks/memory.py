@@ -32,9 +32,9 @@ def publish(path: str, rows: int, url: str) -> None:
     import redis
 
     from ucs_pipeline import Feed
-    from ucs_pipeline.clickhouse.source import open_source
     from ucs_pipeline.publishing.run import publish
     from ucs_pipeline.stream.stream import OrderedStream
+    from ucs_pipeline_tests.support.connections import open_source
 
     feed = Feed(
         name="rows",

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.shapes import STREAM
-from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline_tests.support.connections import open_source
 
 
 @contextmanager

@@ -21,8 +21,8 @@ import dagster as dg
 from benchmarks.memory import write
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import BRICK
-from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import build_defs
 from ucs_pipeline_tests.support.home import PROJECT, run_bricks
 
 

@@ -24,14 +24,11 @@ import pyarrow.parquet as pq
 
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import BRICK, name_of_ordinal
-from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
-from ucs_pipeline.orchestration.build import build_defs
-from ucs_pipeline.orchestration.status import feed_statuses
-from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import build_defs, connect_redis, feed_statuses, open_source
 
 PROJECT = Path(__file__).parents[1]
 _TICKS = 5

@@ -9,8 +9,8 @@ import pandas as pd
 
 from ucs_pipeline.bricks.number import BRICK
 from ucs_pipeline.clickhouse.embedded import embedded_connection
-from ucs_pipeline.clickhouse.errors import URL_VARIABLE
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline_tests.support.connections import CLICKHOUSE_URL
 
 _PIPELINE = 1_000
 
@@ -57,7 +57,7 @@ def _bricks(feed: Feed, rows: int) -> Iterator[list[dict[Any, str]]]:
 
 def _frame(query: str) -> pd.DataFrame:
     frame: pd.DataFrame
-    if url := os.environ.get(URL_VARIABLE):
+    if url := os.environ.get(CLICKHOUSE_URL):
         import clickhouse_connect
 
         with clickhouse_connect.get_client(dsn=url) as client:

@@ -28,10 +28,10 @@ WAYS = ((1, 1), (2, 1), (4, 1), (2, 2), (4, 2))
 _PUBLISH = """
 import sys
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.redis.connection import connect_redis
+from ucs_pipeline_tests.support.connections import connect_redis
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.clickhouse.source import open_source
-from ucs_pipeline.stream.stream import open_stream
+from ucs_pipeline_tests.support.connections import open_source
+from ucs_pipeline_tests.support.connections import open_stream
 from ucs_pipeline.publishing.run import publish
 part = streams_of(BrickFeed.model_validate_json(sys.argv[1]))[int(sys.argv[2])]
 source, stream = open_source(part), open_stream(part, connect_redis(part.stream_name))

@@ -5,15 +5,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ucs_pipeline.orchestration.build import build_defs
     from ucs_pipeline.orchestration.component.brick_feed import BrickFeed
+    from ucs_pipeline.orchestration.resources import ClickHouseResource, RedisResource
     from ucs_pipeline.project.readers import Reader, read_brick, read_entries
     from ucs_pipeline.redis.connection import redis_url
 
-__all__ = ["BrickFeed", "Reader", "__version__", "build_defs", "read_brick", "read_entries", "redis_url"]
+__all__ = [
+    "BrickFeed",
+    "ClickHouseResource",
+    "Reader",
+    "RedisResource",
+    "__version__",
+    "build_defs",
+    "read_brick",
+    "read_entries",
+    "redis_url",
+]
 __version__ = "0.1.0"
 
 _HOME = {
     "BrickFeed": "ucs_pipeline.orchestration.component.brick_feed",
+    "ClickHouseResource": "ucs_pipeline.orchestration.resources",
     "Reader": "ucs_pipeline.project.readers",
+    "RedisResource": "ucs_pipeline.orchestration.resources",
     "build_defs": "ucs_pipeline.orchestration.build",
     "read_brick": "ucs_pipeline.project.readers",
     "read_entries": "ucs_pipeline.project.readers",

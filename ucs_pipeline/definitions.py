@@ -2,10 +2,13 @@
 
 import gc
 
+import dagster as dg
+
 from ucs_pipeline.project.files import load
 
 # What Dagster's import has made stays. The garbage collector would walk through all of it while the feeds are loaded,
 # which takes a quarter of the time, and again in every run.
 gc.freeze()
 
-defs = load()
+# One process per run: starting a step process costs seconds, and a run has one step.
+defs = dg.Definitions.merge(load(), dg.Definitions(executor=dg.in_process_executor))

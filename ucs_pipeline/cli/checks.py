@@ -13,10 +13,10 @@ from ucs_pipeline.operations.metrics import prometheus_text
 from ucs_pipeline.orchestration._dagster import disable_dagster_warnings
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
+from ucs_pipeline.orchestration.resources import open_feed
 from ucs_pipeline.orchestration.status import feed_statuses
-from ucs_pipeline.project.feeds import all_feeds, feed_named, use_project_home
+from ucs_pipeline.project.feeds import all_feeds, feed_named, resources_of, use_project_home
 from ucs_pipeline.project.files import check as check_feeds
-from ucs_pipeline.publishing.run import open_feed
 
 
 @click.command()
@@ -44,8 +44,9 @@ def check() -> None:
 def status(form: str, as_json: bool) -> None:
     """Show where every feed is: bricks done, what its stream holds, what its consumers have yet to read."""
     use_project_home()
-    with dg.DagsterInstance.get() as instance:
-        found = feed_statuses(all_feeds(), instance)
+    feeds = all_feeds()
+    with dg.DagsterInstance.get() as instance, resources_of(feeds) as resources:
+        found = feed_statuses(feeds, instance, resources)
     if as_json or form == "json":
         click.echo(json.dumps([dataclasses.asdict(feed) for feed in found], indent=2))
     elif form == "prometheus":
@@ -62,10 +63,10 @@ def status(form: str, as_json: bool) -> None:
 def verify(feed: str) -> None:
     """Compare every row of FEED with its entry in the stream, and run its checks. Exits with 0 only if all is well."""
     use_project_home()
-    well = True
-    with dg.DagsterInstance.get() as instance:
-        for chosen in streams_of(feed_named(feed)):
-            source, stream = open_feed(chosen)
+    well, streams = True, streams_of(feed_named(feed))
+    with dg.DagsterInstance.get() as instance, resources_of(streams) as resources:
+        for chosen in streams:
+            source, stream = open_feed(chosen, resources)
             warning = source.warning()
             facts = collect(chosen, source, stream, instance, held_only=False)
             found = findings(facts, warning)

@@ -1,6 +1,5 @@
 """`ucs demo`: the main job on real data, through the project's own Dagster instance, and the proof that it worked."""
 
-import os
 import sys
 import threading
 import time
@@ -13,16 +12,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ucs_pipeline.cli.demo_data import DATASETS, Dataset, load_data, write_data
 from ucs_pipeline.cli.output import console, print_verdict
-from ucs_pipeline.clickhouse import source
 from ucs_pipeline.clickhouse.embedded import tables_dir
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.materializations import recorded
-from ucs_pipeline.project.feeds import feed_named, location, use_project_home
+from ucs_pipeline.orchestration.names import feed_key
+from ucs_pipeline.orchestration.resources import clickhouse_server, open_feed, redis_server
+from ucs_pipeline.project.feeds import feed_named, location, resources_of, use_project_home
 from ucs_pipeline.publishing.ordered.plan import known
 from ucs_pipeline.reading.verify import verify
-from ucs_pipeline.redis import connection as redis_link
-from ucs_pipeline.stream.stream import OrderedStream, open_stream
+from ucs_pipeline.redis.connection import EMBEDDED
+from ucs_pipeline.redis.embedded_server import embedded_redis_url
+from ucs_pipeline.stream.stream import OrderedStream
 
 
 @click.command()
@@ -40,17 +42,17 @@ def run_demo() -> bool:
     use_project_home()
     feeds = [feed_named(name) for name in DATASETS]
     agree = True
-    with dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.get() as instance, resources_of(feeds) as resources:
         for feed in feeds:
-            agree &= _run(feed, open_stream(feed), instance)
-    _say_what_next(feeds[0])
+            agree &= _run(feed, resources, instance)
+        _say_what_next(feeds[0], redis_server(feeds[0], resources).url)
     return agree
 
 
-def _run(feed: Feed, stream: OrderedStream, instance: dg.DagsterInstance) -> bool:
+def _run(feed: Feed, resources: object, instance: dg.DagsterInstance) -> bool:
     data = DATASETS[feed.table]
-    _prepare_table(data)
-    table = source.open_source(feed)
+    _prepare_table(data, clickhouse_server(feed, resources).url)
+    table, stream = open_feed(feed, resources)
     seconds = _publish(feed, table, stream, instance)
     with _bar("comparing", data.rows) as progress:
         verdict = verify(feed, table, stream, lambda rows: progress.update(progress.task_ids[0], completed=rows))
@@ -61,16 +63,15 @@ def _run(feed: Feed, stream: OrderedStream, instance: dg.DagsterInstance) -> boo
     return verdict.agrees
 
 
-def _prepare_table(data: Dataset) -> None:
-    url = os.environ.get(source.URL_VARIABLE)
-    if url:
+def _prepare_table(data: Dataset, url: str) -> None:
+    if url != EMBEDDED:
         if load_data(data, url):
             console.print(f"created table {data.name} on the ClickHouse server")
         return
     write_data(data, tables_dir())
 
 
-def _publish(feed: Feed, table: source.Source, stream: OrderedStream, instance: dg.DagsterInstance) -> float | None:
+def _publish(feed: Feed, table: Source, stream: OrderedStream, instance: dg.DagsterInstance) -> float | None:
     """Runs the feed's asset over all its bricks. Returns seconds, or None if there was nothing to do."""
     bricks = feed.partitions
     done = len(known(feed, bricks.starts, stream.state(), recorded(instance, feed, bricks.starts)))
@@ -96,7 +97,7 @@ def run_range(feed: Feed, wanted: Sequence[int], instance: dg.DagsterInstance) -
         .resolve_implicit_global_asset_job_def()
         .execute_in_process(
             instance=instance,
-            asset_selection=[dg.AssetKey(feed.name)],
+            asset_selection=[feed_key(feed)],
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
             tags={
@@ -153,9 +154,9 @@ def _following(stream: OrderedStream, progress: Progress) -> Iterator[None]:
         progress.update(progress.task_ids[0], completed=stream.state().length)
 
 
-def _say_what_next(feed: Feed) -> None:
-    if not os.environ.get(redis_link.URL_VARIABLE):
-        socket = redis_link.redis_url().removeprefix("unix://")
+def _say_what_next(feed: Feed, url: str) -> None:
+    if url == EMBEDDED:
+        socket = embedded_redis_url().removeprefix("unix://")
         console.print(f"look at the stream:  redis-cli -s {socket} XRANGE {feed.stream_name} - + COUNT 1", markup=False)
         console.print("stop its server:     uv run ucs stop", markup=False)
     console.print("open the UI:         DAGSTER_HOME=$PWD uv run dagster dev", markup=False)

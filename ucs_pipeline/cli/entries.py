@@ -8,7 +8,7 @@ from ucs_pipeline.cli.entry_tables import print_brick, print_entries, write_csv,
 from ucs_pipeline.feed.feed import start_in
 from ucs_pipeline.feed.shards import stream_with
 from ucs_pipeline.project.feeds import feed_named, use_project_home
-from ucs_pipeline.reading.brick import read_brick
+from ucs_pipeline.project.readers import read_brick
 
 
 @click.command()

@@ -13,8 +13,8 @@ from ucs_pipeline.entries.display import printable
 from ucs_pipeline.entries.entry_id import START, EntryId
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
+from ucs_pipeline.project.readers import read_entries
 from ucs_pipeline.reading.brick import table_of
-from ucs_pipeline.reading.reader import read_entries
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,9 +12,9 @@ from ucs_pipeline.feed.feed import last_whole_in
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.operations.adopt import adopt as adopt_bricks
 from ucs_pipeline.operations.prune import prune as prune_runs
+from ucs_pipeline.orchestration.resources import open_feed
 from ucs_pipeline.orchestration.status import publishing
-from ucs_pipeline.project.feeds import all_feeds, feed_named, use_project_home
-from ucs_pipeline.publishing.run import open_feed
+from ucs_pipeline.project.feeds import all_feeds, feed_named, resources_of, use_project_home
 from ucs_pipeline.redis.embedded_server import stop_embedded_redis
 
 
@@ -53,11 +53,15 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
         )
     for chosen, last in parts:
         total = len(chosen.partitions.between(0, last))
-        with dg.DagsterInstance.get() as instance, bar("recording bricks", total) as recorded:
+        with (
+            dg.DagsterInstance.get() as instance,
+            resources_of([chosen]) as resources,
+            bar("recording bricks", total) as recorded,
+        ):
             found = adopt_bricks(
                 chosen,
                 chosen.partitions.name(last),
-                *open_feed(chosen),
+                *open_feed(chosen, resources),
                 instance,
                 recorded,
                 rows,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from ucs_pipeline.clickhouse.embedded import embedded_connection
-from ucs_pipeline.clickhouse.errors import _EMBEDDED_HINTS, _HINTS, URL_VARIABLE, Redact, _broken_off, _refusal
+from ucs_pipeline.clickhouse.errors import _EMBEDDED_HINTS, _HINTS, ADDRESS, Redact, _broken_off, _refusal
 from ucs_pipeline.errors import SourceError
 
 _TEXT_LIMITS: Mapping[str, int] = {
@@ -116,7 +116,7 @@ class HttpEngine:
             except (ValueError, TypeError):
                 # What went wrong is left out: it may quote a part of the password.
                 raise SourceError(
-                    f"{URL_VARIABLE} is not a ClickHouse URL; expected https://user:password@host:8443/database, or "
+                    f"{ADDRESS} is not a ClickHouse URL; expected https://user:password@host:8443/database, or "
                     "http://...:8123, with other characters than letters and digits percent-encoded in user and "
                     "password, and only options of clickhouse-connect after a question mark"
                 ) from None

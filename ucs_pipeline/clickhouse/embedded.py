@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ucs_pipeline.clickhouse.errors import first_line
+from ucs_pipeline.clickhouse.errors import ADDRESS, first_line
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.home import data_dir
 
@@ -36,8 +36,8 @@ def embedded_connection() -> "Connection":
     global _anchor
     if importlib.util.find_spec("chdb") is None:
         raise SourceError(
-            "the embedded ClickHouse engine (chdb) is not installed: set UCS_CLICKHOUSE_URL to a server you have, "
-            "or install it with `pip install 'ucs-pipeline[embedded]'`"
+            "the embedded ClickHouse engine (chdb) is not installed: name a server you have in "
+            f"{ADDRESS}, or install it with `pip install 'ucs-pipeline[embedded]'`"
         )
     with _lock, _signals_untouched():
         if _anchor is None:

@@ -6,7 +6,8 @@ from types import MappingProxyType
 
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 
-URL_VARIABLE = "UCS_CLICKHOUSE_URL"
+ADDRESS = "the ClickHouse URL"
+"""What messages call the URL until it is known where that is written."""
 
 
 Redact = Callable[[str], str]
@@ -47,12 +48,12 @@ _HINTS = {
     "FILE_DOESNT_EXIST": _FILE_HINT,
     "CANNOT_EXTRACT_TABLE_STRUCTURE": "check the path or address in the feed's `table`, and what is there",
     "UNKNOWN_TABLE": "check the feed's `table`",
-    "UNKNOWN_DATABASE": "check the database in the feed's `table` and in " + URL_VARIABLE,
+    "UNKNOWN_DATABASE": "check the database in the feed's `table` and in " + ADDRESS,
     "UNKNOWN_IDENTIFIER": "check the feed's `key`, `columns` and `where` against the table's columns",
     "UNKNOWN_FUNCTION": "check the functions in the feed's `key`, `columns` and `where`",
     "SYNTAX_ERROR": "check the SQL expressions in the feed's `key`, `columns` and `where`",
     "TOO_BIG_AST": _TOO_LONG_HINT,
-    "AUTHENTICATION_FAILED": f"check user and password in {URL_VARIABLE}",
+    "AUTHENTICATION_FAILED": f"check user and password in {ADDRESS}",
     "ACCESS_DENIED": "grant the user SELECT on the table",
     "READONLY": "let the user change settings: its profile needs readonly = 0 or 2",
     "SETTING_CONSTRAINT_VIOLATION": "let the user change this setting: its profile constrains it",
@@ -63,7 +64,7 @@ _HINTS = {
 
 _NO_TABLE_HERE = (
     "check the feed's `table`: the tables of the embedded engine are the files .ucs/tables/<table>.parquet; `ucs demo` "
-    f"makes those of the demo; for the tables of a server set {URL_VARIABLE}"
+    f"makes those of the demo; for the tables of a server name it in {ADDRESS}"
 )
 
 
@@ -107,8 +108,7 @@ def _refusal(words: str, hide: Redact, hints: Mapping[str, str] = MappingProxyTy
     if match is None:
         found = _UNREACHABLE.search(message)
         return SourceUnavailableError(
-            f"ClickHouse cannot be read ({first_line(found[1] if found else message)}); "
-            f"check {URL_VARIABLE} and the server"
+            f"ClickHouse cannot be read ({first_line(found[1] if found else message)}); check {ADDRESS} and the server"
         )
     names = _NAME.findall(match[2])
     name = names[-1] if names else f"code {match[1]}"

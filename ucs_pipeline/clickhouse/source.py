@@ -1,9 +1,9 @@
 """One feed's table as ordered Arrow batches, wherever the table is."""
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ucs_pipeline.clickhouse.client import EmbeddedEngine as EmbeddedEngine
 from ucs_pipeline.clickhouse.client import Engine, HttpEngine
-from ucs_pipeline.clickhouse.errors import URL_VARIABLE as URL_VARIABLE
+from ucs_pipeline.clickhouse.errors import ADDRESS
 from ucs_pipeline.clickhouse.prefetch import Background
 from ucs_pipeline.clickhouse.rules.batches import Counted, check
 from ucs_pipeline.clickhouse.rules.no_rows import empty, filtered
@@ -35,6 +35,9 @@ _CENSUS_SETTINGS: Mapping[str, str | int] = {
     "short_circuit_function_evaluation": "force_enable",
 }
 _NOTHING: Mapping[str, int] = MappingProxyType({})
+EMBEDDED = "embedded"
+"""The URL that asks for the engine in this process; nothing else does."""
+
 _MOST_PORTIONS = 20
 _AHEAD_ROWS = 100_000
 """Rows before the end of a portion at which the next one is begun: about what the engine needs for its first rows."""
@@ -69,12 +72,29 @@ class ScanWindow(NamedTuple):
     rows: int
 
 
+@dataclass(frozen=True)
+class ClickHouseServer:
+    """Where a ClickHouse is."""
+
+    url: str = field(repr=False)
+    """As clickhouse-connect reads it, or `embedded`: the engine in this process."""
+    name: str = ADDRESS
+    """What messages call the URL: where it is written."""
+    settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """ClickHouse settings of every query, where the feed does not say otherwise."""
+
+    def engine(self) -> Engine:
+        """What runs its queries. Connects at the first one."""
+        return EmbeddedEngine() if self.url == EMBEDDED else HttpEngine(self.url)
+
+
 class Source:
     """One feed's table."""
 
-    def __init__(self, feed: Feed, engine: Engine) -> None:
+    def __init__(self, feed: Feed, engine: Engine, server: ClickHouseServer = ClickHouseServer("")) -> None:
         self.feed = feed
         self._engine = engine
+        self._server = server
         self._shape: sql.Shape | None = None
         self._pins: sql.Pins | None = None
         self._transform: Any = None
@@ -273,7 +293,14 @@ class Source:
         if self._pins is None:
             known = self._run(sql.known_settings(), {})
             self._pins = sql.Pins.of((row["name"], bool(row["changed"])) for row in known)
-        settings = {**self._pins.usual, **usual, **self.feed.settings, **fixed, **self._pins.fixed}
+        settings = {
+            **self._pins.usual,
+            **usual,
+            **self._server.settings,
+            **self.feed.settings,
+            **fixed,
+            **self._pins.fixed,
+        }
         return f"{query}{sql.settings_clause(settings)} /* {uuid4().hex} */"
 
     def _run(self, query: str, parameters: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -283,10 +310,9 @@ class Source:
             raise self._named(error) from error
 
     def _named(self, error: SourceError) -> SourceError:
-        return type(error)(f"feed {self.feed.name!r}: {error}")
+        return type(error)(f"feed {self.feed.name!r}: {str(error).replace(ADDRESS, self._server.name)}")
 
 
-def open_source(feed: Feed) -> Source:
-    """The feed's table where `UCS_CLICKHOUSE_URL` says, else in the embedded engine. Connects at the first query."""
-    url = os.environ.get(URL_VARIABLE)
-    return Source(feed, HttpEngine(url) if url else EmbeddedEngine())
+def open_source(feed: Feed, server: ClickHouseServer) -> Source:
+    """The feed's table on a server. Connects at the first query."""
+    return Source(feed, server.engine(), server)

@@ -65,6 +65,16 @@ class Feed(Settings):
         description="ClickHouse settings for this feed's queries, such as {select_sequential_consistency: 1}.",
     )
     stream: Stream = Field(default=Stream(), description="The Redis stream to write to.")
+    clickhouse: str = Field(
+        default="clickhouse",
+        pattern=r"^[A-Za-z_]\w*$",
+        description="Key of the Dagster resource, a ClickHouseResource, that says where the table is.",
+    )
+    redis: str = Field(
+        default="redis",
+        pattern=r"^[A-Za-z_]\w*$",
+        description="Key of the Dagster resource, a RedisResource, that says where the stream is.",
+    )
     max_bricks_per_run: int = Field(
         default=1000, ge=1, description="A backfill is cut into runs of at most this many bricks, in brick order."
     )
@@ -95,6 +105,27 @@ class Feed(Settings):
         description="For live feeds: seconds within which the next brick should be done. After them Dagster calls the "
         "asset overdue; left out, it never does.",
     )
+    deps: list[str] = Field(
+        default=[],
+        description="Assets that the feed waits for where both are launched together, beside its table: their keys, "
+        "such as raw/orders.",
+    )
+    table_asset: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Key of the asset that makes the table, such as raw/orders. Left out: the feed has an external "
+        "asset for its table.",
+    )
+    key_prefix: list[str] = Field(
+        default=[], description="What the asset's key begins with, before the feed's name, such as [shop, streams]."
+    )
+    automation_condition: Any = Field(
+        default=None,
+        exclude=True,
+        description="A Dagster AutomationCondition of the asset, such as '{{ dg.AutomationCondition.eager() }}', "
+        "beside or instead of the feed's sensor and schedule.",
+    )
+    metadata: dict[str, Any] = Field(default={}, description="Metadata of the asset, beside the feed's own.")
     group: str | None = Field(default=None, description="Asset group in the UI.")
     owners: list[str] = Field(default=[], description="Owners in the UI: e-mail addresses, or team:name.")
     tags: dict[str, str] = Field(

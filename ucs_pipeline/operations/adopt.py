@@ -6,7 +6,7 @@ below those of the feed, and are left alone.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import dagster as dg
@@ -18,11 +18,11 @@ from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import Feed, last_whole_in
 from ucs_pipeline.operations.handled import row_after, rows_after
 from ucs_pipeline.orchestration._dagster import RUNLESS_JOB_NAME, RUNLESS_RUN_ID, StepMaterializationData
-from ucs_pipeline.orchestration.assets import brick_event
+from ucs_pipeline.orchestration.assets import brick_event, versions_read
 from ucs_pipeline.orchestration.materializations import ADOPTED
+from ucs_pipeline.orchestration.names import feed_key
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.plan import least_offset
-from ucs_pipeline.redis.connection import translate
 from ucs_pipeline.stream.shard_state import ShardState, refuse_other_sharding, write_shard_state
 from ucs_pipeline.stream.stream import OrderedStream, floor
 
@@ -103,6 +103,7 @@ def adopt(
             f"feed {feed.name!r}: a new stream cannot begin in the middle of a {bricks.unit}: set `bricks.level: "
             "brick`, or let the feed go on on the previous writer's stream with `stream.id_offset`"
         )
+    read = versions_read(feed, instance)
     found, recorded_before = 0, len(starts) - len(missing)
     progress(recorded_before)
     for start in range(0, len(missing), _BATCH):
@@ -110,7 +111,7 @@ def adopt(
         reports = [
             _report(start, census.get(start, BrickContent(0, 0)), end if start == last else None) for start in batch
         ]
-        events = [_event(feed, report, top) for report in reports]
+        events = [_event(feed, report, top, read) for report in reports]
         instance.event_log_storage.store_event_batch([_entry(event) for event in events])
         found += sum(report.rows for report in reports)
         progress(recorded_before + start + len(batch))
@@ -121,13 +122,13 @@ def adopt(
 
 
 def _not_recorded(feed: Feed, starts: Sequence[int], instance: dg.DagsterInstance) -> list[int]:
-    done = instance.get_materialized_partitions(dg.AssetKey(feed.name))
+    done = instance.get_materialized_partitions(feed_key(feed))
     return [start for start in starts if feed.partitions.name(start) not in done]
 
 
 def _began_with(feed: Feed, last: int, instance: dg.DagsterInstance) -> EntryId | None:
     """The top that the stream began with, as recorded; None if `last` is not recorded as the last adopted brick."""
-    which = dg.AssetRecordsFilter(dg.AssetKey(feed.name), asset_partitions=[feed.partitions.name(last)])
+    which = dg.AssetRecordsFilter(feed_key(feed), asset_partitions=[feed.partitions.name(last)])
     records = instance.fetch_materializations(which, limit=1).records
     event = records[0].asset_materialization if records else None
     if event is None or "note" not in event.metadata or event.metadata["note"].value != ADOPTED:
@@ -136,8 +137,8 @@ def _began_with(feed: Feed, last: int, instance: dg.DagsterInstance) -> EntryId 
     return EntryId.parse(str(written.value)) if written else None
 
 
-def _event(feed: Feed, report: BrickReport, top: EntryId) -> dg.AssetMaterialization:
-    event = brick_event(feed, report)
+def _event(feed: Feed, report: BrickReport, top: EntryId, read: Mapping[str, str]) -> dg.AssetMaterialization:
+    event = brick_event(feed, report, read)
     if report.last_entry in (None, top):
         return event
     # The row in the middle of the next brick is known here and nowhere else, should the stream be lost.
@@ -197,4 +198,4 @@ def _begin(feed: Feed, stream: OrderedStream, last: int, top: EntryId) -> None:
             "writes to it, and adopt again"
         ) from None
     except redis.RedisError as error:
-        raise stream.named(translate(error)) from error
+        raise stream.failure(error) from error

@@ -16,8 +16,9 @@ from ucs_pipeline.orchestration._dagster import (
     BulkActionStatus,
     SqliteEventLogStorage,
 )
-from ucs_pipeline.orchestration.checks.definitions import checks_name
+from ucs_pipeline.orchestration.checks.definitions import check_key, checks_name
 from ucs_pipeline.orchestration.checks.finding import CHECKS
+from ucs_pipeline.orchestration.names import feed_key
 
 _PAGE = 1000
 _BACKFILL_TAG = "dagster/backfill"
@@ -54,7 +55,7 @@ def prune(feeds: Sequence[Feed], instance: dg.DagsterInstance, before: datetime,
 
 def _ended(feeds: Sequence[Feed], instance: dg.DagsterInstance, before: datetime) -> dict[str, str | None]:
     """The backfill, if any, of each run that ended before some time and was about these feeds alone."""
-    keys = {dg.AssetKey(feed.name) for feed in feeds}
+    keys = {feed_key(feed) for feed in feeds}
     jobs = {checks_name(feed) for feed in feeds}
     wanted = dg.RunsFilter(statuses=FINISHED_STATUSES, updated_before=before)
     found: dict[str, str | None] = {}
@@ -70,14 +71,14 @@ def _ended(feeds: Sequence[Feed], instance: dg.DagsterInstance, before: datetime
 
 def _holders(feed: Feed, instance: dg.DagsterInstance) -> Iterator[str]:
     """The runs that a brick or a check of the feed is recorded by. Also of bricks that the feed has no more."""
-    key = dg.AssetKey(feed.name)
+    key = feed_key(feed)
     latest = instance.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_MATERIALIZATION)
     ids = list(latest.values())
     for start in range(0, len(ids), _PAGE):
         page = ids[start : start + _PAGE]
         records = instance.fetch_materializations(dg.AssetRecordsFilter(key, storage_ids=page), limit=len(page)).records
         yield from (record.run_id for record in records)
-    checks = [dg.AssetCheckKey(key, check.name) for check in CHECKS]
+    checks = [check_key(feed, check) for check in CHECKS]
     for summary in instance.event_log_storage.get_asset_check_summary_records(checks).values():
         if found := summary.last_completed_check_execution_record:
             yield found.run_id

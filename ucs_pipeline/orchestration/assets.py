@@ -1,7 +1,7 @@
 """A feed as a partitioned asset: one partition per brick, one materialisation as each brick completes."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
@@ -17,7 +17,16 @@ from ucs_pipeline.orchestration._dagster import (
 from ucs_pipeline.orchestration.asset_page import columns, description, settings
 from ucs_pipeline.orchestration.checks.definitions import after_run
 from ucs_pipeline.orchestration.materializations import DATA_VERSION_TAG, data_version, metadata
-from ucs_pipeline.orchestration.names import FEED_METADATA, OPEN_BRICK_TAG, run_tags, runs_tag, stream_key, table_key
+from ucs_pipeline.orchestration.names import (
+    FEED_METADATA,
+    OPEN_BRICK_TAG,
+    feed_key,
+    run_tags,
+    runs_tag,
+    stream_key,
+    table_key,
+)
+from ucs_pipeline.orchestration.resources import resource_keys
 from ucs_pipeline.publishing.brick_results import BrickReport
 
 _RETRIES, _RETRY_SECONDS = 2, 10
@@ -40,14 +49,15 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
     """The asset of a feed. Building it connects to nothing."""
 
     @dg.asset(
-        name=feed.name,
+        key=feed_key(feed),
         description=description(feed, f"{runs_tag(feed.name)}=yes"),
         partitions_def=dg.StaticPartitionsDefinition(feed.partitions.names()),
         backfill_policy=dg.BackfillPolicy.multi_run(feed.max_bricks_per_run),
-        deps=[table_key(feed)],
+        deps=_upstream(feed),
         # One run at a time per ordered stream: the guarantee does not need it, but two runs would only get in each
         # other's way.
         pool=None if feed.any_order else "redis_stream:" + re.sub(r"\s", "_", feed.stream_name),
+        required_resource_keys=resource_keys(feed),
         config_schema={"replay": _REPLAY} if feed.any_order else None,
         # No retry policy: with one, Dagster starts a run again that was cancelled.
         kinds={"clickhouse", "redis"},
@@ -56,7 +66,9 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         tags=feed.tags,
         freshness_policy=_freshness(feed),
         code_version=CODE_VERSION,
+        automation_condition=feed.automation_condition,
         metadata={
+            **feed.metadata,
             FEED_METADATA: ObjectMetadataValue(settings(feed), instance=feed),
             "stream": feed.stream_name,
             "table": feed.redacted.table,
@@ -77,12 +89,12 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         # Runs of a backfill come without: Dagster copies no tag from an asset to its runs.
         context.instance.add_run_tags(context.run.run_id, run_tags(feed, wanted[0], wanted[-1], feed_names(graph)))
         seen = {*_finished_before_retry(context), context.run.tags.get(OPEN_BRICK_TAG)}
-        rows = 0
+        rows, read = 0, versions_read(feed, context.instance)
         try:
             for report in publish_bricks(context, feed, wanted):
                 rows += report.rows
                 if feed.partitions.name(report.ordinal) not in seen:
-                    yield brick_event(feed, report)
+                    yield brick_event(feed, report, read)
         except UcsError as error:
             # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
             context.log.error(str(error))
@@ -93,9 +105,10 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
             if isinstance(error, OutOfTurnError) and queue_again(context.instance, context.run):
                 context.log.warning("a run of the bricks before these is launched again, and this one after it")
             raise dg.Failure(str(error)) from error
-        span = feed.partitions.span(wanted[0], wanted[-1])
-        yield dg.AssetObservation(table_key(feed), metadata={"feed": feed.name, "bricks": span, "rows": rows})
-        yield from after_run(feed, context.instance)
+        if feed.table_asset is None:
+            span = feed.partitions.span(wanted[0], wanted[-1])
+            yield dg.AssetObservation(table_key(feed), metadata={"feed": feed.name, "bricks": span, "rows": rows})
+        yield from after_run(feed, context.instance, context.resources)
         yield dg.Output(None, metadata=_NO_FURTHER_EVENT)
 
     return bricks
@@ -133,7 +146,7 @@ def _finished_before_retry(context: dg.AssetExecutionContext) -> set[str | None]
 def feed_names(graph: BaseAssetGraph[Any]) -> list[str]:
     """Names of the feeds that are published in a job, or in a part of it."""
     nodes = map(graph.get, graph.executable_asset_keys)
-    return sorted(node.key.to_user_string() for node in nodes if FEED_METADATA in node.metadata)
+    return sorted(node.metadata[FEED_METADATA].instance.name for node in nodes if FEED_METADATA in node.metadata)
 
 
 def refuse_unordered(feed: Feed, graph: BaseAssetGraph[Any]) -> None:
@@ -144,34 +157,46 @@ def refuse_unordered(feed: Feed, graph: BaseAssetGraph[Any]) -> None:
     Raises:
         dg.Failure: there is such an asset.
     """
-    feed_key, stream, launched = dg.AssetKey(feed.name), stream_key(feed), graph.executable_asset_keys
+    own, stream, launched = feed_key(feed), stream_key(feed), graph.executable_asset_keys
     parents = {key: graph.get(key).parent_keys for key in launched}
 
     def waits(key: dg.AssetKey) -> bool:
-        return feed_key in parents[key] or any(map(waits, parents[key] & launched))
+        return own in parents[key] or any(map(waits, parents[key] & launched))
 
     for key in sorted(launched):
         if stream in parents[key] and not waits(key):
             raise dg.Failure(
                 f"feed {feed.name!r}: asset {key.to_user_string()!r} is launched in the same run and depends on "
                 f"{stream.to_user_string()!r} only, for which Dagster does not wait: it may have read the stream "
-                f"before the rows of this run; name the feed in its `deps` ({feed.name!r}), or launch it by itself"
+                f"before the rows of this run; name the feed in its `deps` ({own.to_user_string()!r}), or launch it by "
+                "itself"
             )
 
 
-def brick_event(feed: Feed, report: BrickReport) -> dg.AssetMaterialization:
-    """The event that records a brick as done."""
-    upstream = table_key(feed).to_user_string()
+def _upstream(feed: Feed) -> list[dg.AssetKey]:
+    return [table_key(feed), *map(dg.AssetKey.from_user_string, feed.deps)]
+
+
+def versions_read(feed: Feed, instance: dg.DagsterInstance) -> dict[str, str]:
+    """Tags that say which versions of the assets before it a feed reads now.
+
+    Dagster adds them to outputs only; a hand-made event has to bring them, or its brick would show as out of sync.
+    """
+    tags = {}
+    for key in _upstream(feed):
+        newest = next(iter(instance.fetch_materializations(key, limit=1).records), None)
+        event = newest and newest.asset_materialization
+        version = (event.tags or {}).get(DATA_VERSION_TAG) if event else None
+        tags[f"dagster/input_data_version/{key.to_user_string()}"] = version or "INITIAL"
+        tags[f"dagster/input_event_pointer/{key.to_user_string()}"] = str(newest.storage_id) if newest else "NULL"
+    return tags
+
+
+def brick_event(feed: Feed, report: BrickReport, read: Mapping[str, str]) -> dg.AssetMaterialization:
+    """The event that records a brick as done; `read`: see `versions_read`."""
     return dg.AssetMaterialization(
-        dg.AssetKey(feed.name),
+        feed_key(feed),
         partition=feed.partitions.name(report.ordinal),
         metadata=metadata(feed, report),
-        # Dagster adds these to outputs only; a hand-made event has to bring them. Without what it read (a table nobody
-        # materialises here, so neither has an event) the brick would show as out of sync.
-        tags={
-            "dagster/code_version": CODE_VERSION,
-            DATA_VERSION_TAG: data_version(report),
-            f"dagster/input_data_version/{upstream}": "INITIAL",
-            f"dagster/input_event_pointer/{upstream}": "NULL",
-        },
+        tags={"dagster/code_version": CODE_VERSION, DATA_VERSION_TAG: data_version(report), **read},
     )

@@ -9,10 +9,11 @@ from ucs_pipeline.orchestration._dagster import BACKFILL_ID_TAG, ROOT_BACKFILL_I
 from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG
 from ucs_pipeline.orchestration.numbering_guard import refuse_renumbered
+from ucs_pipeline.orchestration.resources import open_feed
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.shard_progress import noted
 from ucs_pipeline.publishing.progress_log import Progress
-from ucs_pipeline.publishing.run import open_feed, publish
+from ucs_pipeline.publishing.run import publish
 
 
 def publish_bricks(context: dg.AssetExecutionContext, feed: Feed, wanted: Sequence[int]) -> Iterator[BrickReport]:
@@ -25,7 +26,7 @@ def publish_bricks(context: dg.AssetExecutionContext, feed: Feed, wanted: Sequen
     def records(starts: Sequence[int]) -> Mapping[int, BrickReport]:
         return recorded(context.instance, feed, starts)
 
-    source, stream = open_feed(feed)
+    source, stream = open_feed(feed, context.resources)
     refuse_renumbered(context.instance, feed, stream)
     watch = Progress(feed, wanted, context.log.info).watch
     request = _replay_request(context) if feed.any_order else None

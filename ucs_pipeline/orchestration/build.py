@@ -1,6 +1,6 @@
 """One builder behind the YAML component and the Python settings object."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import dagster as dg
@@ -10,14 +10,40 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.orchestration.assets import brick_asset
 from ucs_pipeline.orchestration.checks.definitions import check_defs, checks_name
-from ucs_pipeline.orchestration.names import FEED_METADATA, stream_key, table_key
+from ucs_pipeline.orchestration.names import feed_key, feeds_in, stream_key, table_key
 from ucs_pipeline.orchestration.sensors.alerts import alert_defs
 from ucs_pipeline.orchestration.sensors.feed_sensor import sensor_defs
 
 
-def build_feed(feed: Feed) -> dg.Definitions:
-    """Definitions of one feed, without what feeds share; `assemble` adds that."""
-    return dg.Definitions.merge(*map(_build_stream, streams_of(feed)))
+def build_defs(*feeds: Feed, resources: Mapping[str, object] | None = None) -> dg.Definitions:
+    """Definitions of one or more feeds, ready for a code location.
+
+    `resources`: the feeds' ClickHouseResource and RedisResource, by their keys; left out, other definitions of the
+    location have them.
+
+    Raises:
+        FeedError: two feeds have one name, or write to one stream, or one has the name of the other's job.
+    """
+    return dg.Definitions.merge(*(build_feed(feed, feeds) for feed in feeds), dg.Definitions(resources=resources or {}))
+
+
+def build_feed(feed: Feed, together: Sequence[Feed] = ()) -> dg.Definitions:
+    """All definitions of one feed: its assets with those of its table and streams, checks, sensors, schedules, alerts.
+
+    `together`: the feeds of the code location, this one among them, as far as they are known.
+
+    Raises:
+        FeedError: another feed has its name, or writes to its stream, or one has the name of the other's job.
+    """
+    others = [stream for other in together for stream in streams_of(other)]
+    for clash in conflicts(others):
+        raise FeedError(clash.sentence)
+    streams = streams_of(feed)
+    specs = [_stream_spec(stream, [*others, stream]) for stream in streams]
+    # Feeds of one table bring the same asset, which Dagster takes once.
+    tables = [] if feed.table_asset else [_table_spec(feed)]
+    built = [_build_stream(stream) for stream in streams]
+    return dg.Definitions.merge(*built, dg.Definitions(assets=[*tables, *specs]), alert_defs())
 
 
 def _build_stream(feed: Feed) -> dg.Definitions:
@@ -25,60 +51,32 @@ def _build_stream(feed: Feed) -> dg.Definitions:
     return dg.Definitions.merge(dg.Definitions(assets=[asset]), check_defs(feed), sensor_defs(feed, asset))
 
 
-def build_defs(*feeds: Feed) -> dg.Definitions:
-    """Definitions of one or more feeds, ready for a code location.
-
-    Raises:
-        FeedError: two feeds have one name, or write to one stream, or one has the name of the other's job.
-    """
-    streams = _distinct([stream for feed in feeds for stream in streams_of(feed)])
-    return assemble(dg.Definitions.merge(*map(_build_stream, streams)))
+def _table_spec(feed: Feed) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        table_key(feed),
+        description=f"ClickHouse table `{feed.redacted.table}`, read by this project and written by others.",
+        kinds={"clickhouse", "table"},
+    )
 
 
-def assemble(defs: dg.Definitions) -> dg.Definitions:
-    """Adds the feeds' tables and streams as external assets, the sensors that alert, and the executor they share.
-
-    Raises:
-        FeedError: two feeds write to one stream, or one has the name of the other's job.
-    """
-    feeds = _distinct(feeds_of(defs))
-    # What else is wrong with the definitions, Dagster says here and not at their first use.
-    defs.resolve_asset_graph()
-    tables = {
-        table_key(feed): dg.AssetSpec(
-            table_key(feed),
-            description=f"ClickHouse table `{feed.redacted.table}`, read by this project and written by others.",
-            kinds={"clickhouse", "table"},
-        )
-        for feed in feeds
-    }
-    streams = {
-        stream_key(feed): dg.AssetSpec(
-            stream_key(feed),
-            deps=[dg.AssetKey(other.name) for other in feeds if stream_key(other) == stream_key(feed)],
-            description=f"Redis stream `{feed.stream_name}`, written by this project and read by others. Assets that "
-            "are made from it name its feed in their `deps`: so they wait for it where both are launched together.",
-            kinds={"redis", "stream"},
-            group_name=feed.group,
-        )
-        for feed in feeds
-    }
-    # One process per run: starting a step process costs seconds, and a run has one step.
-    shared = dg.Definitions(assets=[*tables.values(), *streams.values()], executor=dg.in_process_executor)
-    return dg.Definitions.merge(defs, shared, alert_defs(feeds))
+def _stream_spec(feed: Feed, together: Sequence[Feed]) -> dg.AssetSpec:
+    key = stream_key(feed)
+    writers = {other.name: other for other in together if stream_key(other) == key}
+    return dg.AssetSpec(
+        key,
+        deps=[feed_key(writers[name]) for name in sorted(writers)],
+        description=f"Redis stream `{feed.stream_name}`, written by this project and read by others. Assets that are "
+        "made from it name its feed in their `deps`: so they wait for it where both are launched together.",
+        kinds={"redis", "stream"},
+        group_name=writers[min(writers)].group,
+    )
 
 
 def feeds_of(defs: dg.Definitions) -> list[Feed]:
     """The feeds behind some definitions, by name; where a feed has several streams, its shards."""
     # Not by the asset graph, which Dagster refuses to make of feeds that clash, in words of its own.
     assets = (asset for asset in defs.assets or () if isinstance(asset, dg.AssetsDefinition))
-    found = [
-        spec.metadata[FEED_METADATA].instance
-        for asset in assets
-        for spec in asset.specs
-        if FEED_METADATA in spec.metadata
-    ]
-    return sorted(found, key=lambda feed: (feed.parent.name, feed.shard_id or ()))
+    return feeds_in(spec for asset in assets for spec in asset.specs)
 
 
 class Conflict(NamedTuple):
@@ -91,23 +89,24 @@ class Conflict(NamedTuple):
 def conflicts(feeds: Sequence[Feed]) -> Iterator[Conflict]:
     """Which of some feeds, each with one stream, have no name and no stream of their own."""
     wholes = [feed.parent for feed in feeds if feed.shard_id and not feed.shard_id.number]
-    shared = {f.stream_name for f in feeds} - {f.stream_name for f in feeds if not f.any_order}
+    shared = set(map(_place, feeds)) - {_place(f) for f in feeds if not f.any_order}
     told: set[frozenset[int]] = set()
     for what, named in (
-        ("named", [(f.name, f) for f in (*wholes, *feeds)]),
-        ("writing to stream", [(f.stream_name, f) for f in feeds if f.stream_name not in shared]),
+        ("named", [(f.name, f.name, f) for f in (*wholes, *feeds)]),
+        ("writing to stream", [(_place(f), f.stream_name, f) for f in feeds if _place(f) not in shared]),
     ):
-        by_name: dict[str, list[Feed]] = {}
-        for name, feed in named:
-            by_name.setdefault(name, []).append(feed)
-        for name, culprits in by_name.items():
+        by_name: dict[str | tuple[str, str], list[Feed]] = {}
+        for key, _, feed in named:
+            by_name.setdefault(key, []).append(feed)
+        names = {key: name for key, name, _ in named}
+        for key, culprits in by_name.items():
             # Feeds of one name have one stream, and shards of one name.
             together = frozenset(id(feed.parent) for feed in culprits)
             if len(culprits) > 1 and together not in told:
                 told.add(together)
                 yield Conflict(
-                    f"{len(culprits)} feeds are {what} {name!r} ({' and '.join(map(_shown, culprits))}): an ordered "
-                    "feed needs a name and a stream of its own; rename one",
+                    f"{len(culprits)} feeds are {what} {names[key]!r} ({' and '.join(map(_shown, culprits))}): an "
+                    "ordered feed needs a name and a stream of its own; rename one",
                     culprits,
                 )
     taken = {feed.name: feed for feed in feeds}
@@ -119,12 +118,9 @@ def conflicts(feeds: Sequence[Feed]) -> Iterator[Conflict]:
             )
 
 
-def _distinct(feeds: list[Feed]) -> list[Feed]:
-    """The same feeds, each with one stream, if each has a name and a stream of its own."""
-    for clash in conflicts(feeds):
-        raise FeedError(clash.sentence)
-    return feeds
-
-
 def _shown(feed: Feed) -> str:
     return f"shard {feed.shard_id.number} of {feed.parent.name!r}" if feed.shard_id else repr(feed.name)
+
+
+def _place(feed: Feed) -> tuple[str, str]:
+    return feed.redis, feed.stream_name

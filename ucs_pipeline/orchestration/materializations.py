@@ -10,6 +10,7 @@ import dagster as dg
 from ucs_pipeline.entries.display import hash_text
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.orchestration.names import feed_key
 from ucs_pipeline.publishing.brick_results import BrickReport, Key
 
 DATA_VERSION_TAG = "dagster/data_version"
@@ -73,7 +74,7 @@ def metadata(feed: Feed, report: BrickReport) -> dict[str, Any]:
 
 def recorded(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) -> Mapping[int, BrickReport]:
     """What is recorded about those of the partitions that are marked as done, by start."""
-    key = dg.AssetKey(feed.name)
+    key = feed_key(feed)
     names = {feed.partitions.name(start): start for start in starts}
     # A database takes a limited number of names in one query.
     asked = set(names) if len(names) <= _PAGE else None
@@ -97,7 +98,7 @@ def newest(instance: dg.DagsterInstance, feed: Feed, number: int) -> Iterator[Ma
     cursor: str | None = None
     seen: set[int] = set()
     while True:
-        found = instance.fetch_materializations(dg.AssetKey(feed.name), limit=number, cursor=cursor)
+        found = instance.fetch_materializations(feed_key(feed), limit=number, cursor=cursor)
         reports: dict[int, BrickReport] = {}
         for record in found.records:
             event = record.asset_materialization
@@ -119,7 +120,7 @@ def contents(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) ->
     Where partitions are coarser than bricks, only the newest hundred say what their last entry is; of the others it is
     the first that they could have.
     """
-    key, kind = dg.AssetKey(feed.name), dg.DagsterEventType.ASSET_MATERIALIZATION
+    key, kind = feed_key(feed), dg.DagsterEventType.ASSET_MATERIALIZATION
     done = instance.get_latest_storage_id_by_partition(key, kind)
     versions = instance.event_log_storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION_TAG])
     reports: dict[int, BrickReport] = {}

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import dagster as dg
 
@@ -21,25 +21,38 @@ OPEN_BRICK_TAG = "ucs/open_brick"
 """Run tag that names a brick whose rows are published, and which is not done: the table may still add to it."""
 
 
+def feed_key(feed: Feed) -> dg.AssetKey:
+    """Key of the feed's asset."""
+    return dg.AssetKey([*feed.key_prefix, feed.name])
+
+
 def table_key(feed: Feed) -> dg.AssetKey:
-    """Key of the external asset that stands for the feed's table."""
+    """Key of the asset that stands for the feed's table: an external one, unless the feed names another."""
+    if feed.table_asset is not None:
+        return dg.AssetKey.from_user_string(feed.table_asset)
     # Two tables may look the same without their secrets.
     table = feed.table if feed.redacted.table == feed.table else f"{feed.redacted.table}_{feed.parent.name}"
-    return _external_key("clickhouse", table, ".")
+    return _external_key(feed.clickhouse, table, ".")
 
 
 def stream_key(feed: Feed) -> dg.AssetKey:
     """Key of the external asset that stands for the feed's stream."""
-    return _external_key("redis", feed.stream_name, ":")
+    return _external_key(feed.redis, feed.stream_name, ":")
 
 
-def _external_key(kind: str, name: str, separator: str) -> dg.AssetKey:
+def _external_key(server: str, name: str, separator: str) -> dg.AssetKey:
     """A key of its own for each name; a name of words becomes a path of these words."""
     parts = name.split(separator)
     if all(re.fullmatch(r"[A-Za-z0-9_]+", part) for part in parts):
-        return dg.AssetKey([kind, *parts])
+        return dg.AssetKey([server, *parts])
     digest = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
-    return dg.AssetKey([kind, f"{re.sub(r'[^A-Za-z0-9_]+', '_', name).strip('_')}_{digest}"])
+    return dg.AssetKey([server, f"{re.sub(r'[^A-Za-z0-9_]+', '_', name).strip('_')}_{digest}"])
+
+
+def feeds_in(specs: Iterable[dg.AssetSpec]) -> list[Feed]:
+    """The feeds behind assets, by name; where a feed has several streams, its shards."""
+    found = [spec.metadata[FEED_METADATA].instance for spec in specs if FEED_METADATA in spec.metadata]
+    return sorted(found, key=lambda feed: (feed.parent.name, feed.shard_id or ()))
 
 
 def run_tags(feed: Feed, first: int, last: int, together: Sequence[str] = ()) -> dict[str, str]:

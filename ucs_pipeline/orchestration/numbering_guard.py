@@ -9,6 +9,7 @@ from ucs_pipeline.bricks.time import TimeBricks, zone_database
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import BrickError, StreamError
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.orchestration.names import feed_key
 from ucs_pipeline.stream.stream import RedisStream
 
 _PAGE = 10
@@ -70,7 +71,7 @@ def _recorded(instance: dg.DagsterInstance, feed: Feed) -> Iterator[dg.AssetMate
     """Some of the partitions that were recorded last; those reported by hand have no bounds and are left out."""
     cursor, more, found = None, True, False
     while more and not found:
-        page = instance.fetch_materializations(dg.AssetKey(feed.name), limit=_PAGE, cursor=cursor)
+        page = instance.fetch_materializations(feed_key(feed), limit=_PAGE, cursor=cursor)
         for record in page.records:
             event = record.asset_materialization
             if event and event.partition and event.metadata.get("bounds"):

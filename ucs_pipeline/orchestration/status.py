@@ -13,7 +13,8 @@ from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.materializations import rows_by_brick
-from ucs_pipeline.orchestration.names import FEED_TAG
+from ucs_pipeline.orchestration.names import FEED_TAG, feed_key
+from ucs_pipeline.orchestration.resources import redis_server
 from ucs_pipeline.redis.connection import connect_each, translate
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 
@@ -66,20 +67,28 @@ class FeedStatus:
     """Why it cannot be read."""
 
 
-def feed_statuses(feeds: Sequence[Feed], instance: dg.DagsterInstance) -> list[FeedStatus]:
-    """Where the feeds are. A Redis that does not answer is waited for once."""
-    streams: list[StreamStatus | str]
+def feed_statuses(feeds: Sequence[Feed], instance: dg.DagsterInstance, resources: object) -> list[FeedStatus]:
+    """Where the feeds are. A Redis that does not answer is waited for once.
+
+    `resources` has the feeds' resources as attributes.
+    """
+    streams: dict[str, StreamStatus | str] = {}
+    for key in {feed.redis for feed in feeds}:
+        streams |= _streams([feed for feed in feeds if feed.redis == key], resources)
+    return [_status(feed, instance, streams[feed.name]) for feed in feeds]
+
+
+def _streams(feeds: Sequence[Feed], resources: object) -> dict[str, StreamStatus | str]:
+    """The streams of feeds with one Redis, by the feeds' names; of one that cannot be read, why."""
     try:
-        clients = connect_each([feed.stream_name for feed in feeds])
+        clients = connect_each(redis_server(feeds[0], resources), [feed.stream_name for feed in feeds])
     except UcsError as error:
-        streams = [str(error)] * len(feeds)
-    else:
-        problems = {client: _problem(client) for client in dict.fromkeys(clients)}
-        streams = [
-            problems[client] or _stream(RedisStream(feed.stream_name, client))
-            for feed, client in zip(feeds, clients, strict=True)
-        ]
-    return [_status(feed, instance, stream) for feed, stream in zip(feeds, streams, strict=True)]
+        return dict.fromkeys((feed.name for feed in feeds), str(error))
+    problems = {client: _problem(client) for client in dict.fromkeys(clients)}
+    return {
+        feed.name: problems[client] or _stream(RedisStream(feed.stream_name, client))
+        for feed, client in zip(feeds, clients, strict=True)
+    }
 
 
 def _problem(client: "redis.Redis") -> str | None:
@@ -91,7 +100,7 @@ def _problem(client: "redis.Redis") -> str | None:
     except UcsError as error:
         return str(error)
     except redis.RedisError as error:
-        return str(translate(error))
+        return str(translate(error, client))
     return None
 
 
@@ -102,7 +111,7 @@ def publishing(instance: dg.DagsterInstance) -> int:
 
 
 def _status(feed: Feed, instance: dg.DagsterInstance, stream: StreamStatus | str) -> FeedStatus:
-    names, key = feed.partitions.names(), dg.AssetKey(feed.name)
+    names, key = feed.partitions.names(), feed_key(feed)
     partitions = dg.StaticPartitionsDefinition(names)
     # A brick that is being published again counts as done, which its status alone would not say.
     done = instance.get_materialized_partitions(key)
@@ -133,7 +142,7 @@ def _stream(stream: RedisStream) -> StreamStatus | str:
     except StreamError as error:
         return str(error)
     except redis.RedisError as error:
-        return str(stream.named(translate(error)))
+        return str(stream.failure(error))
 
 
 def _group(group: dict[str, Any], state: State) -> Group:

@@ -1,7 +1,10 @@
 """The feeds of this code location, for the command line."""
 
 import os
+import re
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,9 @@ if TYPE_CHECKING:
 
 LOCATION = "ucs_pipeline.definitions"
 """The code location's module. It stands above this room, as any other would, and is loaded by its name."""
+
+
+_UNSET = re.compile(r'path root:(\w+):.*?environment variable "(\w+)"', re.DOTALL)
 
 
 def all_feeds() -> list[Feed]:
@@ -49,6 +55,30 @@ def feed_named(name: str) -> Feed:
     if name not in feeds:
         raise UcsError(f"there is no feed {name!r}; the project has {', '.join(map(repr, feeds)) or 'none'}")
     return feeds[name]
+
+
+@contextmanager
+def resources_of(feeds: Sequence[Feed]) -> Iterator[object]:
+    """The resources that feeds name, as attributes, where the code location has them.
+
+    Raises:
+        UcsError: one needs an environment variable that is not set.
+    """
+    import dagster as dg
+
+    from ucs_pipeline.orchestration.resources import resource_keys
+
+    there = location().resources or {}
+    wanted = {key: there[key] for feed in feeds for key in resource_keys(feed) if key in there}
+    with ExitStack() as opened:
+        try:
+            resources = opened.enter_context(dg.build_resources(wanted))
+        except dg.DagsterInvalidConfigError as error:
+            unset = _UNSET.search(str(error))
+            if unset is None:
+                raise
+            raise UcsError(f"resource {unset[1]!r}: environment variable {unset[2]} is not set: set it") from None
+        yield resources
 
 
 def use_project_home() -> None:

@@ -13,7 +13,7 @@ from ucs_pipeline.orchestration._dagster import (
     build_filesystem_component_decl_from_context,
     find_defs_or_component_yaml,
 )
-from ucs_pipeline.orchestration.build import assemble, conflicts, feeds_of
+from ucs_pipeline.orchestration.build import conflicts, feeds_of
 from ucs_pipeline.project.file_errors import DEFS, FileError, error_in, shown_path
 
 
@@ -39,6 +39,7 @@ def load_files() -> LoadResult:
             mistakes.append(FileError(shown_path(file), "the file is empty: expected `type` and `attributes`"))
             continue
         try:
+            # What is no feed, such as the resources, is loaded as well: it may be wrong.
             feeds += [(file, feed) for feed in feeds_of(_load(project, path))]
         except Exception as error:
             mistake = error_in(file, error)
@@ -59,7 +60,10 @@ def load() -> dg.Definitions:
         UcsError: a file is wrong.
     """
     try:
-        return assemble(dg.load_from_defs_folder(path_within_project=DEFS.parent))
+        defs = dg.load_from_defs_folder(path_within_project=DEFS.parent)
+        # What is wrong with the definitions as a whole, Dagster says here and not at their first use.
+        defs.resolve_asset_graph()
+        return defs
     except Exception as error:
         mistakes = explain(error)
         if not mistakes:

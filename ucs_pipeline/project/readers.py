@@ -7,12 +7,15 @@ import redis
 
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.project.feeds import feed_named
+from ucs_pipeline.project.feeds import feed_named, resources_of
 from ucs_pipeline.reading import brick as by_brick
 from ucs_pipeline.reading import reader
+from ucs_pipeline.redis.connection import RedisServer
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ucs_pipeline.clickhouse.source import Source
 
 
 class Reader(reader.Reader):
@@ -26,13 +29,14 @@ class Reader(reader.Reader):
         Args:
             feed: a feed with one stream or several, or the name of one of the project's.
             after: id of the last entry that was handled, of whichever stream.
-            client: the Redis to read from, with replies that are not decoded; left out: the one that the project
-                writes to.
+            client: the Redis to read from, with replies that are not decoded; left out: the one of the
+                feed's resource in the code location.
 
         Raises:
             UcsError: there is no such feed.
         """
-        super().__init__(_found(feed), after, client)
+        found = _found(feed)
+        super().__init__(found, after, _at(found, client))
 
 
 def read_entries(
@@ -48,7 +52,8 @@ def read_entries(
     Raises:
         UcsError: there is no such feed.
     """
-    return reader.read_entries(_found(feed), after, follow=follow, poll_s=poll_s, client=client)
+    found = _found(feed)
+    return reader.read_entries(found, after, _at(found, client), follow=follow, poll_s=poll_s)
 
 
 def read_brick(feed: Feed | str, brick: str, client: "redis.Redis | None" = None) -> "pd.DataFrame":
@@ -57,8 +62,27 @@ def read_brick(feed: Feed | str, brick: str, client: "redis.Redis | None" = None
     Raises:
         UcsError: there is no such feed.
     """
-    return by_brick.read_brick(_found(feed), brick, client)
+    found = _found(feed)
+    return by_brick.read_brick(found, brick, _at(found, client), _table)
 
 
 def _found(feed: Feed | str) -> Feed:
     return feed_named(feed) if isinstance(feed, str) else feed
+
+
+def _at(feed: Feed, client: "redis.Redis | None") -> "RedisServer | redis.Redis":
+    if client is not None:
+        return client
+    # Loads Dagster, which a reader that is given its client does without.
+    from ucs_pipeline.orchestration.resources import redis_server
+
+    with resources_of([feed]) as resources:
+        return redis_server(feed, resources)
+
+
+def _table(feed: Feed) -> "Source":
+    # As above.
+    from ucs_pipeline.orchestration.resources import open_table
+
+    with resources_of([feed]) as resources:
+        return open_table(feed, resources)

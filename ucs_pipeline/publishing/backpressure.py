@@ -11,7 +11,6 @@ from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamFullError
 from ucs_pipeline.feed.settings import Stream
-from ucs_pipeline.redis.connection import translate
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 
 T = TypeVar("T", bound=Batch)
@@ -116,7 +115,7 @@ class Backpressure:
         try:
             return self._stream.client.memory_usage(self._stream.name) or 0
         except redis.RedisError as error:
-            raise self._stream.named(translate(error)) from error
+            raise self._stream.failure(error) from error
 
     def _trim(self, transaction: Batch) -> int:
         """Removes what `when_full` allows; returns how many entries that were."""
@@ -126,7 +125,7 @@ class Backpressure:
             if self._settings.when_full == "trim_acknowledged":
                 return trim_acknowledged(self._stream)
         except redis.RedisError as error:
-            raise self._stream.named(translate(error)) from error
+            raise self._stream.failure(error) from error
         return 0
 
     def _newest(self, transaction: Batch) -> int:
@@ -163,7 +162,7 @@ def fullness(stream: RedisStream, settings: Stream, state: State) -> str | None:
             return None
         needed = _first_unacknowledged(stream) if settings.when_full == "trim_acknowledged" else None
     except redis.RedisError as error:
-        raise stream.named(translate(error)) from error
+        raise stream.failure(error) from error
     if settings.when_full == "wait":
         return f"{text}; waiting until its consumers have trimmed"
     if needed is not None and state.first is not None and state.first < needed:

@@ -11,7 +11,7 @@ import redis
 from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.redis.connection import not_allowed, translate
+from ucs_pipeline.redis.connection import not_allowed
 from ucs_pipeline.stream.stream import RedisStream
 
 _AROUND = 1 << 16
@@ -67,7 +67,7 @@ def limits_of(stream: RedisStream) -> Limits:
             found |= client.config_get(name)
     except redis.RedisError as error:
         if not not_allowed(error):
-            raise stream.named(translate(error)) from error
+            raise stream.failure(error) from error
     clients = found.get("maxmemory-clients", "0")
     memory = int(found.get("maxmemory", 0)) * int(clients[:-1]) // 100 if clients.endswith("%") else int(clients)
     default = Limits()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from ucs_pipeline.clickhouse.source import Source, open_source
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.errors import SourceUnavailableError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.any_order.transfer import AnyOrderTransfer
@@ -13,7 +13,7 @@ from ucs_pipeline.publishing.brick_results import BrickReport, ConfirmedBatch
 from ucs_pipeline.publishing.emptiness import Emptiness
 from ucs_pipeline.publishing.ordered.transfer import OrderedTransfer
 from ucs_pipeline.publishing.pipeline import RivalError
-from ucs_pipeline.stream.stream import OrderedStream, RedisStream, open_stream
+from ucs_pipeline.stream.stream import OrderedStream, RedisStream
 
 Records = Callable[[Sequence[int]], Mapping[int, BrickReport]]
 """Looks up what is recorded as done for some bricks, by ordinal."""
@@ -30,17 +30,6 @@ class Transfer(Protocol):
 
     def wait_for(self, rival: RivalError) -> Sequence[int]:
         """Waits until the other publisher is done or stalls; starts of partitions that it may have recorded."""
-
-
-def open_feed(feed: Feed) -> tuple[Source, OrderedStream]:
-    """The table and the stream of a feed, where the project reads and writes.
-
-    Raises:
-        SourceError: the URL of the ClickHouse server is none.
-        StreamError: the URL of the Redis server is none.
-        FeedError: the feed has several streams.
-    """
-    return open_source(feed), open_stream(feed)
 
 
 def publish(

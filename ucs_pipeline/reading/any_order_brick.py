@@ -1,9 +1,9 @@
 """One brick of an any-order feed, read back from its stream."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 
-from ucs_pipeline.clickhouse.source import open_source
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
@@ -12,7 +12,9 @@ from ucs_pipeline.stream.ledger import Ledger, LedgerEntry
 from ucs_pipeline.stream.stream import RedisStream
 
 
-def ledger_entries(feed: Feed, stream: RedisStream, start: int) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:
+def ledger_entries(
+    feed: Feed, stream: RedisStream, start: int, table: Callable[[Feed], Source]
+) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:
     """The entries of a partition that are in the stream now, in order; of a replayed one those of the last replay.
 
     They lie between the first and the last id that the ledger has of it. Where there are more entries than rows, or
@@ -38,13 +40,13 @@ def ledger_entries(feed: Feed, stream: RedisStream, start: int) -> Iterator[tupl
         if number > account.rows:
             break
     alone = number == account.rows and state.first <= account.first
-    yield from stream.walk(account.first, account.last) if alone else _own(feed, stream, start, account)
+    yield from stream.walk(account.first, account.last) if alone else _own(feed, table(feed), stream, start, account)
 
 
 def _own(
-    feed: Feed, stream: RedisStream, start: int, account: LedgerEntry
+    feed: Feed, source: Source, stream: RedisStream, start: int, account: LedgerEntry
 ) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:
-    source, state = open_source(feed), stream.state()
+    state = stream.state()
     search = RowFinder(stream, account, state, trimmed_rows(feed, source, stream, start, account, state))
     with closing(rows_of(feed, source, start)) as pages:
         for rows in pages:

@@ -1,6 +1,6 @@
 """One brick read back from its stream, as a table."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -9,10 +9,16 @@ from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed, start_in
 from ucs_pipeline.feed.shards import stream_with
+from ucs_pipeline.redis.connection import RedisServer
 from ucs_pipeline.stream.stream import OrderedStream, floor, open_stream
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ucs_pipeline.clickhouse.source import Source
+
+Table = Callable[[Feed], "Source"]
+"""Opens a feed's table."""
 
 Fields = Mapping[bytes, bytes] | Mapping[str, str]
 """Fields of an entry, as a client gives them."""
@@ -20,7 +26,7 @@ Fields = Mapping[bytes, bytes] | Mapping[str, str]
 _LAST_ROW = 2**64 - 1
 
 
-def read_brick(feed: Feed, brick: str, client: "redis.Redis | None" = None) -> "pd.DataFrame":
+def read_brick(feed: Feed, brick: str, at: "RedisServer | redis.Redis", table: Table) -> "pd.DataFrame":
     """The entries of a brick that are in the stream now, one row each, in order.
 
     The index, `entry_id`, is the entries' ids. Each field is a column of text, in the order in which the fields first
@@ -31,7 +37,8 @@ def read_brick(feed: Feed, brick: str, client: "redis.Redis | None" = None) -> "
     Args:
         feed: a feed.
         brick: name of a brick, such as `0.0.0.12`.
-        client: the Redis to read from; left out: the one that the project writes to.
+        at: the Redis to read from, or a client of it.
+        table: opens the feed's table, which is asked for a brick of an any-order feed that others write beside.
 
     Raises:
         UcsError: there is no such brick, or the brick is not published yet, or is no longer in the stream.
@@ -39,8 +46,8 @@ def read_brick(feed: Feed, brick: str, client: "redis.Redis | None" = None) -> "
     """
     start = start_in(feed, brick)
     chosen = stream_with(feed, start)
-    stream = open_stream(chosen, client)
-    frame = table_of(_found(chosen, stream, start))
+    stream = open_stream(chosen, at)
+    frame = table_of(_found(chosen, stream, start, table))
     if frame.empty and not chosen.any_order:
         _refuse_absent(chosen, stream, start)
     return frame
@@ -69,14 +76,14 @@ def table_of(entries: Iterable[tuple[str, Fields]], names: Iterable[bytes] = ())
     return frame
 
 
-def _found(feed: Feed, stream: OrderedStream, start: int) -> Iterator[tuple[str, Fields]]:
+def _found(feed: Feed, stream: OrderedStream, start: int, table: Table) -> Iterator[tuple[str, Fields]]:
     if not feed.any_order:
         yield from _entries(stream, start, feed.partitions.end(start))
         return
     # Looks into the table where others write to the stream: Arrow takes longer to import than all the rest.
     from ucs_pipeline.reading.any_order_brick import ledger_entries
 
-    for entry_id, fields in ledger_entries(feed, stream, start):
+    for entry_id, fields in ledger_entries(feed, stream, start, table):
         yield str(entry_id), fields
 
 

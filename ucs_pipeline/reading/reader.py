@@ -17,6 +17,7 @@ import redis
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
+from ucs_pipeline.redis.connection import RedisServer
 from ucs_pipeline.stream.ledger import Ledger
 from ucs_pipeline.stream.shard_state import refuse_other_sharding
 from ucs_pipeline.stream.stream import OrderedStream, Page, floor, open_stream
@@ -41,17 +42,16 @@ class Reader:
     out.
     """
 
-    def __init__(self, feed: Feed, after: EntryId | str | None = None, client: "redis.Redis | None" = None) -> None:
-        """Begins after an entry; with the first ones that are there if it is left out.
+    def __init__(self, feed: Feed, after: EntryId | str | None, at: "RedisServer | redis.Redis") -> None:
+        """Begins after an entry; with the first ones that are there if it is None.
 
         Args:
             feed: a feed with one stream or several.
             after: id of the last entry that was handled, of whichever stream.
-            client: the Redis to read from, with replies that are not decoded; left out: the one that the project
-                writes to.
+            at: the Redis to read from, or a client of it with replies that are not decoded.
         """
         start = EntryId.parse(after) if isinstance(after, str) else after
-        self._arms = [StreamCursor(part, open_stream(part, client), start or floor(part)) for part in streams_of(feed)]
+        self._arms = [StreamCursor(part, open_stream(part, at), start or floor(part)) for part in streams_of(feed)]
 
     def take(self, most: int) -> list[Entry]:
         """The next entries, at most so many; fewer where the one after them is not in its stream yet.
@@ -134,11 +134,11 @@ class StreamCursor:
 
 def read_entries(
     feed: Feed,
-    after: EntryId | str | None = None,
+    after: EntryId | str | None,
+    at: "RedisServer | redis.Redis",
     *,
     follow: bool = False,
     poll_s: float = 0.5,
-    client: "redis.Redis | None" = None,
 ) -> Iterator[Entry]:
     """The entries of a feed in the order of its table, up to the first hole: of one stream, or merged from several.
 
@@ -146,16 +146,16 @@ def read_entries(
 
     Args:
         feed: a feed.
-        after: id of the last entry that was handled; left out: begins with the first ones that are there.
+        after: id of the last entry that was handled; None: begins with the first ones that are there.
+        at: the Redis to read from, or a client of it with replies that are not decoded.
         follow: whether to wait for more, until all bricks of the feed are complete.
         poll_s: seconds between two looks while waiting.
-        client: the Redis to read from, with replies that are not decoded; left out: the one that the project writes to.
 
     Raises:
         StreamError: a stream was written with another number of shards, has entries that may be another program's (of
             an any-order feed), or cannot be read.
     """
-    reader = Reader(feed, after, client)
+    reader = Reader(feed, after, at)
     while True:
         found = reader.take(1)
         yield from found

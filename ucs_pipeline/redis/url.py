@@ -1,10 +1,13 @@
-"""What a `UCS_REDIS_URL` with several nodes names: a master that Sentinels watch, or a cluster. Pure."""
+"""What a Redis URL with several nodes names: a master that Sentinels watch, or a cluster. Pure."""
 
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from redis.connection import parse_url
+
+ADDRESS = "the Redis URL"
+"""What messages call the URL where it is not known in which setting it is written."""
 
 Address = tuple[str, int]
 """Host and port."""

@@ -25,7 +25,6 @@ import redis
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.redis_keys import ledger_key, mark_name
-from ucs_pipeline.redis.connection import translate
 from ucs_pipeline.stream.stream import RedisStream, parse_state
 
 _OWN = ("mark", "added", "rows", "top")
@@ -117,10 +116,10 @@ def read_pair(stream: RedisStream, feed: str, fields: Sequence[str]) -> Pair:
         try:
             texts, info, groups = pipe.execute(raise_on_error=False)
         except redis.RedisError as error:
-            raise stream.named(translate(error, stream.client)) from error
+            raise stream.failure(error) from error
     for answer in (texts, info, groups):
         if isinstance(answer, redis.RedisError) and "no such key" not in str(answer):
-            raise stream.named(translate(answer, stream.client)) from answer
+            raise stream.failure(answer) from answer
     there = not isinstance(info, redis.RedisError)
     noted, added, rows, top, *found = map(_bytes, texts)
     marks = [group["last-delivered-id"] for group in groups if _bytes(group["name"]) == mark] if there else []

@@ -9,7 +9,8 @@ from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import FeedError, StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import MARKS
-from ucs_pipeline.redis.connection import connect_redis, not_allowed, translate
+from ucs_pipeline.redis.connection import RedisServer, connect_redis, not_allowed, translate, where
+from ucs_pipeline.redis.url import ADDRESS
 
 _MAX_SEQUENCE = 2**64 - 1
 _PAGE_ROWS, _PAGE_BYTES = 1_000, 1 << 22
@@ -63,7 +64,7 @@ class RedisStream:
         except redis.RedisError as error:
             if "no such key" in str(error):
                 return parse_state(None)
-            raise self.named(translate(error, self.client)) from error
+            raise self.failure(error) from error
         return parse_state(info)
 
     def entries(
@@ -82,7 +83,7 @@ class RedisStream:
         try:
             return client.execute_command(*arguments)
         except redis.RedisError as error:
-            raise self.named(translate(error, self.client)) from error
+            raise self.failure(error) from error
 
     def walk(self, first: EntryId, last: EntryId) -> Iterator[tuple[EntryId, dict[bytes, bytes]]]:
         """The same, a few at a time."""
@@ -100,7 +101,7 @@ class RedisStream:
         try:
             return cast("list[Any]", command(self.name, str(first), str(last), count))
         except redis.RedisError as error:
-            raise self.named(translate(error, self.client)) from error
+            raise self.failure(error) from error
 
     def refuse_eviction(self) -> None:
         """Makes sure that Redis does not throw whole keys away when it is full.
@@ -113,7 +114,7 @@ class RedisStream:
         except redis.RedisError as error:
             if not_allowed(error):
                 return
-            raise self.named(translate(error, self.client)) from error
+            raise self.failure(error) from error
         policy = str(memory.get("maxmemory_policy", ""))
         if memory.get("maxmemory") and policy.startswith("allkeys"):
             raise StreamError(
@@ -134,8 +135,12 @@ class RedisStream:
         )
 
     def named(self, error: StreamError) -> StreamError:
-        """The same error, with the stream's name in front."""
-        return type(error)(f"stream {self.name!r}: {error}")
+        """The same error, with the stream's name in front, and where the server's URL is written."""
+        return type(error)(f"stream {self.name!r}: {str(error).replace(ADDRESS, where(self.client))}")
+
+    def failure(self, error: Exception) -> StreamError:
+        """The error that an exception of the client stands for, with the stream's name in front."""
+        return self.named(translate(error, self.client))
 
 
 def reading_groups(stream: RedisStream) -> list[dict[str, Any]]:
@@ -170,16 +175,17 @@ class OrderedStream(RedisStream):
         return EntryId.parse(found[0][0]).row if found else 0
 
 
-def open_stream(feed: Feed, client: "redis.Redis | None" = None) -> OrderedStream:
-    """The stream of a feed, by a client or, if it is left out, in the Redis that the project writes to.
+def open_stream(feed: Feed, at: "RedisServer | redis.Redis") -> OrderedStream:
+    """The stream of a feed, at a server or by a client of it.
 
     Raises:
         FeedError: it has several.
-        StreamError: the URL of that Redis is none.
+        StreamError: the server's URL is none.
     """
     if feed.stream.shards > 1 and not feed.shard_id:
         raise FeedError(f"feed {feed.name!r} has {feed.stream.shards} streams: open those of its shards, one by one")
-    return OrderedStream(feed.stream_name, client or connect_redis(feed.stream_name), floor(feed))
+    client = connect_redis(at, feed.stream_name) if isinstance(at, RedisServer) else at
+    return OrderedStream(feed.stream_name, client, floor(feed))
 
 
 def floor(feed: Feed) -> EntryId:

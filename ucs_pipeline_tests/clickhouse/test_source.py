@@ -22,13 +22,14 @@ import pytest
 from ucs_pipeline.clickhouse import client
 from ucs_pipeline.clickhouse.client import EmbeddedEngine, Engine, HttpEngine, _Tail
 from ucs_pipeline.clickhouse.embedded import embedded_connection
-from ucs_pipeline.clickhouse.source import URL_VARIABLE, Source, open_source
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.clickhouse.sql.row_payload import integer_limits
 from ucs_pipeline.entries.encode import Entries, encode
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.support.connections import CLICKHOUSE_URL, open_source
 from ucs_pipeline_tests.support.home import PROJECT
 
 PASSWORD = "secret"
@@ -447,7 +448,7 @@ def _sentence(error: pytest.ExceptionInfo[SourceError], *parts: str) -> None:
     ("change", "parts"),
     [
         ({"table": "nope"}, ["UNKNOWN_TABLE", "nope", "check the feed's `table`"]),
-        ({"table": "nope.rows"}, ["UNKNOWN_DATABASE", "nope", URL_VARIABLE]),
+        ({"table": "nope.rows"}, ["UNKNOWN_DATABASE", "nope", CLICKHOUSE_URL]),
         ({"columns": {"a": "nope"}}, ["UNKNOWN_IDENTIFIER", "nope", "check the feed's `key`, `columns`"]),
         ({"key": "nope"}, ["UNKNOWN_IDENTIFIER", "nope", "check the feed's `key`, `columns`"]),
         ({"where": "nope = 1"}, ["UNKNOWN_IDENTIFIER", "nope", "`where`"]),
@@ -486,11 +487,11 @@ def test_a_relative_path_counts_from_where_the_process_was_started(tmp_path: Pat
 @pytest.mark.parametrize(
     ("url", "kind", "parts"),
     [
-        ("http://tester:{}@127.0.0.1:1/default", SourceUnavailableError, ["refused", f"check {URL_VARIABLE}"]),
-        ("http://tester:{}@nobody.invalid:8123/x", SourceUnavailableError, ["nobody.invalid", f"check {URL_VARIABLE}"]),
-        ("http://tester:{}/x@127.0.0.1:1/default", SourceError, [f"{URL_VARIABLE} is not a ClickHouse URL"]),
-        ("http://tester:{}@127.0.0.1:1/default?nope=1", SourceError, [f"{URL_VARIABLE} is not a ClickHouse URL"]),
-        ("tester:{}@127.0.0.1:8123", SourceError, [f"{URL_VARIABLE} is not a ClickHouse URL"]),
+        ("http://tester:{}@127.0.0.1:1/default", SourceUnavailableError, ["refused", f"check {CLICKHOUSE_URL}"]),
+        ("http://tester:{}@nobody.invalid:8123/x", SourceUnavailableError, ["nobody.invalid", f"check {CLICKHOUSE_URL}"]),
+        ("http://tester:{}/x@127.0.0.1:1/default", SourceError, [f"{CLICKHOUSE_URL} is not a ClickHouse URL"]),
+        ("http://tester:{}@127.0.0.1:1/default?nope=1", SourceError, [f"{CLICKHOUSE_URL} is not a ClickHouse URL"]),
+        ("tester:{}@127.0.0.1:8123", SourceError, [f"{CLICKHOUSE_URL} is not a ClickHouse URL"]),
     ],
 )  # fmt: skip
 def test_a_server_that_is_not_there_is_named_without_the_password(
@@ -508,11 +509,11 @@ def test_a_wrong_password_or_database_is_named_without_the_password(clickhouse_h
     wrong = os.urandom(8).hex()
     with pytest.raises(SourceError) as refusal:
         _encoded(Source(_feed("rows"), HttpEngine(clickhouse_http.url.replace(PASSWORD, wrong))))
-    _sentence(refusal, "AUTHENTICATION_FAILED", f"check user and password in {URL_VARIABLE}")
+    _sentence(refusal, "AUTHENTICATION_FAILED", f"check user and password in {CLICKHOUSE_URL}")
     assert wrong not in "".join(traceback.format_exception(refusal.value))
     with pytest.raises(SourceError) as refusal:
         _encoded(Source(_feed("rows"), HttpEngine(clickhouse_http.url.replace("/default", "/nope"))))
-    _sentence(refusal, "UNKNOWN_DATABASE", "nope", URL_VARIABLE)
+    _sentence(refusal, "UNKNOWN_DATABASE", "nope", CLICKHOUSE_URL)
 
 
 @pytest.fixture
@@ -664,7 +665,7 @@ def test_an_https_url_is_spoken_over_tls(tmp_path: Path) -> None:
         for url in (server.url, f"http{server.url.removeprefix('https')}"):
             with pytest.raises(SourceUnavailableError) as refusal:
                 _encoded(Source(feed, HttpEngine(url)))
-            _sentence(refusal, f"check {URL_VARIABLE}")
+            _sentence(refusal, f"check {CLICKHOUSE_URL}")
             assert PASSWORD not in str(refusal.value)
 
 
@@ -672,9 +673,9 @@ def test_the_environment_says_where_the_table_is(
     monkeypatch: pytest.MonkeyPatch, clickhouse_http: ClickHouseServer, server: Place
 ) -> None:
     table = server.table("id UInt32", "VALUES (42)")
-    monkeypatch.setenv(URL_VARIABLE, clickhouse_http.url)
+    monkeypatch.setenv(CLICKHOUSE_URL, clickhouse_http.url)
     assert _keys(open_source(_feed(table))) == [42]
-    monkeypatch.setenv(URL_VARIABLE, "")
+    monkeypatch.setenv(CLICKHOUSE_URL, "")
     with pytest.raises(SourceError, match="UNKNOWN_TABLE"):
         open_source(_feed(table)).shape()
 
@@ -806,7 +807,7 @@ def test_a_table_that_the_embedded_engine_does_not_have_is_refused_with_where_it
     for table in ("nope", "shop.nope"):
         with pytest.raises(SourceError) as refusal:
             embedded.source(table).shape()
-        _sentence(refusal, "`ucs demo`", ".ucs/tables/<table>.parquet", URL_VARIABLE)
+        _sentence(refusal, "`ucs demo`", ".ucs/tables/<table>.parquet", CLICKHOUSE_URL)
 
 
 def test_a_table_with_many_optional_columns_of_long_names_is_read(place: Place) -> None:

@@ -24,15 +24,13 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, Bulk
 from dagster._core.storage.dagster_run import RunsFilter
 
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.reading.verify import verify
-from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.many_workers import Deployment, pid_of
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import connect_redis, open_source, open_stream
 
 ROWS = 1_000
 """Rows in a brick."""
@@ -177,7 +175,7 @@ def main() -> None:
     options = parser.parse_args()
     feeds = [feed(number, options.bricks) for number in range(options.feeds)]
     text = (
-        "from ucs_pipeline import build_defs\n"
+        "from ucs_pipeline_tests.support.connections import build_defs\n"
         "from ucs_pipeline_tests.faults.on_workers import feed\n"
         f"defs = build_defs(*(feed(number, {options.bricks}) for number in range({options.feeds})))\n"
     )

@@ -15,20 +15,19 @@ from typing import Any, Protocol
 import dagster as dg
 
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.clickhouse.source import Source, open_source
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.instance.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.orchestration.assets import brick_asset
-from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.run import publish
-from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.faults.shapes import Done
+from ucs_pipeline_tests.support.connections import build_defs, connect_redis, open_source
 from ucs_pipeline_tests.support.home import run_bricks
 
 _BRICKS = 3

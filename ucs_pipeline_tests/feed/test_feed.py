@@ -10,10 +10,11 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.utils import DISALLOWED_NAMES
 
-from ucs_pipeline import BrickFeed, build_defs
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.rules import MAX_ORDINAL, MAX_PARTITIONS
+from ucs_pipeline_tests.support.connections import build_defs
 
 GOOD: dict[str, Any] = {
     "name": "orders",

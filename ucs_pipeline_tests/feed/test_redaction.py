@@ -11,11 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ucs_pipeline import BrickFeed, build_defs
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.errors import FeedError, SourceError
 from ucs_pipeline.feed import redaction as masking
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.names import FEED_METADATA, table_key
+from ucs_pipeline_tests.support.connections import build_defs
 from ucs_pipeline_tests.support.tables import source_of
 
 SECRET = "pa55w0rd-zu9"

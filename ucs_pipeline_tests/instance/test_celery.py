@@ -14,15 +14,14 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, Bulk
 from dagster._core.storage.dagster_run import RunsFilter
 
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.instance.run_queue import StreamRunCoordinator
 from ucs_pipeline.reading.verify import verify
-from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.many_workers import Deployment, pid_of, wait_until
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import open_source, open_stream
 
 # The daemon looks for new backfills, and for finished ones, every 30 seconds; a dead worker's lease lasts as long; and
 # a dozen runs start, on a slow machine one after another.
@@ -34,7 +33,7 @@ BRICKS = 20
 ROWS = 100
 """Rows in a brick."""
 FEEDS = f"""
-from ucs_pipeline import build_defs
+from ucs_pipeline_tests.support.connections import build_defs
 from ucs_pipeline_tests.instance.test_celery import feed
 
 defs = build_defs(*map(feed, {NAMES}))

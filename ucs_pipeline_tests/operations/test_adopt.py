@@ -12,17 +12,17 @@ import pytest
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.cli.demo_data import ROWS
-from ucs_pipeline.clickhouse.source import Source, TableStats, open_source
+from ucs_pipeline.clickhouse.source import Source, TableStats
 from ucs_pipeline.errors import StreamError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.settings import Stream
 from ucs_pipeline.operations import adopt as adopt_module
 from ucs_pipeline.operations.adopt import adopt
-from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
-from ucs_pipeline.stream.stream import OrderedStream, open_stream
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import build_defs, open_source, open_stream
 from ucs_pipeline_tests.support.home import make_home, run_bricks, run_ucs, write_table
 
 FEED = BrickFeed(name="numbers", table="numbers", key="n", bricks={"class": "number", "last": 59_999})

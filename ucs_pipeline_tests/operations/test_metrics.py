@@ -11,9 +11,8 @@ from ucs_pipeline import BrickFeed
 from ucs_pipeline.cli.demo_data import DATASETS
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.metrics import prometheus_text
-from ucs_pipeline.orchestration.build import build_defs
-from ucs_pipeline.orchestration.status import feed_statuses
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import build_defs, feed_statuses
 from ucs_pipeline_tests.support.home import make_home, run_bricks, run_ucs, write_table
 
 BRICKS = {"class": "number", "last": 59_999}

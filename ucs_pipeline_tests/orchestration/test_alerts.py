@@ -20,14 +20,14 @@ from dagster._daemon.sensor import execute_sensor_iteration
 
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.sensors.webhook import URL_VARIABLE, WebhookError, post
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.servers.webhook_server import SECRET, WebhookServer, closed_port
+from ucs_pipeline_tests.support.connections import build_defs
 from ucs_pipeline_tests.support.home import run_bricks, write_table
 
 FEEDS = """
-from ucs_pipeline import build_defs
+from ucs_pipeline_tests.support.connections import build_defs
 from ucs_pipeline_tests.orchestration.test_alerts import feed
 
 defs = build_defs(feed("numbers"), feed("nowhere"))

@@ -8,18 +8,15 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline import BrickFeed, read_brick
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import name_of_ordinal
-from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.errors import FeedError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.operations.metrics import prometheus_text
-from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.finding import CHECKS
-from ucs_pipeline.orchestration.status import feed_statuses
-from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import build_defs, feed_statuses, open_source, open_stream, read_brick
 from ucs_pipeline_tests.support.home import write_table
 
 # Bricks 0, 1, 2 and 4 have rows; 3 and 5 have none.

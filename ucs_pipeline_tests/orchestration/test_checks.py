@@ -15,12 +15,11 @@ from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.clickhouse.client import EmbeddedEngine
 from ucs_pipeline.clickhouse.errors import Redact
-from ucs_pipeline.clickhouse.source import Source, open_source
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.entries.resp import bulk
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import CheckInputs, collect
 from ucs_pipeline.orchestration.checks.finding import CHECKS
 from ucs_pipeline.orchestration.checks.findings import findings
@@ -29,6 +28,7 @@ from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import build_defs, open_source
 from ucs_pipeline_tests.support.home import run_bricks, write_table
 from ucs_pipeline_tests.support.tables import Table, numbers, source_of
 

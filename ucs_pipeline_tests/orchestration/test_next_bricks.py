@@ -11,11 +11,9 @@ import pyarrow as pa
 import pytest
 
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.sensors.next_bricks import (
     MANY_TRIES,
     FeedSnapshot,
@@ -26,6 +24,7 @@ from ucs_pipeline.orchestration.sensors.next_bricks import (
 )
 from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import build_defs, open_source
 from ucs_pipeline_tests.support.home import write_table
 
 

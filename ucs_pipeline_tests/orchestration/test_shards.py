@@ -16,25 +16,28 @@ from click.testing import CliRunner
 
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.cli.main import ucs
-from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import FeedError, StreamError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.operations.adopt import adopt
-from ucs_pipeline.orchestration.build import assemble, build_defs, build_feed, feeds_of
+from ucs_pipeline.orchestration.build import feeds_of
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
-from ucs_pipeline.orchestration.status import feed_statuses
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.shard_progress import noted
 from ucs_pipeline.publishing.run import publish
-from ucs_pipeline.reading.brick import read_brick
-from ucs_pipeline.reading.reader import read_entries
-from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.shard_state import read_shard_state
-from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import (
+    build_defs,
+    connect_redis,
+    feed_statuses,
+    open_source,
+    open_stream,
+    read_brick,
+    read_entries,
+)
 from ucs_pipeline_tests.support.home import PROJECT, python, run_bricks, write_table
 
 # Of ten bricks, brick 3 has no rows; one row is beyond the list, and one key is NULL.
@@ -123,10 +126,6 @@ def test_names_of_shards_are_taken(other: Feed, sentence: str) -> None:
     with pytest.raises(FeedError) as refused:
         build_defs(_feed(), other)
     assert sentence in str(refused.value)
-    if "named" not in sentence:
-        with pytest.raises(FeedError) as refused:
-            assemble(dg.Definitions.merge(build_feed(_feed()), build_feed(other)))
-        assert sentence in str(refused.value)
 
 
 def test_more_shards_than_partitions_are_refused_and_more_partitions_than_one_asset_carries_are_not() -> None:
@@ -192,7 +191,7 @@ def test_a_shard_refuses_a_hole_in_its_own_bricks(instance: dg.DagsterInstance, 
 _RUN = """
 import dagster as dg
 from ucs_pipeline_tests.support.home import run_bricks
-from ucs_pipeline.orchestration.build import build_defs
+from ucs_pipeline_tests.support.connections import build_defs
 from ucs_pipeline import BrickFeed
 feed = BrickFeed.model_validate_json({settings!r})
 with dg.instance_for_test(temp_dir={home!r}) as instance:

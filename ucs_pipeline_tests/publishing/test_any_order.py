@@ -27,12 +27,11 @@ from ucs_pipeline.publishing.brick_results import BrickReport, ConfirmedBatch
 from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.any_order_search import trimmed_rows
 from ucs_pipeline.reading.any_order_verify import ledger_verify
-from ucs_pipeline.reading.brick import read_brick
-from ucs_pipeline.reading.reader import Reader, read_entries
 from ucs_pipeline.stream.ledger import Ledger, LedgerEntry, ResumePoint
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
 from ucs_pipeline_tests.support.accidents import at
+from ucs_pipeline_tests.support.connections import Reader, read_brick, read_entries
 from ucs_pipeline_tests.support.home import PROJECT
 from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of
 
@@ -854,7 +853,7 @@ PUBLISH = """
 import sys
 import redis
 from ucs_pipeline.publishing.run import publish
-from ucs_pipeline.reading.brick import read_brick
+from ucs_pipeline_tests.support.connections import read_brick
 from ucs_pipeline.publishing.backpressure import trim_acknowledged
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 from ucs_pipeline_tests.support.tables import numbers, source_of

@@ -6,12 +6,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.progress_log import Progress
 from ucs_pipeline.publishing.run import publish
-from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import open_source, open_stream
 from ucs_pipeline_tests.support.home import write_table
 
 

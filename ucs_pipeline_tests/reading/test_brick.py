@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import redis
 
-from ucs_pipeline import read_brick
 from ucs_pipeline.cli.entry_tables import print_brick
 from ucs_pipeline.errors import BrickError, StreamError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.reading.brick import table_of
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import read_brick
 from ucs_pipeline_tests.support.home import make_home, run_ucs
 
 FEED = Feed(name="words", table="words", key="n", bricks={"class": "number", "first": 30_000, "last": 89_999})

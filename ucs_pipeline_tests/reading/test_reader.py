@@ -13,12 +13,11 @@ from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.reading.brick import read_brick
-from ucs_pipeline.reading.reader import Reader, read_entries
 from ucs_pipeline.stream.shard_state import ShardState, write_shard_state
-from ucs_pipeline.stream.stream import OrderedStream, open_stream
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.ports import HeldPort
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import Reader, open_stream, read_brick, read_entries
 
 
 def _feed(bricks: int, shards: int, **more: Any) -> Feed:

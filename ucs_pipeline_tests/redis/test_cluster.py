@@ -18,12 +18,11 @@ from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.publisher import Publisher
 from ucs_pipeline.publishing.ordered.shard_progress import noted
 from ucs_pipeline.publishing.run import publish
-from ucs_pipeline.reading.reader import read_entries
 from ucs_pipeline.reading.verify import verify
-from ucs_pipeline.redis.connection import connect_each, connect_redis
-from ucs_pipeline.stream.stream import OrderedStream, open_stream
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_cluster import RedisCluster, WatchedRedis, wait_until
 from ucs_pipeline_tests.servers.webhook_server import closed_port
+from ucs_pipeline_tests.support.connections import connect_each, connect_redis, open_stream, read_entries
 from ucs_pipeline_tests.support.tables import expected, numbers, source_of
 
 ROWS = 50_000

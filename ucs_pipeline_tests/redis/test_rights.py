@@ -11,21 +11,24 @@ import pytest
 import redis
 
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
-from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
-from ucs_pipeline.orchestration.status import feed_statuses
 from ucs_pipeline.publishing.ordered.publisher import Publisher
 from ucs_pipeline.publishing.run import publish
-from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.reading.verify import verify
-from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.stream.stream import OrderedStream, open_stream
+from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer, redis_executable
+from ucs_pipeline_tests.support.connections import (
+    build_defs,
+    connect_redis,
+    feed_statuses,
+    open_source,
+    open_stream,
+    read_brick,
+)
 from ucs_pipeline_tests.support.home import PROJECT, run_bricks, write_table
 from ucs_pipeline_tests.support.tables import Table, numbers, source_of
 

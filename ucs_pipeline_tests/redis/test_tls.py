@@ -12,11 +12,11 @@ from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.publishing.ordered.publisher import Publisher
 from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.verify import verify
-from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.ports import HeldPort
 from ucs_pipeline_tests.servers.redis_cluster import RedisCluster, WatchedRedis
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import connect_redis
 from ucs_pipeline_tests.support.tables import expected, numbers, source_of
 
 ROWS = 15_000

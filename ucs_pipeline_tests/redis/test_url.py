@@ -3,8 +3,8 @@
 import pytest
 
 from ucs_pipeline.errors import StreamError
-from ucs_pipeline.redis.connection import connect_each, connect_redis
 from ucs_pipeline.redis.url import Nodes, parse_nodes
+from ucs_pipeline_tests.support.connections import connect_each, connect_redis
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.redis_keys import fencing_token_key
 from ucs_pipeline.publishing.ordered.publisher import FencedError, Publisher
-from ucs_pipeline.redis.connection import connect_redis
 from ucs_pipeline.redis.raw_connection import RawConnection
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import connect_redis
 from ucs_pipeline_tests.support.tables import Table, expected, numbers, source_of
 
 ROWS = 5_000

@@ -14,10 +14,10 @@ from dagster._core.storage.dagster_run import RunsFilter
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import get_brick_list
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.cockpit import Cockpit
+from ucs_pipeline_tests.support.connections import build_defs
 from ucs_pipeline_tests.support.home import python, run_bricks
 
 # The daemon looks for new backfills, and for finished ones, every 30 seconds.
@@ -29,7 +29,7 @@ STEP = 2_500
 MOST = 6
 FEEDS = """
 from ucs_pipeline_tests.whole.test_backfills import feed
-from ucs_pipeline import build_defs
+from ucs_pipeline_tests.support.connections import build_defs
 
 defs = build_defs(*map(feed, ["whole", "beyond", "gap", "finished", "failed", "cancelled", "twice", "any_order"]))
 """

@@ -12,23 +12,21 @@ from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.bricks.time import TimeBricks
 from ucs_pipeline.clickhouse.client import EmbeddedEngine
-from ucs_pipeline.clickhouse.source import Source, open_source
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.batches import cut
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, StreamError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
-from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.publishing.backpressure import Backpressure
 from ucs_pipeline.publishing.ordered.transfer import _moment
 from ucs_pipeline.publishing.rate_limit import RateLimiter
 from ucs_pipeline.publishing.run import publish
-from ucs_pipeline.reading.brick import read_brick
-from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import build_defs, open_source, open_stream, read_brick
 from ucs_pipeline_tests.support.home import run_bricks, write_table
 from ucs_pipeline_tests.support.tables import Table, source_of
 

@@ -20,7 +20,8 @@ SECONDS, ROWS_A_SECOND, STEP = 120, 20, 100
 """The table grows by a brick in five seconds: a hundred rows, a hundred ids apart."""
 INTERVAL_S = 20
 FEEDS = f"""
-from ucs_pipeline import BrickFeed, build_defs
+from ucs_pipeline import BrickFeed
+from ucs_pipeline_tests.support.connections import build_defs
 
 def feed(name, **more):
     bricks = {{"class": "number", "last": 9_999_999}}

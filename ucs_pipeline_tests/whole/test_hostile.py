@@ -11,15 +11,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ucs_pipeline import BrickFeed, build_defs
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.cli import entry_tables as print_brick
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.entries.display import fields_shown
 from ucs_pipeline.feed.redis_keys import fencing_token_key
 from ucs_pipeline.publishing.run import publish
-from ucs_pipeline.reading.brick import read_brick
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import build_defs, read_brick
 from ucs_pipeline_tests.support.tables import source_of
 
 CANARY = "canary"

@@ -9,20 +9,17 @@ import pyarrow as pa
 import pytest
 
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import FeedError, StreamError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
-from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.orchestration.sensors.next_bricks import Request, next_bricks
 from ucs_pipeline.orchestration.sensors.snapshot import situation_of
 from ucs_pipeline.publishing.run import publish
-from ucs_pipeline.reading.brick import read_brick
-from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import build_defs, open_source, open_stream, opened, read_brick
 from ucs_pipeline_tests.support.home import run_bricks, write_table
 
 FIRST = 2 * 10**10
@@ -153,7 +150,7 @@ def test_the_sensor_publishes_blocks_that_are_sealed_and_follows_an_open_one(
 ) -> None:
     def look(feed: Feed) -> Request | str:
         [asset] = [found for found in build_defs(feed).assets or () if isinstance(found, dg.AssetsDefinition)]
-        return next_bricks(feed, situation_of(feed, asset, instance), 100)
+        return next_bricks(feed, situation_of(feed, asset, instance, opened()), 100)
 
     hold, follow = _feed(), _feed(tail="follow")
     starts = hold.partitions.starts

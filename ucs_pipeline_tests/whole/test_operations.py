@@ -18,16 +18,13 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
-from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.checks.facts import CheckInputs, collect
 from ucs_pipeline.orchestration.checks.findings import findings
-from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import build_defs, connect_redis, open_source, open_stream
 from ucs_pipeline_tests.support.home import PROJECT, make_home, run_bricks, write_table
 
 KEY, OTHER = dg.AssetKey("flights"), dg.AssetKey("other")

@@ -131,9 +131,9 @@ def test_loading_the_definitions_imports_no_client_and_no_engine() -> None:
 _PUBLISH = """
 import sys
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.redis.connection import connect_redis
-from ucs_pipeline.clickhouse.source import open_source
-from ucs_pipeline.stream.stream import open_stream
+from ucs_pipeline_tests.support.connections import connect_redis
+from ucs_pipeline_tests.support.connections import open_source
+from ucs_pipeline_tests.support.connections import open_stream
 from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.reading.verify import verify
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.clickhouse.source import open_source
 from ucs_pipeline.publishing.run import publish
-from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import open_source, open_stream
 from ucs_pipeline_tests.support.home import PROJECT, python
 from ucs_pipeline_tests.support.tables import write_flights
 

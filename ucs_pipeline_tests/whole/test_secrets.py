@@ -19,7 +19,8 @@ from ucs_pipeline_tests.support.home import python
 
 FEEDS = """
 import os
-from ucs_pipeline import BrickFeed, build_defs
+from ucs_pipeline import BrickFeed
+from ucs_pipeline_tests.support.connections import build_defs
 
 key = os.environ["SQL_SECRET"]
 same = {"bricks": {"class": "number", "last": 19_999}, "stream": {"timeout_s": 0.1}}
@@ -42,10 +43,10 @@ import feeds
 from ucs_pipeline.orchestration import assets
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
-from ucs_pipeline.redis.connection import connect_redis
+from ucs_pipeline_tests.support.connections import connect_redis
 from ucs_pipeline.cli.output import print_findings, print_verdict
-from ucs_pipeline.clickhouse.source import open_source
-from ucs_pipeline.stream.stream import open_stream
+from ucs_pipeline_tests.support.connections import open_source
+from ucs_pipeline_tests.support.connections import open_stream
 
 assets._RETRY_SECONDS = 0.01
 names = {"dagster/asset_partition_range_start": "0.0.0.0", "dagster/asset_partition_range_end": "0.0.0.1"}

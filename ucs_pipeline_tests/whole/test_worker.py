@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ucs_pipeline.publishing.run import publish
-from ucs_pipeline.stream.stream import open_stream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import open_stream
 from ucs_pipeline_tests.support.home import PROJECT, python
 from ucs_pipeline_tests.support.tables import Table, source_of
 

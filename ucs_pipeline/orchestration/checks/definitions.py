@@ -13,7 +13,8 @@ from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.checks.finding import CHECKS, STREAM_NOT_BEHIND, Check, CheckResult
 from ucs_pipeline.orchestration.checks.findings import findings, not_behind
-from ucs_pipeline.orchestration.names import stream_key
+from ucs_pipeline.orchestration.names import feed_key, stream_key
+from ucs_pipeline.orchestration.resources import resource_keys
 
 SHOWN = 100
 """Offenders shown in a check's table, at most."""
@@ -59,20 +60,21 @@ def _checks(feed: Feed) -> dg.AssetChecksDefinition:
                 check_key(feed, check).name,
                 asset=stream_key(feed),
                 # Where somebody launches both in one run, the feed goes first.
-                additional_deps=[dg.AssetKey(feed.name)],
+                additional_deps=[feed_key(feed)],
                 description=check.description,
             )
             for check in CHECKS
         ],
         # All are worked out together; the UI offers its buttons only for checks that can run by themselves.
         can_subset=True,
+        required_resource_keys=resource_keys(feed),
     )
     def checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
         # Imports Arrow and the clients, which definitions do without.
         from ucs_pipeline.orchestration.checks.facts import examine
 
         try:
-            facts, warning, glance = examine(feed, context.instance)
+            facts, warning, glance = examine(feed, context.instance, context.resources)
         except UcsError as error:
             # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
             context.log.error(str(error))
@@ -94,7 +96,9 @@ def _checks(feed: Feed) -> dg.AssetChecksDefinition:
     return checks
 
 
-def after_run(feed: Feed, instance: dg.DagsterInstance) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
+def after_run(
+    feed: Feed, instance: dg.DagsterInstance, resources: object
+) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
     """What a run that has published proves at little cost: what the stream holds, and that it has what is recorded.
 
     Nothing if Redis does not answer any more: what the run has recorded stays as true as it was.
@@ -103,7 +107,7 @@ def after_run(feed: Feed, instance: dg.DagsterInstance) -> Iterator[dg.AssetObse
     from ucs_pipeline.orchestration.checks.facts import collect_without_table
 
     with suppress(UcsError):
-        facts = collect_without_table(feed, instance)
+        facts = collect_without_table(feed, instance, resources)
         finding, key, state = not_behind(facts), check_key(feed, STREAM_NOT_BEHIND), facts.verdict.end
         # No materialisation, beside which the checks that this run has not evaluated would count as out of date.
         yield dg.AssetObservation(

@@ -10,13 +10,13 @@ from ucs_pipeline.clickhouse.source import BrickContent, Source, TableStats
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.checks.overview import overview
 from ucs_pipeline.orchestration.materializations import contents
+from ucs_pipeline.orchestration.resources import open_feed, open_stream
 from ucs_pipeline.orchestration.status import feed_statuses
 from ucs_pipeline.publishing.brick_results import BrickReport
-from ucs_pipeline.publishing.run import open_feed
 from ucs_pipeline.reading.any_order_verify import ledger_verify
 from ucs_pipeline.reading.verify import Verdict, verify
 from ucs_pipeline.stream.ledger import Ledger, LedgerEntry
-from ucs_pipeline.stream.stream import OrderedStream, open_stream
+from ucs_pipeline.stream.stream import OrderedStream
 
 _NOTHING = BrickContent(0, 0)
 
@@ -102,27 +102,29 @@ def collect(
     return CheckInputs(feed, records, verdict, source.census())
 
 
-def examine(feed: Feed, instance: dg.DagsterInstance) -> tuple[CheckInputs, str | None, Mapping[str, str]]:
+def examine(
+    feed: Feed, instance: dg.DagsterInstance, resources: object
+) -> tuple[CheckInputs, str | None, Mapping[str, str]]:
     """What the checks in Dagster show: the facts, what the table's engine makes likely, and the feed at a glance.
 
     Raises:
         SourceError: the table cannot be read.
         StreamError: the stream cannot be read.
     """
-    source, stream = open_feed(feed)
+    source, stream = open_feed(feed, resources)
     warning = source.warning()
     facts = collect(feed, source, stream, instance, held_only=True)
-    [status] = feed_statuses([feed], instance)
+    [status] = feed_statuses([feed], instance, resources)
     return facts, warning, overview(status, sum(content.rows for content in facts.census.bricks.values()))
 
 
-def collect_without_table(feed: Feed, instance: dg.DagsterInstance) -> CheckInputs:
+def collect_without_table(feed: Feed, instance: dg.DagsterInstance, resources: object) -> CheckInputs:
     """As `collect`, of the record and the stream's ends only: what `stream_not_behind` looks at, and cheap.
 
     Raises:
         StreamError: the stream cannot be read.
     """
-    stream, records = open_stream(feed), contents(instance, feed, feed.partitions.starts)
+    stream, records = open_stream(feed, resources), contents(instance, feed, feed.partitions.starts)
     accounts = Ledger(feed, stream).accounts(feed.partitions.starts) if feed.any_order else None
     state = stream.state()
     return CheckInputs(feed, records, Verdict(state, state), TableStats({}, {}), accounts)

@@ -98,9 +98,10 @@ class BrickFeed(dg.Component, Feed, dg.Resolvable):
         feed._from_environment = frozenset(secrets)
         return feed
 
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster's signature
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Definitions of this feed, for Dagster's component loader."""
-        return build_feed(self)
+        others = [feed for feed in context.component_tree.get_all_components(BrickFeed) if feed is not self]
+        return build_feed(self, [*others, self])
 
 
 def _model(settings: type[BaseModel]) -> type[BaseModel]:

@@ -6,6 +6,7 @@ that the webhook did not take would be lost. Here it stays, and is sent at a lat
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import dagster as dg
@@ -14,7 +15,7 @@ from dagster import AssetCheckEvaluation, DagsterEventType
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.checks.definitions import check_key, checks_name
 from ucs_pipeline.orchestration.checks.finding import CHECKS
-from ucs_pipeline.orchestration.names import runs_tag
+from ucs_pipeline.orchestration.names import feed_key, feeds_in, runs_tag
 from ucs_pipeline.orchestration.sensors.webhook import URL_VARIABLE, WebhookError, post, webhook_url
 
 _RUNS_AT_ONCE = 20
@@ -33,32 +34,42 @@ _Change = Literal[DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_SUCCESS]
 _FeedsOf = Callable[[dg.DagsterRun], Sequence[str]]
 
 
-def alert_defs(feeds: Sequence[Feed]) -> dg.Definitions:
-    """The sensors that watch these feeds, if the environment says where alerts go; else nothing."""
-    if not feeds or webhook_url() is None:
-        return dg.Definitions()
+def alert_defs() -> dg.Definitions:
+    """The sensors that watch all feeds of a code location, if the environment says where alerts go; else nothing.
+
+    Every feed brings the same ones, which Dagster takes once.
+    """
+    return dg.Definitions(sensors=_sensors() if webhook_url() else [])
+
+
+@cache
+def _sensors() -> list[dg.SensorDefinition]:
+    failed: _Change = DagsterEventType.RUN_FAILURE
+    ended: _Change = DagsterEventType.RUN_SUCCESS
+    return [
+        _sensor("run_failure_alerts", "every run of a feed that fails and is not launched again", failed),
+        _sensor("check_failure_alerts", "every check of a feed that does not pass", ended),
+    ]
+
+
+def _names_of(feeds: Sequence[Feed]) -> _FeedsOf:
+    """What names the feeds that a run was about."""
     names = [feed.name for feed in feeds]
     jobs = {checks_name(feed): feed.name for feed in feeds}
+    keys = {feed_key(feed): feed.name for feed in feeds}
     checks = {check_key(feed, check): feed.name for feed in feeds for check in CHECKS}
 
     def feeds_of(run: dg.DagsterRun) -> list[str]:
         found = {jobs.get(run.job_name), *(name for name in names if runs_tag(name) in run.tags)}
         # A run that never began has no tag of the feed's yet, but it has a selection.
-        found |= {key.to_user_string() for key in run.asset_selection or ()}
+        found |= {keys.get(key) for key in run.asset_selection or ()}
         found |= {checks.get(key) for key in run.asset_check_selection or ()}
         return [name for name in names if name in found]
 
-    failed: _Change = DagsterEventType.RUN_FAILURE
-    ended: _Change = DagsterEventType.RUN_SUCCESS
-    return dg.Definitions(
-        sensors=[
-            _sensor("run_failure_alerts", "every run of a feed that fails and is not launched again", failed, feeds_of),
-            _sensor("check_failure_alerts", "every check of a feed that does not pass", ended, feeds_of),
-        ]
-    )
+    return feeds_of
 
 
-def _sensor(name: str, what: str, change: _Change, feeds_of: _FeedsOf) -> dg.SensorDefinition:
+def _sensor(name: str, what: str, change: _Change) -> dg.SensorDefinition:
     @dg.sensor(
         name=name,
         description=f"Posts {what} to the webhook in {URL_VARIABLE}.",
@@ -74,6 +85,9 @@ def _sensor(name: str, what: str, change: _Change, feeds_of: _FeedsOf) -> dg.Sen
             context.update_cursor(str(newest[0].storage_id if newest else 0))
             return dg.SkipReason("alerts begin with the runs that end from now on")
         after = dg.RunStatusChangeRecordsFilter(change, after_storage_id=int(context.cursor))
+        assert context.repository_def
+        assets = context.repository_def.assets_defs_by_key.values()
+        feeds_of = _names_of(feeds_in(spec for asset in assets for spec in asset.specs))
         sent, until = 0, time.monotonic() + _TICK_SECONDS
         for record in context.instance.fetch_run_status_changes(after, limit=_RUNS_AT_ONCE, ascending=True).records:
             run = context.instance.get_run_by_id(record.run_id)

@@ -2,18 +2,15 @@
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG, run_tags
+from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG, feed_key, run_tags
+from ucs_pipeline.orchestration.resources import resource_keys
 from ucs_pipeline.orchestration.sensors.next_bricks import FeedSnapshot, LaunchBackoff, Request, next_bricks
 from ucs_pipeline.orchestration.sensors.sealed import Seal
-
-if TYPE_CHECKING:
-    pass
 
 
 def sensor_defs(feed: Feed, asset: dg.AssetsDefinition) -> dg.Definitions:
@@ -26,8 +23,9 @@ def sensor_defs(feed: Feed, asset: dg.AssetsDefinition) -> dg.Definitions:
 def _sensor(feed: Feed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"{feed.name}_sensor",
-        target=dg.AssetSelection.assets(dg.AssetKey(feed.name)),
+        target=dg.AssetSelection.assets(feed_key(feed)),
         minimum_interval_seconds=feed.sensor_interval_s,
+        required_resource_keys=resource_keys(feed),
         description=f"Publishes the next bricks of {feed.name} as the table seals them"
         + (", and follows its open last brick." if feed.tail == "follow" else "."),
     )
@@ -51,7 +49,8 @@ def _schedule(feed: Feed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=f"{feed.name}_schedule",
         cron_schedule=str(feed.schedule),
-        target=dg.AssetSelection.assets(dg.AssetKey(feed.name)),
+        target=dg.AssetSelection.assets(feed_key(feed)),
+        required_resource_keys=resource_keys(feed),
         description=f"Publishes the next {feed.schedule_bricks} bricks of {feed.name} at each tick.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
@@ -70,7 +69,7 @@ def _run_request(feed: Feed, request: Request) -> dg.RunRequest:
     if request.open:
         tags[OPEN_BRICK_TAG] = feed.partitions.name(request.last)
     # No run key: it would block these bricks for ever, also after a failure.
-    return dg.RunRequest(tags=tags, asset_selection=[dg.AssetKey(feed.name)])
+    return dg.RunRequest(tags=tags, asset_selection=[feed_key(feed)])
 
 
 def _next(
@@ -83,7 +82,7 @@ def _next(
         # Imports Arrow and the clients, which definitions do without.
         from ucs_pipeline.orchestration.sensors.snapshot import situation_of
 
-        seen = situation_of(feed, asset, context.instance)
+        seen = situation_of(feed, asset, context.instance, context.resources)
     except UcsError as error:
         context.log.error(str(error))
         return str(error), None

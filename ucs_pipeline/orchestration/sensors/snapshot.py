@@ -7,30 +7,32 @@ from itertools import islice
 
 import dagster as dg
 
-from ucs_pipeline.clickhouse.source import Source, open_source
+from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.entry_id import START, EntryId
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration._dagster import get_and_update_asset_status_cache_value
 from ucs_pipeline.orchestration.materializations import recorded
+from ucs_pipeline.orchestration.resources import open_stream, open_table
 from ucs_pipeline.orchestration.sensors.any_order import ledger_situation
 from ucs_pipeline.orchestration.sensors.next_bricks import FeedSnapshot, first_to_publish
 from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
 from ucs_pipeline.publishing.backpressure import fullness
 from ucs_pipeline.stream.shard_state import refuse_other_sharding
-from ucs_pipeline.stream.stream import open_stream
 
 _LOOK_BACK = 100
 
 
-def situation_of(feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> FeedSnapshot:
+def situation_of(
+    feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance, resources: object
+) -> FeedSnapshot:
     """What is known of the feed now.
 
     Raises:
         SourceError: the table cannot be read.
         StreamError: the stream cannot be read, or was assigned to otherwise.
     """
-    stream = open_stream(feed)
+    stream = open_stream(feed, resources)
     state = stream.state()
     if feed.any_order:
         situation = ledger_situation(feed, _names(asset), *_statuses(asset, instance), instance, stream, state)
@@ -40,7 +42,7 @@ def situation_of(feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterIns
     start = first_to_publish(feed, situation.missing, situation.recorded, state)
     if situation.busy is not None:
         return situation
-    source = open_source(feed)
+    source = open_table(feed, resources)
     if start is None:
         # The digits of all text keys, at every look, would cost more than they tell.
         return replace(situation, has_rows_beyond=feed.bricks.kind != "text" and _has_rows_beyond(source))

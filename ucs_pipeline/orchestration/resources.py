@@ -1,0 +1,161 @@
+"""Where a feed's table and its stream are: Dagster resources, which a feed names by their keys."""
+
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from ucs_pipeline.errors import FeedError
+from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.feed.redaction import HIDDEN
+from ucs_pipeline.feed.rules import check_settings
+from ucs_pipeline.redis.connection import EMBEDDED, RedisServer, connect_redis
+
+if TYPE_CHECKING:
+    import redis
+    from clickhouse_connect.driver.client import Client
+
+    from ucs_pipeline.clickhouse.source import ClickHouseServer, Source
+    from ucs_pipeline.stream.stream import OrderedStream
+
+_Kind = TypeVar("_Kind")
+_LOGIN = re.compile(r"//([^/?#@:]*):[^/?#@]+@|(?<=[?&])(\w*password)=[^&#]*", re.IGNORECASE)
+_urls: dict[str, str] = {}
+"""The URLs of this process that hold a password, by what Dagster is given instead."""
+
+
+class _Server(dg.ConfigurableResource[Any]):
+    """A server, by its URL."""
+
+    url: str
+
+    _variable: str | None = PrivateAttr(default=None)
+
+    def __init__(self, **settings: Any) -> None:
+        url = settings.get("url")
+        if isinstance(url, str) and not isinstance(url, dg.EnvVar):
+            settings["url"] = _without_password(url)
+        super().__init__(**settings)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Remembers which environment variable holds the URL."""
+        field = context.resource_def and context.resource_def.config_field
+        written = field.default_value["url"] if field and field.default_provided else None
+        self._variable = written["env"] if isinstance(written, dict) else None
+
+    def _name(self, key: str) -> str:
+        return self._variable or f"`url` of resource {key!r}"
+
+
+def _without_password(url: str) -> str:
+    """What Dagster is given for a URL: it shows what it has in the UI, and writes it down with each run."""
+    shown = _LOGIN.sub(lambda found: f"{found[2]}={HIDDEN}" if found[2] else f"//{found[1]}:{HIDDEN}@", url)
+    if shown == url:
+        return url
+    # Of two URLs that differ in their passwords alone, the second has a longer mark.
+    while _urls.setdefault(shown, url) != url:
+        shown = shown.replace(HIDDEN, f"{HIDDEN}*")
+    return shown
+
+
+class ClickHouseResource(_Server):
+    """A ClickHouse server over HTTP, or the engine in this process."""
+
+    url: str = Field(
+        description="https://user:password@host:8443/database, best as EnvVar; or `embedded`: the engine in the "
+        "process, over the Parquet files in .ucs/tables of Dagster's home."
+    )
+    settings: dict[str, Any] = Field(
+        default={}, description="ClickHouse settings of every query of the feeds; a feed's own come before them."
+    )
+
+    def server(self, key: str = "clickhouse") -> "ClickHouseServer":
+        """Where the server is; `key`: what the resource is called."""
+        from ucs_pipeline.clickhouse.source import ClickHouseServer
+
+        try:
+            check_settings(self.settings)
+        except ValueError as error:
+            raise FeedError(f"resource {key!r}: {error}") from None
+        return ClickHouseServer(_urls.get(self.url, self.url), self._name(key), self.settings)
+
+    def client(self) -> "Client":
+        """A client of clickhouse-connect, for assets of one's own."""
+        import clickhouse_connect
+
+        url = _urls.get(self.url, self.url)
+        dsn = "chdb://memory" if url == EMBEDDED else url
+        return clickhouse_connect.get_client(dsn=dsn, secure=url.startswith("https:"), settings=self.settings)
+
+
+class RedisResource(_Server):
+    """A Redis server, one behind Sentinels, or a cluster."""
+
+    url: str = Field(
+        description="redis://user:password@host:6379/0, rediss://..., unix:///path, redis+sentinel://... or "
+        "redis+cluster://..., best as EnvVar; or `embedded`: a redis-server of Dagster's home, with its data in .ucs."
+    )
+
+    def server(self, key: str = "redis") -> RedisServer:
+        """Where the server is; `key`: what the resource is called."""
+        return RedisServer(_urls.get(self.url, self.url), self._name(key))
+
+    def client(self, stream: str = "") -> "redis.Redis":
+        """A client of redis-py, for assets of one's own; `stream`: the key that it is for, in a cluster."""
+        return connect_redis(self.server(), stream)
+
+
+def open_feed(feed: Feed, resources: object) -> "tuple[Source, OrderedStream]":
+    """The table and the stream of a feed.
+
+    Args:
+        feed: the feed, with one stream.
+        resources: has the feed's resources as attributes, as `resources` of Dagster's contexts has.
+
+    Raises:
+        FeedError: there is no such resource, it is of another kind, or the feed has several streams.
+        StreamError: the URL of the Redis is none.
+    """
+    return open_table(feed, resources), open_stream(feed, resources)
+
+
+def open_table(feed: Feed, resources: object) -> "Source":
+    """The table of a feed; as `open_feed`."""
+    from ucs_pipeline.clickhouse.source import open_source
+
+    return open_source(feed, clickhouse_server(feed, resources))
+
+
+def open_stream(feed: Feed, resources: object) -> "OrderedStream":
+    """The stream of a feed; as `open_feed`."""
+    from ucs_pipeline.stream import stream
+
+    return stream.open_stream(feed, redis_server(feed, resources))
+
+
+def clickhouse_server(feed: Feed, resources: object) -> "ClickHouseServer":
+    """Where the table of a feed is; as `open_feed`."""
+    return _resource(feed, resources, "clickhouse", ClickHouseResource).server(feed.clickhouse)
+
+
+def redis_server(feed: Feed, resources: object) -> RedisServer:
+    """Where the stream of a feed is; as `open_feed`."""
+    return _resource(feed, resources, "redis", RedisResource).server(feed.redis)
+
+
+def resource_keys(feed: Feed) -> set[str]:
+    """Keys of the resources that a feed needs."""
+    return {feed.clickhouse, feed.redis}
+
+
+def _resource(feed: Feed, resources: object, setting: str, kind: type[_Kind]) -> _Kind:
+    key = getattr(feed, setting)
+    found = getattr(resources, key, None)
+    if isinstance(found, kind):
+        return found
+    there = f"is a {type(found).__name__}" if found is not None else "is missing"
+    raise FeedError(
+        f"feed {feed.name!r}: resource {key!r} {there}, expected a {kind.__name__}: add it to the resources of the "
+        f"definitions, or name another one in the feed's `{setting}`"
+    )
