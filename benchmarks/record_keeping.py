@@ -72,7 +72,7 @@ def asset(feed: Feed, pause: float) -> dg.AssetsDefinition:
             first, last = EntryId(ordinal, 1), EntryId(ordinal, BRICK)
             ids = BRICK * ordinal, BRICK * ordinal + BRICK - 1
             report = BrickReport(ordinal, BRICK, *ids, first, last, ordinal, published=BRICK, seconds=0.02)
-            yield brick_event(feed, report)
+            yield brick_event(feed, report, {})
 
     return events
 

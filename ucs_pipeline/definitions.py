@@ -1,6 +1,7 @@
 """The code location: every feed in `defs/`, and what feeds share."""
 
 import gc
+from pathlib import Path
 
 import dagster as dg
 
@@ -11,4 +12,4 @@ from ucs_pipeline.project.files import load
 gc.freeze()
 
 # One process per run: starting a step process costs seconds, and a run has one step.
-defs = dg.Definitions.merge(load(), dg.Definitions(executor=dg.in_process_executor))
+defs = dg.Definitions.merge(load(Path(__file__).parent / "defs"), dg.Definitions(executor=dg.in_process_executor))

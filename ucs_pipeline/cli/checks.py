@@ -15,13 +15,14 @@ from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
 from ucs_pipeline.orchestration.resources import open_feed
 from ucs_pipeline.orchestration.status import feed_statuses
-from ucs_pipeline.project.feeds import all_feeds, feed_named, resources_of, use_project_home
+from ucs_pipeline.project.feeds import feed_named, resources_of, use_project_home
 from ucs_pipeline.project.files import check as check_feeds
+from ucs_pipeline.project.locations import locations
 
 
 @click.command()
 def check() -> None:
-    """Check every feed in ucs_pipeline/defs, and say what is wrong with each. Connects to nothing."""
+    """Check every feed of the code location, and say what is wrong with each. Connects to nothing."""
     with disable_dagster_warnings():
         feeds, mistakes = check_feeds()
     for mistake in mistakes:
@@ -44,9 +45,11 @@ def check() -> None:
 def status(form: str, as_json: bool) -> None:
     """Show where every feed is: bricks done, what its stream holds, what its consumers have yet to read."""
     use_project_home()
-    feeds = all_feeds()
-    with dg.DagsterInstance.get() as instance, resources_of(feeds) as resources:
-        found = feed_statuses(feeds, instance, resources)
+    found = []
+    with dg.DagsterInstance.get() as instance:
+        for location in locations():
+            with location.resources() as resources:
+                found += feed_statuses(location.feeds, instance, resources)
     if as_json or form == "json":
         click.echo(json.dumps([dataclasses.asdict(feed) for feed in found], indent=2))
     elif form == "prometheus":
@@ -63,9 +66,9 @@ def status(form: str, as_json: bool) -> None:
 def verify(feed: str) -> None:
     """Compare every row of FEED with its entry in the stream, and run its checks. Exits with 0 only if all is well."""
     use_project_home()
-    well, streams = True, streams_of(feed_named(feed))
-    with dg.DagsterInstance.get() as instance, resources_of(streams) as resources:
-        for chosen in streams:
+    well, whole = True, feed_named(feed)
+    with dg.DagsterInstance.get() as instance, resources_of(whole) as resources:
+        for chosen in streams_of(whole):
             source, stream = open_feed(chosen, resources)
             warning = source.warning()
             facts = collect(chosen, source, stream, instance, held_only=False)

@@ -19,7 +19,7 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.orchestration.names import feed_key
 from ucs_pipeline.orchestration.resources import clickhouse_server, open_feed, redis_server
-from ucs_pipeline.project.feeds import feed_named, location, resources_of, use_project_home
+from ucs_pipeline.project.feeds import feed_named, location_of, resources_of, use_project_home
 from ucs_pipeline.publishing.ordered.plan import known
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.redis.connection import EMBEDDED
@@ -42,7 +42,7 @@ def run_demo() -> bool:
     use_project_home()
     feeds = [feed_named(name) for name in DATASETS]
     agree = True
-    with dg.DagsterInstance.get() as instance, resources_of(feeds) as resources:
+    with dg.DagsterInstance.get() as instance, resources_of(feeds[0]) as resources:
         for feed in feeds:
             agree &= _run(feed, resources, instance)
         _say_what_next(feeds[0], redis_server(feeds[0], resources).url)
@@ -93,8 +93,8 @@ def _publish(feed: Feed, table: Source, stream: OrderedStream, instance: dg.Dags
 def run_range(feed: Feed, wanted: Sequence[int], instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
     """One run of the feed's asset over consecutive bricks, in this process."""
     return (
-        location()
-        .resolve_implicit_global_asset_job_def()
+        location_of(feed)
+        .repository.get_implicit_global_asset_job_def()
         .execute_in_process(
             instance=instance,
             asset_selection=[feed_key(feed)],

@@ -3,7 +3,7 @@
 import os
 import sys
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -40,8 +40,31 @@ class _Commands(click.Group):
 
 @click.group(cls=_Commands)
 @click.version_option(__version__)
-def ucs() -> None:
-    """Moves ClickHouse tables into Redis streams, brick by brick, exactly once, in order."""
+@click.option(
+    "--workspace",
+    "-w",
+    multiple=True,
+    type=click.Path(exists=True),
+    help="Path to workspace file. Argument can be provided multiple times.",
+)
+@click.option("--python-file", "-f", multiple=True, envvar="DAGSTER_PYTHON_FILE", help="Python file with definitions.")
+@click.option("--module-name", "-m", multiple=True, envvar="DAGSTER_MODULE_NAME", help="Module with definitions.")
+@click.option("--package-name", multiple=True, envvar="DAGSTER_PACKAGE_NAME", help="Package with definitions.")
+@click.option(
+    "--working-directory", "-d", envvar="DAGSTER_WORKING_DIRECTORY", help="Directory to load the definitions from."
+)
+@click.option("--attribute", "-a", envvar="DAGSTER_ATTRIBUTE", help="Name of the definitions in the module or file.")
+def ucs(**chosen: Any) -> None:
+    """Moves ClickHouse tables into Redis streams, brick by brick, exactly once, in order.
+
+    The feeds are those of the code locations that `dagster dev` would load here: of the options, or else of
+    [tool.dagster] or [tool.dg] in pyproject.toml, or of workspace.yaml.
+    """
+    if any(chosen.values()):
+        # Imports Dagster.
+        from ucs_pipeline.project.locations import Chosen, choose
+
+        choose(Chosen(**chosen))
 
 
 def main() -> NoReturn:

@@ -55,7 +55,7 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
         total = len(chosen.partitions.between(0, last))
         with (
             dg.DagsterInstance.get() as instance,
-            resources_of([chosen]) as resources,
+            resources_of(chosen) as resources,
             bar("recording bricks", total) as recorded,
         ):
             found = adopt_bricks(

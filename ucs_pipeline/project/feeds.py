@@ -1,11 +1,9 @@
-"""The feeds of this code location, for the command line."""
+"""The feeds of the code locations, by name, for the commands and the readers."""
 
 import os
-import re
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from importlib import import_module
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ucs_pipeline.errors import UcsError
@@ -13,71 +11,55 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.home import project_home
 
 if TYPE_CHECKING:
-    import dagster as dg
-
-LOCATION = "ucs_pipeline.definitions"
-"""The code location's module. It stands above this room, as any other would, and is loaded by its name."""
-
-
-_UNSET = re.compile(r'path root:(\w+):.*?environment variable "(\w+)"', re.DOTALL)
+    from ucs_pipeline.project.locations import Location
 
 
 def all_feeds() -> list[Feed]:
-    """Every feed of the project, by name; where a feed has several streams, its shards.
+    """Every feed of the code locations; where a feed has several streams, its shards.
 
     Raises:
-        UcsError: a file under `ucs_pipeline/defs` is wrong.
+        UcsError: a code location cannot be loaded.
     """
-    # Loads Dagster, which a reader that is given its feed does without.
-    from ucs_pipeline.orchestration.build import feeds_of
-
-    return feeds_of(location())
-
-
-def location() -> "dg.Definitions":
-    """The definitions of the project's code location.
-
-    Raises:
-        UcsError: a file under `ucs_pipeline/defs` is wrong.
-    """
-    defs: dg.Definitions = import_module(LOCATION).defs
-    return defs
+    return [feed for location in _locations() for feed in location.feeds]
 
 
 def feed_named(name: str) -> Feed:
     """The feed of that name; one with several streams, or one of its shards.
 
     Raises:
-        UcsError: there is none.
+        UcsError: there is none, or there are several.
     """
-    found = all_feeds()
-    feeds = {feed.parent.name: feed.parent for feed in found} | {feed.name: feed for feed in found}
+    feeds: dict[str, Feed] = {}
+    for location in _locations():
+        own = {feed.parent.name: feed.parent for feed in location.feeds} | {feed.name: feed for feed in location.feeds}
+        if name in feeds and name in own:
+            raise UcsError(f"feed {name!r} is in two code locations: name one with -m MODULE or -f FILE")
+        feeds |= own
     if name not in feeds:
         raise UcsError(f"there is no feed {name!r}; the project has {', '.join(map(repr, feeds)) or 'none'}")
     return feeds[name]
 
 
-@contextmanager
-def resources_of(feeds: Sequence[Feed]) -> Iterator[object]:
-    """The resources that feeds name, as attributes, where the code location has them.
+def location_of(feed: Feed) -> "Location":
+    """The code location that has a feed.
 
     Raises:
-        UcsError: one needs an environment variable that is not set.
+        UcsError: there is none.
     """
-    import dagster as dg
+    for location in _locations():
+        if any(feed.parent.name == other.parent.name for other in location.feeds):
+            return location
+    raise UcsError(f"feed {feed.name!r} is in no code location: name the one it is in with -m MODULE or -f FILE")
 
-    from ucs_pipeline.orchestration.resources import resource_keys
 
-    there = location().resources or {}
-    wanted = {key: there[key] for feed in feeds for key in resource_keys(feed) if key in there}
-    with ExitStack() as opened:
-        try:
-            resources = opened.enter_context(dg.build_resources(wanted))
-        except dg.DagsterInvalidConfigError as error:
-            unset = _UNSET.search(str(error))
-            if unset is None:
-                raise
-            raise UcsError(f"resource {unset[1]!r}: environment variable {unset[2]} is not set: set it") from None
+@contextmanager
+def resources_of(feed: Feed) -> Iterator[object]:
+    """The resources that a feed names, as attributes.
+
+    Raises:
+        UcsError: the feed is in no code location, or a resource needs an environment variable that is not set.
+    """
+    with location_of(feed).resources() as resources:
         yield resources
 
 
@@ -88,3 +70,10 @@ def use_project_home() -> None:
 
     # dagster.yaml's rotating log file is a setting Dagster calls beta; saying so on every command helps nobody.
     warnings.filterwarnings("ignore", category=BetaWarning)
+
+
+def _locations() -> "list[Location]":
+    # Loads Dagster, which a reader that is given its feed and its client does without.
+    from ucs_pipeline.project.locations import locations
+
+    return list(locations())

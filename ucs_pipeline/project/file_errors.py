@@ -1,4 +1,4 @@
-"""What is wrong with a file under `ucs_pipeline/defs`, in one sentence, from the error that loading it raised."""
+"""What is wrong with a file of definitions, in one sentence, from the error that loading it raised."""
 
 import re
 import traceback
@@ -17,9 +17,6 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redaction import HIDDEN
 from ucs_pipeline.orchestration._dagster import ComponentFileModel, ComponentTreeException, ResolutionException
 
-DEFS = Path(__file__).parent.parent / "defs"
-"""Where the feeds of the project are."""
-
 _REPEATED = re.compile(r"(anchor|alias|tag|handle) (['\"]).*\2")
 """Where a sentence of the YAML parser repeats the file, which may be a password that nobody quoted."""
 
@@ -35,13 +32,16 @@ class FileError(NamedTuple):
         return f"{self.place}: {self.sentence}"
 
 
-def error_in(path: Path, error: BaseException) -> FileError | None:
-    """What the error that loading a path raised says about it; None if it is no mistake of whoever wrote that."""
+def error_in(path: Path, error: BaseException, files: Path) -> FileError | None:
+    """What the error that loading a path raised says about it; None if it is no mistake of whoever wrote that.
+
+    `files`: the directory of the files that may be wrong.
+    """
     for cause in _chain(error):
         if isinstance(cause, ComponentTreeException):
             # The component loader's wrapper, which shows a tree of all files.
             continue
-        place, sentence = _python_line(cause), _sentence(cause)
+        place, sentence = _python_line(cause, files), _sentence(cause)
         if place:
             return FileError(place, sentence or f"{type(cause).__name__}: {_first_line(cause)}")
         if sentence:
@@ -50,9 +50,9 @@ def error_in(path: Path, error: BaseException) -> FileError | None:
 
 
 def shown_path(path: Path, line: int | None = None) -> str:
-    """A file as it is called in the project's directory."""
-    project = DEFS.parent.parent
-    shown = path.relative_to(project) if path.is_relative_to(project) else path
+    """A file as it is called in the current directory."""
+    here = Path.cwd()
+    shown = path.relative_to(here) if path.is_relative_to(here) else path
     return f"{shown}:{line}" if line else str(shown)
 
 
@@ -100,9 +100,11 @@ def _yaml_line(error: BaseException) -> str | None:
     return None
 
 
-def _python_line(error: BaseException) -> str | None:
-    """The line of Python under `defs` that an error comes from; of several, the last one that was called."""
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_relative_to(DEFS):
+def _python_line(error: BaseException, files: Path) -> str | None:
+    """The line of Python in the user's files that an error comes from; of several, the last one that was called."""
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_relative_to(files):
         return shown_path(Path(error.filename), error.lineno)
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(DEFS)]
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(files)
+    ]
     return shown_path(Path(frames[-1].filename), frames[-1].lineno) if frames else None

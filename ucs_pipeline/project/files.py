@@ -1,6 +1,7 @@
-"""The files under `ucs_pipeline/defs`, each loaded by itself, so that one that is wrong hides no other."""
+"""The files of definitions, each loaded by itself, so that one that is wrong hides no other."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,12 +10,16 @@ import dagster as dg
 from ucs_pipeline.errors import SourceError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration._dagster import (
+    CodeLocationOrigin,
     ComponentPath,
     build_filesystem_component_decl_from_context,
     find_defs_or_component_yaml,
 )
 from ucs_pipeline.orchestration.build import conflicts, feeds_of
-from ucs_pipeline.project.file_errors import DEFS, FileError, error_in, shown_path
+from ucs_pipeline.orchestration.resources import missing
+from ucs_pipeline.project import locations
+from ucs_pipeline.project.file_errors import FileError, error_in, shown_path
+from ucs_pipeline.project.locations import Location, origins, package_of
 
 
 class LoadResult(NamedTuple):
@@ -25,16 +30,12 @@ class LoadResult(NamedTuple):
     mistakes: list[FileError]
 
 
-def load_files() -> LoadResult:
-    """Loads each file, and looks at what cannot be beside each other."""
+def load_files(folder: Path) -> LoadResult:
+    """Loads each file of a `defs` folder, and looks at what cannot be beside each other."""
     feeds: list[tuple[Path, Feed]] = []
     mistakes: list[FileError] = []
-    files = list(_files(DEFS)) if DEFS.is_dir() else []
-    if not files:
-        where = shown_path(DEFS)
-        return LoadResult([], [FileError(where, f"there is no feed: write one into {where}/<name>/defs.yaml")])
-    project = dg.ComponentTree.for_project(DEFS.parent)
-    for path, file in files:
+    project = dg.ComponentTree.from_module(import_module(f"{folder.parent.name}.{folder.name}"), folder.parent.parent)
+    for path, file in _files(folder):
         if file.suffix != ".py" and not _has_content(file):
             mistakes.append(FileError(shown_path(file), "the file is empty: expected `type` and `attributes`"))
             continue
@@ -42,7 +43,7 @@ def load_files() -> LoadResult:
             # What is no feed, such as the resources, is loaded as well: it may be wrong.
             feeds += [(file, feed) for feed in feeds_of(_load(project, path))]
         except Exception as error:
-            mistake = error_in(file, error)
+            mistake = error_in(file, error, folder)
             if mistake is None:
                 raise
             mistakes.append(mistake)
@@ -53,19 +54,19 @@ def load_files() -> LoadResult:
     return LoadResult(feeds, mistakes)
 
 
-def load() -> dg.Definitions:
-    """The definitions of all files under `defs`.
+def load(folder: Path) -> dg.Definitions:
+    """The definitions of all files of a `defs` folder.
 
     Raises:
         UcsError: a file is wrong.
     """
     try:
-        defs = dg.load_from_defs_folder(path_within_project=DEFS.parent)
+        defs = dg.load_from_defs_folder(path_within_project=folder.parent)
         # What is wrong with the definitions as a whole, Dagster says here and not at their first use.
         defs.resolve_asset_graph()
         return defs
     except Exception as error:
-        mistakes = explain(error)
+        mistakes = _explain(error, folder)
         if not mistakes:
             raise
     # Raised out here, it has no cause: Dagster's own errors repeat lines of the files, and with them secrets.
@@ -74,35 +75,56 @@ def load() -> dg.Definitions:
 
 
 def check() -> tuple[list[str], list[FileError]]:
-    """Names of the feeds that load, and everything that is wrong.
+    """Names of the feeds of the code locations, and everything that is wrong with them.
 
     Imports the functions that feeds name as their `transform`.
 
     Raises:
-        UcsError: what is wrong is not in a file of feeds.
+        UcsError: nothing says where the code locations are, or one is in another process.
     """
-    feeds, mistakes = load_files()
-    wholes = {id(feed.parent): (file, feed.parent) for file, feed in feeds}.values()
-    mistakes += [mistake for file, feed in wholes if (mistake := _wrong_transform(file, feed))]
-    if not mistakes:
-        try:
-            dg.Definitions.validate_loadable(load())
-        except UcsError:
+    names: set[str] = set()
+    mistakes: list[FileError] = []
+    for origin in origins():
+        package = package_of(origin)
+        folder = package / "defs" if package and (package / "defs").is_dir() else None
+        files, wrong = load_files(folder) if folder else LoadResult([], [])
+        if not wrong:
+            feeds, wrong = _whole(origin, files, package or Path.cwd())
+            names |= {feed.parent.name for feed in feeds}
+        mistakes += wrong
+    if not names and not mistakes:
+        mistakes.append(FileError("definitions", "there is no feed: write one into defs/<name>/defs.yaml"))
+    return sorted(names), mistakes
+
+
+def _whole(
+    origin: CodeLocationOrigin, files: Sequence[tuple[Path, Feed]], directory: Path
+) -> tuple[Sequence[Feed], list[FileError]]:
+    """The feeds of a code location whose files are right one by one, and what is wrong with it as a whole."""
+    try:
+        location = locations.load(origin)
+        places = {feed.name: shown_path(file) for file, feed in files}
+        wrong = [
+            FileError(places.get(feed.name, origin.location_name), sentence)
+            for feed in location.feeds
+            if (sentence := _wrong(feed, location))
+        ]
+        if not wrong:
+            location.repository.load_all_definitions()
+        return location.feeds, wrong
+    except Exception as error:
+        mistake = error_in(directory, error, directory)
+        if mistake is None:
             raise
-        except Exception as error:
-            mistake = error_in(DEFS, error)
-            if mistake is None:
-                raise
-            mistakes.append(mistake)
-    return sorted(feed.name for _, feed in wholes), mistakes
+        return [], [mistake]
 
 
-def explain(error: Exception) -> list[FileError]:
+def _explain(error: Exception, folder: Path) -> list[FileError]:
     """What is wrong with the files, if the definitions fail to load with that error; nothing if it is not theirs."""
-    mistakes = load_files().mistakes
+    mistakes = load_files(folder).mistakes
     if mistakes or isinstance(error, UcsError):
         return mistakes
-    mistake = error_in(DEFS, error)
+    mistake = error_in(folder, error, folder)
     return [mistake] if mistake else []
 
 
@@ -136,13 +158,20 @@ def _load(project: dg.ComponentTree, path: Path) -> dg.Definitions:
     return tree.build_defs()
 
 
-def _wrong_transform(file: Path, feed: Feed) -> FileError | None:
-    if feed.transform is None:
+def _wrong(feed: Feed, location: Location) -> str | None:
+    """What a feed lacks in its code location."""
+    for setting, kind, key in (
+        ("clickhouse", "ClickHouseResource", feed.clickhouse),
+        ("redis", "RedisResource", feed.redis),
+    ):
+        if key not in location.repository.get_top_level_resources():
+            return missing(feed, setting, kind)
+    if feed.transform is None or (feed.shard_id and feed.shard_id.number):
         return None
     from ucs_pipeline.entries.transform import Transform
 
     try:
         Transform(feed.transform, feed.constants)
     except SourceError as error:
-        return FileError(shown_path(file), f"feed {feed.name!r}: {error}")
+        return f"feed {feed.parent.name!r}: {error}"
     return None

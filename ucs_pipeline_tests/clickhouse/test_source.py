@@ -22,6 +22,7 @@ import pytest
 from ucs_pipeline.clickhouse import client
 from ucs_pipeline.clickhouse.client import EmbeddedEngine, Engine, HttpEngine, _Tail
 from ucs_pipeline.clickhouse.embedded import embedded_connection
+from ucs_pipeline.clickhouse.errors import ADDRESS
 from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.clickhouse.sql import queries as sql
 from ucs_pipeline.clickhouse.sql.row_payload import integer_limits
@@ -448,7 +449,7 @@ def _sentence(error: pytest.ExceptionInfo[SourceError], *parts: str) -> None:
     ("change", "parts"),
     [
         ({"table": "nope"}, ["UNKNOWN_TABLE", "nope", "check the feed's `table`"]),
-        ({"table": "nope.rows"}, ["UNKNOWN_DATABASE", "nope", CLICKHOUSE_URL]),
+        ({"table": "nope.rows"}, ["UNKNOWN_DATABASE", "nope", ADDRESS]),
         ({"columns": {"a": "nope"}}, ["UNKNOWN_IDENTIFIER", "nope", "check the feed's `key`, `columns`"]),
         ({"key": "nope"}, ["UNKNOWN_IDENTIFIER", "nope", "check the feed's `key`, `columns`"]),
         ({"where": "nope = 1"}, ["UNKNOWN_IDENTIFIER", "nope", "`where`"]),
@@ -487,11 +488,11 @@ def test_a_relative_path_counts_from_where_the_process_was_started(tmp_path: Pat
 @pytest.mark.parametrize(
     ("url", "kind", "parts"),
     [
-        ("http://tester:{}@127.0.0.1:1/default", SourceUnavailableError, ["refused", f"check {CLICKHOUSE_URL}"]),
-        ("http://tester:{}@nobody.invalid:8123/x", SourceUnavailableError, ["nobody.invalid", f"check {CLICKHOUSE_URL}"]),
-        ("http://tester:{}/x@127.0.0.1:1/default", SourceError, [f"{CLICKHOUSE_URL} is not a ClickHouse URL"]),
-        ("http://tester:{}@127.0.0.1:1/default?nope=1", SourceError, [f"{CLICKHOUSE_URL} is not a ClickHouse URL"]),
-        ("tester:{}@127.0.0.1:8123", SourceError, [f"{CLICKHOUSE_URL} is not a ClickHouse URL"]),
+        ("http://tester:{}@127.0.0.1:1/default", SourceUnavailableError, ["refused", f"check {ADDRESS}"]),
+        ("http://tester:{}@nobody.invalid:8123/x", SourceUnavailableError, ["nobody.invalid", f"check {ADDRESS}"]),
+        ("http://tester:{}/x@127.0.0.1:1/default", SourceError, [f"{ADDRESS} is not a ClickHouse URL"]),
+        ("http://tester:{}@127.0.0.1:1/default?nope=1", SourceError, [f"{ADDRESS} is not a ClickHouse URL"]),
+        ("tester:{}@127.0.0.1:8123", SourceError, [f"{ADDRESS} is not a ClickHouse URL"]),
     ],
 )  # fmt: skip
 def test_a_server_that_is_not_there_is_named_without_the_password(
@@ -509,11 +510,11 @@ def test_a_wrong_password_or_database_is_named_without_the_password(clickhouse_h
     wrong = os.urandom(8).hex()
     with pytest.raises(SourceError) as refusal:
         _encoded(Source(_feed("rows"), HttpEngine(clickhouse_http.url.replace(PASSWORD, wrong))))
-    _sentence(refusal, "AUTHENTICATION_FAILED", f"check user and password in {CLICKHOUSE_URL}")
+    _sentence(refusal, "AUTHENTICATION_FAILED", f"check user and password in {ADDRESS}")
     assert wrong not in "".join(traceback.format_exception(refusal.value))
     with pytest.raises(SourceError) as refusal:
         _encoded(Source(_feed("rows"), HttpEngine(clickhouse_http.url.replace("/default", "/nope"))))
-    _sentence(refusal, "UNKNOWN_DATABASE", "nope", CLICKHOUSE_URL)
+    _sentence(refusal, "UNKNOWN_DATABASE", "nope", ADDRESS)
 
 
 @pytest.fixture
@@ -665,7 +666,7 @@ def test_an_https_url_is_spoken_over_tls(tmp_path: Path) -> None:
         for url in (server.url, f"http{server.url.removeprefix('https')}"):
             with pytest.raises(SourceUnavailableError) as refusal:
                 _encoded(Source(feed, HttpEngine(url)))
-            _sentence(refusal, f"check {CLICKHOUSE_URL}")
+            _sentence(refusal, f"check {ADDRESS}")
             assert PASSWORD not in str(refusal.value)
 
 
@@ -807,7 +808,7 @@ def test_a_table_that_the_embedded_engine_does_not_have_is_refused_with_where_it
     for table in ("nope", "shop.nope"):
         with pytest.raises(SourceError) as refusal:
             embedded.source(table).shape()
-        _sentence(refusal, "`ucs demo`", ".ucs/tables/<table>.parquet", CLICKHOUSE_URL)
+        _sentence(refusal, "`ucs demo`", ".ucs/tables/<table>.parquet", ADDRESS)
 
 
 def test_a_table_with_many_optional_columns_of_long_names_is_read(place: Place) -> None:

@@ -16,7 +16,14 @@ from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.operations.metrics import prometheus_text
 from ucs_pipeline.orchestration.checks.finding import CHECKS
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.support.connections import build_defs, feed_statuses, open_source, open_stream, read_brick
+from ucs_pipeline_tests.support.connections import (
+    build_defs,
+    feed_statuses,
+    open_source,
+    open_stream,
+    read_brick,
+    resources,
+)
 from ucs_pipeline_tests.support.home import write_table
 
 # Bricks 0, 1, 2 and 4 have rows; 3 and 5 have none.
@@ -123,7 +130,7 @@ def test_a_feed_of_any_order_has_no_pool_and_may_share_its_stream() -> None:
 def _tick(instance: dg.DagsterInstance) -> tuple[str, str] | str:
     """The bricks that the sensor launches, or why it launches none."""
     definitions = build_defs(_feed())
-    context = dg.build_sensor_context(instance=instance, definitions=definitions)
+    context = dg.build_sensor_context(instance=instance, definitions=definitions, resources=resources())
     found = definitions.resolve_sensor_def("numbers_sensor").evaluate_tick(context)
     if not found.run_requests:
         return str(found.skip_message)

@@ -24,7 +24,7 @@ from ucs_pipeline.orchestration.sensors.next_bricks import (
 )
 from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.support.connections import build_defs, open_source
+from ucs_pipeline_tests.support.connections import build_defs, open_source, resources
 from ucs_pipeline_tests.support.home import write_table
 
 
@@ -180,7 +180,9 @@ def test_a_schedule_publishes_text_bricks(home: Path, instance: dg.DagsterInstan
         bricks={"class": "text", "first": "2.0.0.0", "last": "2.0.0.9"}, schedule="* * * * *", schedule_bricks=3
     )
     [schedule] = [found for found in build_defs(feed).schedules or () if isinstance(found, dg.ScheduleDefinition)]
-    context = dg.build_schedule_context(instance, repository_def=build_defs(feed).get_repository_def())
+    context = dg.build_schedule_context(
+        instance, repository_def=build_defs(feed).get_repository_def(), resources=resources()
+    )
     [request] = schedule.evaluate_tick(context).run_requests or ()
     assert request.tags["dagster/asset_partition_range_start"] == "2.0.0.0"
     assert request.tags["dagster/asset_partition_range_end"] == "2.0.0.2"
@@ -236,7 +238,11 @@ class Cockpit:
         """One tick of the sensor: the range it asked for, or why it did not."""
         sensor = self.repository.get_sensor_def(f"{self.feed.name}_sensor")
         context = dg.build_sensor_context(
-            instance=self.instance, cursor=self.cursor, repository_def=self.repository, sensor_name=sensor.name
+            instance=self.instance,
+            cursor=self.cursor,
+            repository_def=self.repository,
+            sensor_name=sensor.name,
+            resources=resources(),
         )
         data = sensor.evaluate_tick(context)
         self.cursor = data.cursor
@@ -249,6 +255,7 @@ class Cockpit:
             instance=self.instance,
             repository_def=self.repository,
             scheduled_execution_time=datetime.now(tz=UTC),
+            resources=resources(),
         )
         return self._outcome(schedule.evaluate_tick(context), True)
 

@@ -38,7 +38,7 @@ def _feed(bricks: dict[str, Any], **more: object) -> Feed:
 def _record(instance: dg.DagsterInstance, feed: Feed, number: int) -> None:
     """Records the partitions at the front of the list, and as many at its end, as done."""
     for start in {*feed.partitions.starts[:number], *feed.partitions.starts[-number:]}:
-        instance.report_runless_asset_event(brick_event(feed, BrickReport(start, 0, None, None, None, None)))
+        instance.report_runless_asset_event(brick_event(feed, BrickReport(start, 0, None, None, None, None), {}))
 
 
 @pytest.mark.parametrize("order", ["strict", "any"])

@@ -37,6 +37,7 @@ from ucs_pipeline_tests.support.connections import (
     open_stream,
     read_brick,
     read_entries,
+    resources,
 )
 from ucs_pipeline_tests.support.home import PROJECT, python, run_bricks, write_table
 
@@ -304,7 +305,9 @@ def test_each_shard_publishes_what_the_table_seals(
 
     def tick(shard: int) -> str:
         sensor = repository.get_sensor_def(f"rows_{shard}_sensor")
-        context = dg.build_sensor_context(instance, repository_def=repository, sensor_name=sensor.name)
+        context = dg.build_sensor_context(
+            instance, repository_def=repository, sensor_name=sensor.name, resources=resources()
+        )
         data = sensor.evaluate_tick(context)
         for request in data.run_requests or []:
             job = repository.get_implicit_global_asset_job_def()
@@ -377,7 +380,7 @@ def test_a_sensor_says_that_the_number_of_shards_is_another(instance: dg.Dagster
     _move(streams_of(_feed(shards=2))[0])
     for shard in range(3):
         sensor = build_defs(_feed()).get_repository_def().get_sensor_def(f"rows_{shard}_sensor")
-        data = sensor.evaluate_tick(dg.build_sensor_context(instance))
+        data = sensor.evaluate_tick(dg.build_sensor_context(instance, resources=resources()))
         assert "'rows.0' was written as shard 0 of 2" in str(data.skip_message)
 
 

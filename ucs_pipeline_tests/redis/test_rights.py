@@ -28,6 +28,7 @@ from ucs_pipeline_tests.support.connections import (
     open_source,
     open_stream,
     read_brick,
+    resources,
 )
 from ucs_pipeline_tests.support.home import PROJECT, run_bricks, write_table
 from ucs_pipeline_tests.support.tables import Table, numbers, source_of
@@ -139,7 +140,9 @@ def test_a_whole_feed_does_with_the_rights_of_the_page(
     become("publisher")
     repository = defs.get_repository_def()
     sensor = repository.get_sensor_def("flights_sensor")
-    context = dg.build_sensor_context(instance=instance, repository_def=repository, sensor_name=sensor.name)
+    context = dg.build_sensor_context(
+        instance=instance, repository_def=repository, sensor_name=sensor.name, resources=resources()
+    )
     assert "brick 0.0.0.2 is open" in str(sensor.evaluate_tick(context).skip_message)
     assert run_bricks(defs, "flights", instance, 2, 2).success
     checks = defs.resolve_job_def("flights_checks").execute_in_process(instance=instance)

@@ -1,0 +1,177 @@
+"""The code locations whose feeds the commands and the readers mean, found as Dagster's own commands find them."""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import dagster as dg
+
+from ucs_pipeline.errors import UcsError
+from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.home import project_home
+from ucs_pipeline.orchestration._dagster import (
+    CodeLocationOrigin,
+    ModuleTarget,
+    PackageTarget,
+    PyProjectFileTarget,
+    PythonFileTarget,
+    WorkspaceFileTarget,
+    WorkspaceLoadTarget,
+    get_loadable_targets,
+    repository_def_from_target_def,
+)
+from ucs_pipeline.orchestration.names import feeds_in
+from ucs_pipeline.orchestration.resources import resource_keys
+
+_UNSET = re.compile(r'path root:(\w+):.*?environment variable "(\w+)"', re.DOTALL)
+
+
+class Chosen(NamedTuple):
+    """Where a user says that the definitions are, in the words of `dagster dev`; if nothing, they are looked for."""
+
+    workspace: Sequence[str] = ()
+    python_file: Sequence[str] = ()
+    module_name: Sequence[str] = ()
+    package_name: Sequence[str] = ()
+    working_directory: str | None = None
+    attribute: str | None = None
+
+
+class Location(NamedTuple):
+    """One code location, loaded in this process."""
+
+    name: str
+    repository: dg.RepositoryDefinition
+    feeds: Sequence[Feed]
+    """By name; where a feed has several streams, its shards."""
+
+    @contextmanager
+    def resources(self) -> Iterator[object]:
+        """The resources that the feeds name, as attributes, where the location has them.
+
+        Raises:
+            UcsError: one needs an environment variable that is not set.
+        """
+        there = self.repository.get_top_level_resources()
+        wanted = {key: there[key] for feed in self.feeds for key in resource_keys(feed) if key in there}
+        with ExitStack() as opened:
+            try:
+                resources = opened.enter_context(dg.build_resources(wanted))
+            except dg.DagsterInvalidConfigError as error:
+                unset = _UNSET.search(str(error))
+                if unset is None:
+                    raise
+                raise UcsError(f"resource {unset[1]!r}: environment variable {unset[2]} is not set: set it") from None
+            yield resources
+
+
+_chosen = Chosen()
+
+
+def choose(chosen: Chosen) -> None:
+    """Makes `locations` mean what a user has said."""
+    global _chosen
+    _chosen = chosen
+
+
+def origins() -> Sequence[CodeLocationOrigin]:
+    """Where the code locations are.
+
+    Raises:
+        UcsError: nothing says so.
+    """
+    directory, attribute = _chosen.working_directory or str(Path.cwd()), _chosen.attribute
+    named = [
+        *([WorkspaceFileTarget(list(_chosen.workspace))] if _chosen.workspace else []),
+        *(PythonFileTarget(file, attribute, directory, None) for file in _chosen.python_file),
+        *(ModuleTarget(module, attribute, directory, None) for module in _chosen.module_name),
+        *(PackageTarget(package, attribute, directory, None) for package in _chosen.package_name),
+    ]
+    found = [origin for target in named or _looked_for() for origin in target.create_origins()]
+    if not found:
+        raise UcsError(
+            f"no code location: {Path.cwd()} has neither a pyproject.toml with [tool.dagster] or [tool.dg] nor a "
+            "workspace.yaml: change to the project's directory, or name the definitions with -m MODULE, -f FILE or "
+            "-w WORKSPACE"
+        )
+    return found
+
+
+def _looked_for() -> Sequence[WorkspaceLoadTarget]:
+    """What Dagster's commands would load here; where there is nothing, what is in Dagster's home."""
+    directories = [Path.cwd()]
+    with suppress(UcsError):
+        directories.append(project_home())
+    for directory in directories:
+        project, workspace = directory / "pyproject.toml", directory / "workspace.yaml"
+        if project.is_file() and PyProjectFileTarget(str(project)).create_origins():
+            return [PyProjectFileTarget(str(project))]
+        if workspace.is_file():
+            return [WorkspaceFileTarget([str(workspace)])]
+    return []
+
+
+def locations() -> Sequence[Location]:
+    """The code locations, loaded once.
+
+    Raises:
+        UcsError: nothing says where they are, or one cannot be loaded in this process.
+    """
+    return _loaded(_chosen, Path.cwd())
+
+
+@cache
+def _loaded(_chosen: Chosen, _cwd: Path) -> Sequence[Location]:
+    return [load(origin) for origin in origins()]
+
+
+def load(origin: CodeLocationOrigin) -> Location:
+    """Loads a code location.
+
+    Raises:
+        UcsError: it is served by another process, or its files are wrong.
+    """
+    target = getattr(origin, "loadable_target_origin", None)
+    if target is None or target.executable_path not in (None, sys.executable):
+        raise UcsError(
+            f"code location {origin.location_name!r} is loaded by another process: run ucs where its code is, and name "
+            "it with -m MODULE or -f FILE"
+        )
+    directory = target.working_directory or str(Path.cwd())
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    found = get_loadable_targets(
+        python_file=target.python_file,
+        module_name=target.module_name,
+        package_name=target.package_name,
+        autoload_defs_module_name=target.autoload_defs_module_name,
+        working_directory=directory,
+        attribute=target.attribute,
+        resolve_lazy_defs=True,
+    )
+    repository = repository_def_from_target_def(found[0].target_definition) if len(found) == 1 else None
+    if repository is None:
+        raise UcsError(f"code location {origin.location_name!r}: expected one Definitions object or repository there")
+    assets = repository.assets_defs_by_key.values()
+    return Location(origin.location_name, repository, feeds_in(spec for asset in assets for spec in asset.specs))
+
+
+def package_of(origin: CodeLocationOrigin) -> Path | None:
+    """The directory of the package that a code location is in; None if it is a file, or in another process."""
+    target = getattr(origin, "loadable_target_origin", None)
+    if target is None:
+        return None
+    module = target.module_name or target.package_name or target.autoload_defs_module_name
+    if not module:
+        return None
+    directory = target.working_directory or str(Path.cwd())
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+    spec = find_spec(module.partition(".")[0])
+    places = spec.submodule_search_locations if spec else None
+    return Path(next(iter(places))) if places else None
