@@ -102,9 +102,13 @@ def _yaml_line(error: BaseException) -> str | None:
 
 def _python_line(error: BaseException, files: Path) -> str | None:
     """The line of Python in the user's files that an error comes from; of several, the last one that was called."""
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_relative_to(files):
-        return shown_path(Path(error.filename), error.lineno)
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_relative_to(files)
-    ]
-    return shown_path(Path(frames[-1].filename), frames[-1].lineno) if frames else None
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno))
+    # A virtual environment may be in the project's directory.
+    own = [(path, line) for name, line in places if _is_own(path := Path(name), files)]
+    return shown_path(*own[-1]) if own else None
+
+
+def _is_own(file: Path, files: Path) -> bool:
+    return file.is_relative_to(files) and "site-packages" not in file.parts

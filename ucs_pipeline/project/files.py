@@ -116,7 +116,7 @@ def _whole(
         mistake = error_in(directory, error, directory)
         if mistake is None:
             raise
-        return [], [mistake]
+        return [], [mistake if mistake.place != "." else mistake._replace(place=origin.location_name)]
 
 
 def _explain(error: Exception, folder: Path) -> list[FileError]:

@@ -27,6 +27,7 @@ from ucs_pipeline.orchestration._dagster import (
 )
 from ucs_pipeline.orchestration.names import feeds_in
 from ucs_pipeline.orchestration.resources import resource_keys
+from ucs_pipeline.project.file_errors import error_in
 
 _UNSET = re.compile(r'path root:(\w+):.*?environment variable "(\w+)"', re.DOTALL)
 
@@ -127,7 +128,21 @@ def locations() -> Sequence[Location]:
 
 @cache
 def _loaded(_chosen: Chosen, _cwd: Path) -> Sequence[Location]:
-    return [load(origin) for origin in origins()]
+    return [_explained(origin) for origin in origins()]
+
+
+def _explained(origin: CodeLocationOrigin) -> Location:
+    directory = package_of(origin) or Path.cwd()
+    try:
+        return load(origin)
+    except UcsError:
+        raise
+    except Exception as error:
+        mistake = error_in(directory, error, directory)
+        if mistake is None:
+            raise
+    # Raised out here, it has no cause: Dagster's own errors repeat lines of the files, and with them secrets.
+    raise UcsError(f"code location {origin.location_name!r} cannot be loaded: {mistake}")
 
 
 def load(origin: CodeLocationOrigin) -> Location:
