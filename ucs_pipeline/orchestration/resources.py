@@ -154,13 +154,8 @@ def _resource(feed: Feed, resources: object, setting: str, kind: type[_Kind]) ->
     found = getattr(resources, key, None)
     if isinstance(found, kind):
         return found
-    raise FeedError(missing(feed, setting, kind.__name__, found))
-
-
-def missing(feed: Feed, setting: str, kind: str, found: object = None) -> str:
-    """What to say of a resource that a feed names, and that is not there or of another kind."""
     there = f"is a {type(found).__name__}" if found is not None else "is missing"
-    return (
-        f"feed {feed.name!r}: resource {getattr(feed, setting)!r} {there}, expected a {kind}: add it to the resources "
-        f"of the definitions, or name another one in the feed's `{setting}`"
+    raise FeedError(
+        f"feed {feed.name!r}: resource {key!r} {there}, expected a {kind.__name__}: add it to the resources of the "
+        f"definitions, or name another one in the feed's `{setting}`"
     )

@@ -17,6 +17,8 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redaction import HIDDEN
 from ucs_pipeline.orchestration._dagster import ComponentFileModel, ComponentTreeException, ResolutionException
 
+_PACKAGE = Path(__file__).parent.parent
+
 _REPEATED = re.compile(r"(anchor|alias|tag|handle) (['\"]).*\2")
 """Where a sentence of the YAML parser repeats the file, which may be a password that nobody quoted."""
 
@@ -105,10 +107,13 @@ def _python_line(error: BaseException, files: Path) -> str | None:
     places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         places.append((error.filename, error.lineno))
-    # A virtual environment may be in the project's directory.
     own = [(path, line) for name, line in places if _is_own(path := Path(name), files)]
     return shown_path(*own[-1]) if own else None
 
 
 def _is_own(file: Path, files: Path) -> bool:
-    return file.is_relative_to(files) and "site-packages" not in file.parts
+    # This package and a virtual environment may be in the project's directory.
+    others = "site-packages" in file.parts or (
+        file.is_relative_to(_PACKAGE) and not file.is_relative_to(_PACKAGE / "defs")
+    )
+    return file.is_relative_to(files) and not others

@@ -1,6 +1,6 @@
 """The files of definitions, each loaded by itself, so that one that is wrong hides no other."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,6 @@ from ucs_pipeline.orchestration._dagster import (
     find_defs_or_component_yaml,
 )
 from ucs_pipeline.orchestration.build import conflicts, feeds_of
-from ucs_pipeline.orchestration.resources import missing
 from ucs_pipeline.project import locations
 from ucs_pipeline.project.file_errors import FileError, error_in, shown_path
 from ucs_pipeline.project.locations import Location, origins, package_of
@@ -34,8 +33,12 @@ def load_files(folder: Path) -> LoadResult:
     """Loads each file of a `defs` folder, and looks at what cannot be beside each other."""
     feeds: list[tuple[Path, Feed]] = []
     mistakes: list[FileError] = []
+    files = list(_files(folder))
+    if not files:
+        where = shown_path(folder)
+        return LoadResult([], [FileError(where, f"there is no feed: write one into {where}/<name>/defs.yaml")])
     project = dg.ComponentTree.from_module(import_module(f"{folder.parent.name}.{folder.name}"), folder.parent.parent)
-    for path, file in _files(folder):
+    for path, file in files:
         if file.suffix != ".py" and not _has_content(file):
             mistakes.append(FileError(shown_path(file), "the file is empty: expected `type` and `attributes`"))
             continue
@@ -86,37 +89,34 @@ def check() -> tuple[list[str], list[FileError]]:
     mistakes: list[FileError] = []
     for origin in origins():
         package = package_of(origin)
-        folder = package / "defs" if package and (package / "defs").is_dir() else None
-        files, wrong = load_files(folder) if folder else LoadResult([], [])
+        folder = package / "defs" if package else None
+        files, wrong = load_files(folder) if folder and any(_files(folder)) else LoadResult([], [])
+        places = {feed.parent.name: shown_path(file) for file, feed in files}
+        feeds = {feed.parent.name: feed.parent for _, feed in files}
         if not wrong:
-            feeds, wrong = _whole(origin, files, package or Path.cwd())
-            names |= {feed.parent.name for feed in feeds}
+            location, wrong = _whole(origin, package or Path.cwd())
+            feeds |= {feed.parent.name: feed.parent for feed in location.feeds} if location else {}
+        for name, feed in feeds.items():
+            if sentence := _wrong_transform(feed):
+                wrong.append(FileError(places.get(name, origin.location_name), sentence))
+        names |= feeds.keys()
         mistakes += wrong
     if not names and not mistakes:
         mistakes.append(FileError("definitions", "there is no feed: write one into defs/<name>/defs.yaml"))
     return sorted(names), mistakes
 
 
-def _whole(
-    origin: CodeLocationOrigin, files: Sequence[tuple[Path, Feed]], directory: Path
-) -> tuple[Sequence[Feed], list[FileError]]:
-    """The feeds of a code location whose files are right one by one, and what is wrong with it as a whole."""
+def _whole(origin: CodeLocationOrigin, directory: Path) -> tuple[Location | None, list[FileError]]:
+    """A code location whose files are right one by one, and what is wrong with it as a whole."""
     try:
         location = locations.load(origin)
-        places = {feed.name: shown_path(file) for file, feed in files}
-        wrong = [
-            FileError(places.get(feed.name, origin.location_name), sentence)
-            for feed in location.feeds
-            if (sentence := _wrong(feed, location))
-        ]
-        if not wrong:
-            location.repository.load_all_definitions()
-        return location.feeds, wrong
+        location.repository.load_all_definitions()
+        return location, []
     except Exception as error:
         mistake = error_in(directory, error, directory)
         if mistake is None:
             raise
-        return [], [mistake if mistake.place != "." else mistake._replace(place=origin.location_name)]
+        return None, [mistake if mistake.place != "." else mistake._replace(place=origin.location_name)]
 
 
 def _explain(error: Exception, folder: Path) -> list[FileError]:
@@ -130,6 +130,8 @@ def _explain(error: Exception, folder: Path) -> list[FileError]:
 
 def _files(directory: Path) -> Iterator[tuple[Path, Path]]:
     """What Dagster loads as one, and the file that says what it is."""
+    if not directory.is_dir():
+        return
     if file := find_defs_or_component_yaml(directory):
         yield directory, file
         return
@@ -158,20 +160,13 @@ def _load(project: dg.ComponentTree, path: Path) -> dg.Definitions:
     return tree.build_defs()
 
 
-def _wrong(feed: Feed, location: Location) -> str | None:
-    """What a feed lacks in its code location."""
-    for setting, kind, key in (
-        ("clickhouse", "ClickHouseResource", feed.clickhouse),
-        ("redis", "RedisResource", feed.redis),
-    ):
-        if key not in location.repository.get_top_level_resources():
-            return missing(feed, setting, kind)
-    if feed.transform is None or (feed.shard_id and feed.shard_id.number):
+def _wrong_transform(feed: Feed) -> str | None:
+    if feed.transform is None:
         return None
     from ucs_pipeline.entries.transform import Transform
 
     try:
         Transform(feed.transform, feed.constants)
     except SourceError as error:
-        return f"feed {feed.parent.name!r}: {error}"
+        return f"feed {feed.name!r}: {error}"
     return None

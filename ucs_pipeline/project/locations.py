@@ -141,8 +141,9 @@ def _explained(origin: CodeLocationOrigin) -> Location:
         mistake = error_in(directory, error, directory)
         if mistake is None:
             raise
+    said = mistake.sentence if mistake.place == "." else str(mistake)
     # Raised out here, it has no cause: Dagster's own errors repeat lines of the files, and with them secrets.
-    raise UcsError(f"code location {origin.location_name!r} cannot be loaded: {mistake}")
+    raise UcsError(f"code location {origin.location_name!r} cannot be loaded: {said}")
 
 
 def load(origin: CodeLocationOrigin) -> Location:

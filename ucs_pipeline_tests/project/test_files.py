@@ -181,8 +181,8 @@ def test_every_file_that_is_wrong_is_named_with_one_sentence(project: Path) -> N
 
 def test_a_dagster_project_of_its_own_shows_no_secret_of_a_feed_that_is_yaml(project: Path) -> None:
     load = (
-        "import traceback\nimport dagster as dg\nfrom ucs_pipeline.project.files import DEFS\n"
-        "try: dg.load_from_defs_folder(path_within_project=DEFS.parent)\n"
+        "import traceback\nimport dagster as dg\nfrom pathlib import Path\nimport ucs_pipeline\n"
+        "try: dg.load_from_defs_folder(path_within_project=Path(ucs_pipeline.__file__).parent)\n"
         "except Exception: traceback.print_exc()"
     )
     for path in ("unset", "twice", "shape"):

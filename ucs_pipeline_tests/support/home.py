@@ -43,6 +43,7 @@ def copy_project(directory: Path) -> Path:
     shutil.copytree(PROJECT / "ucs_pipeline", package, ignore=shutil.ignore_patterns("__pycache__", "defs"))
     for name in DATASETS:
         shutil.copytree(PROJECT / "ucs_pipeline" / "defs" / name, package / "defs" / name)
+    shutil.copy(PROJECT / "ucs_pipeline" / "defs" / "resources.py", package / "defs")
     return directory
 
 
