@@ -105,7 +105,7 @@ def test_adopted_bricks_are_done_with_what_the_table_holds(
     assert seen == [0, 4]
     assert instance.get_materialized_partitions(dg.AssetKey("numbers")) == {f"0.0.0.{n}" for n in range(4)}
     events = _events(instance)
-    assert [event["rows"] for event in events.values()] == [10_000, 10_000, 5_000, 0]
+    assert [event["dagster/partition_row_count"] for event in events.values()] == [10_000, 10_000, 5_000, 0]
     assert all((event["note"], event["published"]) == ("adopted", 0) for event in events.values())
     assert not any("first_entry_id" in event for event in events.values())
     assert [event.get("last_entry_id") for event in events.values()] == [None, None, None, f"3-{END}"]
