@@ -155,7 +155,7 @@ def _schema(feed: Feed, shape: "Shape | None") -> list[dg.TableColumn]:
         return []
     texts = feed.redacted.columns or {}
     # The UI shows no type where it is an empty text.
-    types = dict.fromkeys(texts, "") if shape is None else {name: kind for name, _, kind in shape.columns}
+    types = dict.fromkeys(texts, "") if shape is None else {name: feed.redact(kind) for name, _, kind in shape.columns}
     found = [_column(name, kind, f"from `{texts[name]}`" if name in texts else None) for name, kind in types.items()]
     constant = "" if shape is None else "String"
     return found + [_column(name, constant, f"the constant `{value}`") for name, value in feed.constants.items()]
