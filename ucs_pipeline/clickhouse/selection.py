@@ -40,7 +40,7 @@ def selected(feed: Feed, rows: RowsOf) -> sql.Shape:
     refuse_varying(feed, rows, described, [*expressions, *keys.mentioned()])
     columns = [Column(*three) for three in zip(chosen, expressions[1:], types[1:], strict=True)]
     key = Key(expressions[0], types[0])
-    return sql.Shape(feed.table, feed.final, feed.where, key, keys, columns, feed.constants)
+    return sql.Shape(feed.table, feed.final, feed.where, key, keys, columns, feed.constants, own)
 
 
 def _key_sql(feed: Feed, table_columns: Collection[str]) -> KeySql:

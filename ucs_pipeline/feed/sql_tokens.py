@@ -1,7 +1,7 @@
 """SQL taken apart as far as its quotes, comments and brackets go. Pure; whatever is wrong with it, nothing is lost."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 Kind = Literal["literal", "name", "blank", "sign"]
@@ -19,6 +19,7 @@ _TOKEN = re.compile(
 _QUOTE = re.compile(r"['`\"\u2018\u201c]|\$\w*\$")
 _CLOSING = {"\u2018": "\u2019", "\u201c": "\u201d"}
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
+_WORDS = {"and", "or", "not", "null", "true", "false", "nan", "inf"}
 
 
 class Token(NamedTuple):
@@ -92,3 +93,45 @@ def contents(parts: Parts) -> Iterator[str]:
             yield from contents(part.parts)
         elif part.kind in ("literal", "name"):
             yield part.content
+
+
+def columns_named(sql: str, known: Collection[str]) -> list[str]:
+    """Those of some columns that an expression is made from, in order.
+
+    None if the text does not tell for sure: it has a word that is no column, such as AS or the argument of a lambda.
+    """
+    found: list[str] = []
+    return list(dict.fromkeys(found)) if _told(tree(sql), known, found) else []
+
+
+def _told(parts: Parts, known: Collection[str], found: list[str]) -> bool:
+    """Whether every word is a column, which is added to what was found, a constant or the name of a function."""
+    kept = [part for part in parts if isinstance(part, Group) or part.kind != "blank"]
+    edge = Token("sign", ",")
+    for before, part, after in zip([edge, *kept], kept, [*kept[1:], edge], strict=False):
+        if isinstance(part, Group):
+            if part.opening == "{" or not _told(part.parts, known, found):
+                return False
+        elif part.kind == "sign":
+            lambdas = part.text == "-" and after == Token("sign", ">")
+            every_column = part.text == "*" and before == edge
+            member = part.text == "." and not (_is_number(before) and _is_number(after))
+            if lambdas or every_column or member or part.text == ";":
+                return False
+        elif part.kind == "name" and not _is_number(part):
+            if isinstance(after, Group) and after.opening == "(":
+                # Columns by a pattern, or a query of its own.
+                if part.content.lower() in ("columns", "in", "exists"):
+                    return False
+            elif part.text.lower() in _WORDS:
+                if part.text in known:
+                    return False
+            elif part.content not in known or (isinstance(after, Token) and after.kind == "literal"):
+                return False
+            else:
+                found.append(part.content)
+    return True
+
+
+def _is_number(part: Token | Group) -> bool:
+    return isinstance(part, Token) and part.kind == "name" and part.text[0].isdigit()

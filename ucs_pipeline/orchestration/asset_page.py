@@ -1,13 +1,24 @@
 """What an asset's page in the UI says of its feed. Pure."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import dagster as dg
 
+from ucs_pipeline.clickhouse.sql.row_payload import unwrap
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import ledger_key
+from ucs_pipeline.feed.sql_tokens import columns_named, contents, tree
+from ucs_pipeline.orchestration.names import feed_key, table_key
+
+if TYPE_CHECKING:
+    from ucs_pipeline.clickhouse.sql.queries import Shape
+
+_SCHEMA, _LINEAGE = "dagster/column_schema", "dagster/column_lineage"
+_MOST_FIELDS = 1000
+"""Fields that an event describes, at most: they take up to 400 bytes each."""
 
 
 def description(feed: Feed, runs_tag: str) -> str:
@@ -20,15 +31,17 @@ def description(feed: Feed, runs_tag: str) -> str:
     bricks = feed.partitions
     first, last = bricks.name(bricks.first), bricks.name(bricks.last)
     constants = ", ".join(f"`{field}`: `{value}`" for field, value in feed.constants.items())
-    fields = "Every column of the table is a field of an entry" + (f", beside {constants}." if constants else ".")
-    if feed.columns is not None:
-        fields = "Its columns are the fields of an entry."
+    content = "Every column of the table is a field of an entry" + (f", beside {constants}." if constants else ".")
+    if feed.transform is not None:
+        content = f"The columns that `{feed.transform}` returns are the fields of an entry."
+    elif feed.columns is not None:
+        content = "Its columns are the fields of an entry."
     order = f"any order of its {bricks.unit}s" if feed.any_order else f"the order of `{feed.redacted.key}`"
     return "\n\n".join(
         [
             *([feed.description] if feed.description else []),
             f"Moves table `{feed.redacted.table}` into Redis stream `{feed.stream_name}`, exactly once and in {order}: "
-            f"{len(bricks.starts):,} {bricks.unit}s, `{first}` to `{last}`. {fields}",
+            f"{len(bricks.starts):,} {bricks.unit}s, `{first}` to `{last}`. {content}",
             *_dealt(feed),
             f"{_where(feed)} [All runs of this feed](../runs?q[0]={quote(f'tag:{runs_tag}', safe='')}).",
         ]
@@ -68,12 +81,99 @@ def settings(feed: Feed) -> str:
     return json.dumps(written, ensure_ascii=False)
 
 
-def columns(feed: Feed) -> dict[str, dg.TableSchema]:
-    """The fields of an entry and what is in them, if the feed names them."""
-    if feed.redacted.columns is None:
+def table_storage(feed: Feed, server: str = "") -> dict[str, str]:
+    """Where the feed's table is: Dagster's standard metadata of an asset. Nothing of a table function.
+
+    Args:
+        feed: the feed.
+        server: host and port of ClickHouse, without a login; empty where nobody knows it, as in definitions.
+    """
+    table = feed.redacted.table
+    quoted = table.startswith("`")
+    if "(" in table and not quoted:
         return {}
-    fields = [(field, f"from `{expression}`") for field, expression in feed.redacted.columns.items()]
-    fields += [(field, f"the constant `{value}`") for field, value in feed.constants.items()]
-    return {
-        "dagster/column_schema": dg.TableSchema([dg.TableColumn(field, description=text) for field, text in fields])
-    }
+    parts = [*contents(tree(table))] if quoted else table.split(".")
+    return {"dagster/table_name": ".".join(parts), **_storage("clickhouse", server, parts)}
+
+
+def stream_storage(feed: Feed, server: str = "") -> dict[str, str]:
+    """Where the feed's stream is: Dagster's standard metadata of an asset.
+
+    Args:
+        feed: the feed.
+        server: host and port of Redis and the number of the database, such as `redis.internal:6379/0`, without a login;
+            empty where nobody knows it, as in definitions.
+    """
+    return _storage("redis", server, [feed.stream_name])
+
+
+def _storage(kind: str, server: str, path: Sequence[str]) -> dict[str, str]:
+    names = "/".join(quote(name, safe="") for name in path)
+    return {"dagster/uri": f"{kind}://{server}/{names}", "dagster/storage_kind": kind}
+
+
+def fields(feed: Feed, shape: "Shape | None" = None) -> dict[str, dg.TableSchema | dg.TableColumnLineage]:
+    """The fields of an entry, and the columns that each is made from: Dagster's standard metadata of a table.
+
+    Args:
+        feed: the feed.
+        shape: what the feed selects, with the types that the table has now; None in definitions, which connect to
+            nothing. Without it there are no types, and there is nothing of a feed that takes every column.
+    """
+    if shape is None:
+        # The UI puts the names of columns into lower case where both a definition and an event have them.
+        schema = _schema(feed, None)
+        shown = all(column.name == column.name.lower() for column in schema)
+    else:
+        schema = _schema(feed, shape)
+        shown = len(schema) <= _MOST_FIELDS
+    if not schema or not shown:
+        return {}
+    return {_SCHEMA: dg.TableSchema(schema), _LINEAGE: dg.TableColumnLineage(_origins(feed, shape))}
+
+
+def stream_fields(feeds: Sequence[Feed]) -> dict[str, dg.TableSchema | dg.TableColumnLineage]:
+    """The fields of the entries in a stream that some feeds write to, each from the feeds that have it.
+
+    Nothing where a feed takes every column of its table: definitions connect to nothing.
+    """
+    by_feed = {feed_key(feed): _schema(feed, None) for feed in feeds}
+    if not all(by_feed.values()):
+        return {}
+    columns: dict[str, dg.TableColumn] = {}
+    deps: dict[str, list[dg.TableColumnDep]] = {}
+    for key, schema in by_feed.items():
+        for column in schema:
+            columns.setdefault(column.name, column)
+            deps.setdefault(column.name, []).append(dg.TableColumnDep(key, column.name))
+    return {_SCHEMA: dg.TableSchema(list(columns.values())), _LINEAGE: dg.TableColumnLineage(deps)}
+
+
+def _schema(feed: Feed, shape: "Shape | None") -> list[dg.TableColumn]:
+    """The fields of an entry; none where they are not known."""
+    if feed.transform is not None or (shape is None and feed.columns is None):
+        return []
+    texts = feed.redacted.columns or {}
+    # The UI shows no type where it is an empty text.
+    types = dict.fromkeys(texts, "") if shape is None else {name: feed.redact(kind) for name, _, kind in shape.columns}
+    found = [_column(name, kind, f"from `{texts[name]}`" if name in texts else None) for name, kind in types.items()]
+    constant = "" if shape is None else "String"
+    return found + [_column(name, constant, f"the constant `{value}`") for name, value in feed.constants.items()]
+
+
+def _column(name: str, kind: str, description: str | None) -> dg.TableColumn:
+    # NULL leaves its field out: an entry has a field that is not nullable, whatever its row.
+    constraints = dg.TableColumnConstraints(nullable=unwrap(kind)[1] or not kind)
+    return dg.TableColumn(name, kind, description, constraints)
+
+
+def _origins(feed: Feed, shape: "Shape | None") -> dict[str, list[dg.TableColumnDep]]:
+    """Columns of the table that each field is made from; none where its expression does not tell for sure."""
+    texts = feed.columns or {column.field: column.field for column in (shape.columns if shape else ())}
+    origins: dict[str, list[dg.TableColumnDep]] = {}
+    for name, text in texts.items():
+        # A text that is a single word can be nothing else than a column.
+        own = {text} if shape is None else shape.own
+        names = [text] if shape and text in own else columns_named(text, own)
+        origins[name] = [dg.TableColumnDep(table_key(feed), column) for column in names]
+    return origins | {name: [] for name in feed.constants}

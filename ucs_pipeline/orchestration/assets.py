@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import dagster as dg
 
@@ -14,7 +14,7 @@ from ucs_pipeline.orchestration._dagster import (
     BaseAssetGraph,
     ObjectMetadataValue,
 )
-from ucs_pipeline.orchestration.asset_page import columns, description, settings
+from ucs_pipeline.orchestration.asset_page import description, fields, settings, stream_storage
 from ucs_pipeline.orchestration.checks.definitions import after_run
 from ucs_pipeline.orchestration.materializations import DATA_VERSION_TAG, data_version, metadata
 from ucs_pipeline.orchestration.names import (
@@ -28,6 +28,9 @@ from ucs_pipeline.orchestration.names import (
 )
 from ucs_pipeline.orchestration.resources import resource_keys
 from ucs_pipeline.publishing.brick_results import BrickReport
+
+if TYPE_CHECKING:
+    from ucs_pipeline.clickhouse.sql.queries import Shape
 
 _RETRIES, _RETRY_SECONDS = 2, 10
 
@@ -68,11 +71,12 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         code_version=CODE_VERSION,
         automation_condition=feed.automation_condition,
         metadata={
+            **stream_storage(feed),
+            **fields(feed),
             **feed.metadata,
             FEED_METADATA: ObjectMetadataValue(settings(feed), instance=feed),
             "stream": feed.stream_name,
             "table": feed.redacted.table,
-            **columns(feed),
         },
         # The output holds no value: what is behind the feed waits for it, and reads the stream.
         dagster_type=cast("dg.DagsterType", dg.Nothing),
@@ -89,12 +93,17 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         # Runs of a backfill come without: Dagster copies no tag from an asset to its runs.
         context.instance.add_run_tags(context.run.run_id, run_tags(feed, wanted[0], wanted[-1], feed_names(graph)))
         seen = {*_finished_before_retry(context), context.run.tags.get(OPEN_BRICK_TAG)}
+        left = set(map(feed.partitions.name, wanted)) - seen
         rows, read = 0, versions_read(feed, context.instance)
         try:
-            for report in publish_bricks(context, feed, wanted):
+            reports, shape = publish_bricks(context, feed, wanted)
+            for report in reports:
                 rows += report.rows
-                if feed.partitions.name(report.ordinal) not in seen:
-                    yield brick_event(feed, report, read)
+                name = feed.partitions.name(report.ordinal)
+                left.discard(name)
+                if name not in seen:
+                    # Columns take kilobytes. The UI shows those of the latest event, so that one of a run is enough.
+                    yield brick_event(feed, report, read, None if left else shape())
         except UcsError as error:
             # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
             context.log.error(str(error))
@@ -192,11 +201,13 @@ def versions_read(feed: Feed, instance: dg.DagsterInstance) -> dict[str, str]:
     return tags
 
 
-def brick_event(feed: Feed, report: BrickReport, read: Mapping[str, str]) -> dg.AssetMaterialization:
-    """The event that records a brick as done; `read`: see `versions_read`."""
+def brick_event(
+    feed: Feed, report: BrickReport, read: Mapping[str, str], shape: "Shape | None" = None
+) -> dg.AssetMaterialization:
+    """The event that records a brick as done; `read`: see `versions_read`; `shape`: its columns, if it has them."""
     return dg.AssetMaterialization(
         feed_key(feed),
         partition=feed.partitions.name(report.ordinal),
-        metadata=metadata(feed, report),
+        metadata={**metadata(feed, report), **(fields(feed, shape) if shape else {})},
         tags={"dagster/code_version": CODE_VERSION, DATA_VERSION_TAG: data_version(report), **read},
     )

@@ -1,9 +1,12 @@
 """What a run of a feed's asset does: its bricks go from the table to the stream."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import dagster as dg
 
+from ucs_pipeline.clickhouse.sql.queries import Shape
+from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration._dagster import BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
 from ucs_pipeline.orchestration.materializations import recorded
@@ -16,8 +19,13 @@ from ucs_pipeline.publishing.progress_log import Progress
 from ucs_pipeline.publishing.run import publish
 
 
-def publish_bricks(context: dg.AssetExecutionContext, feed: Feed, wanted: Sequence[int]) -> Iterator[BrickReport]:
-    """Publishes the partitions that begin at `wanted`, consecutive ones; a report of each as it is complete.
+def publish_bricks(
+    context: dg.AssetExecutionContext, feed: Feed, wanted: Sequence[int]
+) -> tuple[Iterator[BrickReport], Callable[[], Shape | None]]:
+    """Publishes the partitions that begin at `wanted`, consecutive ones.
+
+    Returns a report of each as it is complete, and what tells the columns that the feed selects, with the types that
+    the table has now; None if ClickHouse does not answer.
 
     Raises:
         UcsError: as `publishing.run.publish`, or the feed numbers its rows in another way than it did.
@@ -26,12 +34,20 @@ def publish_bricks(context: dg.AssetExecutionContext, feed: Feed, wanted: Sequen
     def records(starts: Sequence[int]) -> Mapping[int, BrickReport]:
         return recorded(context.instance, feed, starts)
 
+    def shape() -> Shape | None:
+        # Known by now if anything was read. If not, a run that has nothing to do must not fail for it.
+        with suppress(SourceError):
+            return source.shape()
+        return None
+
     source, stream = open_feed(feed, context.resources)
     refuse_renumbered(context.instance, feed, stream)
     watch = Progress(feed, wanted, context.log.info).watch
     request = _replay_request(context) if feed.any_order else None
     reports = publish(feed, source, stream, wanted, records, context.log.warning, watch, request)
-    yield from reports if feed.any_order else noted(feed, stream, reports, context.run.tags.get(OPEN_BRICK_TAG))
+    if feed.any_order:
+        return reports, shape
+    return noted(feed, stream, reports, context.run.tags.get(OPEN_BRICK_TAG)), shape
 
 
 def _replay_request(context: dg.AssetExecutionContext) -> str | None:

@@ -8,6 +8,7 @@ import dagster as dg
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
+from ucs_pipeline.orchestration.asset_page import stream_fields, stream_storage, table_storage
 from ucs_pipeline.orchestration.assets import brick_asset
 from ucs_pipeline.orchestration.checks.definitions import check_defs, checks_name
 from ucs_pipeline.orchestration.names import feed_key, feeds_in, stream_key, table_key
@@ -56,19 +57,22 @@ def _table_spec(feed: Feed) -> dg.AssetSpec:
         table_key(feed),
         description=f"ClickHouse table `{feed.redacted.table}`, read by this project and written by others.",
         kinds={"clickhouse", "table"},
+        metadata=table_storage(feed),
     )
 
 
 def _stream_spec(feed: Feed, together: Sequence[Feed]) -> dg.AssetSpec:
     key = stream_key(feed)
-    writers = {other.name: other for other in together if stream_key(other) == key}
+    found = {other.name: other for other in together if stream_key(other) == key}
+    writers = [found[name] for name in sorted(found)]
     return dg.AssetSpec(
         key,
-        deps=[feed_key(writers[name]) for name in sorted(writers)],
+        deps=list(map(feed_key, writers)),
         description=f"Redis stream `{feed.stream_name}`, written by this project and read by others. Assets that are "
         "made from it name its feed in their `deps`: so they wait for it where both are launched together.",
         kinds={"redis", "stream"},
-        group_name=writers[min(writers)].group,
+        group_name=writers[0].group,
+        metadata={**stream_storage(feed), **stream_fields(writers)},
     )
 
 

@@ -16,6 +16,12 @@ from ucs_pipeline.publishing.brick_results import BrickReport, Key
 DATA_VERSION_TAG = "dagster/data_version"
 """Tag of an event that holds the version of a brick's content. Dagster keeps an index of it."""
 
+ROWS = "dagster/partition_row_count"
+"""Key of the number of rows of a brick. Dagster has a name for it, so that it is written down once, under that."""
+
+_ROWS_BEFORE = "rows"
+"""The key that older records have for it."""
+
 ADOPTED = "adopted"
 """Note on a brick that was recorded without being published."""
 
@@ -34,7 +40,7 @@ _KEY = {"number": "id", "time": "time", "text": "key"}
 def metadata(feed: Feed, report: BrickReport) -> dict[str, Any]:
     """What is written down about a finished brick. Keys are stable: the UI plots the numeric ones."""
     written: dict[str, Any] = {
-        "rows": report.rows,
+        ROWS: report.rows,
         "published": report.published,
         "bounds": feed.partitions.bounds_text(report.ordinal),
     }
@@ -87,7 +93,7 @@ def recorded(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) ->
         for record in found.records:
             event = record.asset_materialization
             # Of a brick that somebody reported as done in the UI, which takes a click, nothing is known.
-            if event and event.partition and "rows" in event.metadata:
+            if event and event.partition and not event.metadata.keys().isdisjoint((ROWS, _ROWS_BEFORE)):
                 start = names[event.partition]
                 reports[start] = _report(feed, start, event)
     return reports
@@ -191,7 +197,7 @@ def _report(feed: Feed, ordinal: int, event: dg.AssetMaterialization) -> BrickRe
     content = value("content_hash")
     return BrickReport(
         ordinal,
-        value("rows") or 0,
+        value(ROWS) or value(_ROWS_BEFORE) or 0,
         int(first_key) if kind == "number" and first_key is not None else first_key,
         int(last_key) if kind == "number" and last_key is not None else last_key,
         EntryId.parse(first) if first else None,

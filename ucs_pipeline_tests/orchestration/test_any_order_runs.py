@@ -15,6 +15,7 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.operations.metrics import prometheus_text
 from ucs_pipeline.orchestration.checks.finding import CHECKS
+from ucs_pipeline.orchestration.materializations import ROWS
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.connections import (
     build_defs,
@@ -96,7 +97,7 @@ def test_bricks_are_published_in_any_order_and_once(instance: dg.DagsterInstance
         **{f"0.0.0.{n}": rows for n, rows in enumerate([10_000, 10_000, 5_000, 0, 0, 0])}
     }
     assert figures["0.0.0.4"]["note"] == "already in the stream"
-    assert (figures["0.0.0.4"]["rows"], figures["0.0.0.3"]["note"]) == (3, "the brick has no rows")
+    assert (figures["0.0.0.4"][ROWS], figures["0.0.0.3"]["note"]) == (3, "the brick has no rows")
     assert figures["0.0.0.1"]["first_id"] == 10_000
     assert client.xrange("events", figures["0.0.0.1"]["first_entry_id"], count=1)[0][1][b"n"] == b"10000"
     assert [*figures["0.0.0.1"]["first_entries"].records[0].data] == ["field", "row 1", "row 2", "row 3"]

@@ -58,7 +58,7 @@ def test_every_brick_gets_one_event_in_order_with_its_figures(
     events = _events(instance)
     assert [event.partition for event in events] == [f"0.0.0.{n}" for n in range(6)]
     figures: list[dict[str, Any]] = [{key: value.value for key, value in event.metadata.items()} for event in events]
-    assert [figure["rows"] for figure in figures] == [10_000, 10_000, 5_000, 0, 3, 0]
+    assert [figure["dagster/partition_row_count"] for figure in figures] == [10_000, 10_000, 5_000, 0, 3, 0]
     assert figures[1]["first_id"] == 10_000
     assert figures[1]["last_id"] == 19_999
     assert figures[1]["first_entry_id"] == "1-1"
@@ -150,7 +150,7 @@ def test_running_finished_bricks_again_changes_nothing_and_says_so(
     again = _events(instance)[-1]
     assert again.partition == "0.0.0.1"
     assert again.metadata["note"].value == "already in the stream"
-    assert again.metadata["rows"].value == 10_000
+    assert again.metadata["dagster/partition_row_count"].value == 10_000
     assert again.metadata["first_entry_id"].value == "1-1"
     assert again.metadata["published"].value == 0
 

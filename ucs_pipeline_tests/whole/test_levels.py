@@ -15,6 +15,7 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
+from ucs_pipeline.orchestration.materializations import ROWS
 from ucs_pipeline.orchestration.sensors.next_bricks import Request, next_bricks
 from ucs_pipeline.orchestration.sensors.snapshot import situation_of
 from ucs_pipeline.publishing.run import publish
@@ -99,7 +100,7 @@ def test_blocks_are_published_under_the_ids_of_their_bricks(
     records = instance.fetch_materializations(dg.AssetKey("ids"), limit=10, ascending=True).records
     events = [(record.partition_key, record.asset_materialization) for record in records]
     assert [name for name, _ in events] == [f"2.0.{n}" for n in range(5)]
-    rows = [event.metadata["rows"].value for _, event in events if event]
+    rows = [event.metadata[ROWS].value for _, event in events if event]
     assert rows == [10_000, 9, 10_000, 5_000, 0]
     assert events[3][1]
     assert events[3][1].metadata["bounds"].value == f"{FIRST + 30_000} <= id < {FIRST + 40_000}"
@@ -203,9 +204,7 @@ def test_days_and_text_shards_are_published_too(
     defs = build_defs(days, words)
     assert run_bricks(defs, "days", instance, "2013.03.30", "2013.04.01").success
     records = instance.fetch_materializations(dg.AssetKey("days"), limit=10, ascending=True).records
-    figures = [
-        record.asset_materialization.metadata["rows"].value for record in records if record.asset_materialization
-    ]
+    figures = [record.asset_materialization.metadata[ROWS].value for record in records if record.asset_materialization]
     # The day on which clocks go forward has 23 hours; the last row is of the day after.
     assert figures == [24, 23, 24]
     assert run_bricks(defs, "words", instance, "0", "99").success

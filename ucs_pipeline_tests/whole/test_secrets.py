@@ -84,7 +84,8 @@ TOLD = """
   runsOrError { ... on Runs { results { runId status runConfigYaml tags { key value }
       eventConnection { events { __typename ... on MessageEvent { message }
         ... on ExecutionStepFailureEvent { error { message stack errorChain { error { message stack } } } }
-        ... on MaterializationEvent { metadataEntries { label ... on TextMetadataEntry { text } } } } } } } }
+        ... on MaterializationEvent { metadataEntries { label ... on TextMetadataEntry { text }
+          ... on TableSchemaMetadataEntry { schema { columns { description } } } } } } } } } }
   workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { ... on PythonError { message } } } } } }
 """
 

@@ -113,13 +113,15 @@ def _show_what_was_published(page: Page) -> None:
     screenshot(page, "brick")
     _open(page, "overview")
     expect(page.get_by_role("cell", name="33-6776")).to_be_visible()
+    expect(page.get_by_text("Nullable(Int32)", exact=True)).to_be_visible()
+    expect(page.get_by_text("redis:///flights", exact=True)).to_be_visible()
     # What matters is on the first screen, and nothing is folded away.
     expect(page.get_by_text("the constant ucs_worker")).to_be_in_viewport()
     expect(page.get_by_text("Show more")).to_have_count(0)
     expect(page.get_by_role("link", name="Open defs.yaml")).to_be_visible()
     screenshot(page, "asset")
     page.get_by_role("button", name="Plots").click()
-    for figure in ("bytes", "rows", "rows_per_second", "seconds", "stream_length_after"):
+    for figure in ("bytes", "dagster/partition_row_count", "rows_per_second", "seconds", "stream_length_after"):
         expect(page.get_by_text(figure, exact=True)).to_be_visible()
     expect(page.locator("canvas")).to_have_count(9)
     page.get_by_text("last_id", exact=True).evaluate("title => title.scrollIntoView()")

@@ -1,7 +1,7 @@
 """The queries a feed stands for. Pure: text in, text out."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ucs_pipeline.clickhouse.sql.keys import OUTSIDE, Key, KeySql, Within, key_of
@@ -49,6 +49,8 @@ class Shape(NamedTuple):
     keys: KeySql
     columns: Sequence[Column]
     constants: Mapping[str, str]
+    own: Collection[str] = ()
+    """Names of the table's own columns."""
 
 
 def quote(identifier: str) -> str:

@@ -111,7 +111,8 @@ def after_run(
         finding, key, state = not_behind(facts), check_key(feed, STREAM_NOT_BEHIND), facts.verdict.end
         # No materialisation, beside which the checks that this run has not evaluated would count as out of date.
         yield dg.AssetObservation(
-            key.asset_key, metadata={"entries": state.length, "last_id": str(state.top), "last_feed": feed.name}
+            key.asset_key,
+            metadata={"dagster/row_count": state.length, "last_id": str(state.top), "last_feed": feed.name},
         )
         yield dg.AssetCheckEvaluation(
             asset_key=key.asset_key,
