@@ -125,7 +125,9 @@ class Feed(Settings):
         description="A Dagster AutomationCondition of the asset, such as '{{ dg.AutomationCondition.eager() }}', "
         "beside or instead of the feed's sensor and schedule.",
     )
-    metadata: dict[str, Any] = Field(default={}, description="Metadata of the asset, beside the feed's own.")
+    metadata: dict[str, Any] = Field(
+        default={}, exclude=True, description="Metadata of the asset, beside the feed's own."
+    )
     group: str | None = Field(default=None, description="Asset group in the UI.")
     owners: list[str] = Field(default=[], description="Owners in the UI: e-mail addresses, or team:name.")
     tags: dict[str, str] = Field(

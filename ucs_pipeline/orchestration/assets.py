@@ -26,7 +26,7 @@ from ucs_pipeline.orchestration.names import (
     stream_key,
     table_key,
 )
-from ucs_pipeline.orchestration.resources import resource_keys
+from ucs_pipeline.orchestration.resources import addresses, resource_keys
 from ucs_pipeline.publishing.brick_results import BrickReport
 
 if TYPE_CHECKING:
@@ -116,7 +116,10 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
             raise dg.Failure(str(error)) from error
         if feed.table_asset is None:
             span = feed.partitions.span(wanted[0], wanted[-1])
-            yield dg.AssetObservation(table_key(feed), metadata={"feed": feed.name, "bricks": span, "rows": rows})
+            server, _ = addresses(feed, context.resources)
+            yield dg.AssetObservation(
+                table_key(feed), metadata={"feed": feed.name, "bricks": span, "rows": rows, "server": server}
+            )
         yield from after_run(feed, context.instance, context.resources)
         yield dg.Output(None, metadata=_NO_FURTHER_EVENT)
 
