@@ -54,4 +54,4 @@ def defs_alone(project: dg.ComponentTree, path: Path) -> dg.Definitions:
     tree.state_tracker.set_cache_data(
         ComponentPath.from_path(tree.defs_module_path), component_decl=_declare(getattr(context, at)(place))
     )
-    return tree.build_defs()
+    return tree.build_defs_at_path(path)

@@ -6,10 +6,11 @@ Both reach the same builder, `ucs_pipeline.orchestration.build`.
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import dagster as dg
 from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, create_model, model_validator
+from typing_extensions import Self
 
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed import redaction as masking
