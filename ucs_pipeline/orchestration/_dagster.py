@@ -49,9 +49,9 @@ def defs_alone(project: dg.ComponentTree, path: Path) -> dg.Definitions:
     """The definitions of one file or folder under a project's `defs`, loaded as if it were all there is."""
     tree = dg.ComponentTree.from_module(project.defs_module, project.project_root)
     context, place = tree.decl_load_context, ComponentPath.from_path(path)
-    # The latter is the name before Dagster 1.13.10.
-    at = "for_component_loc" if hasattr(context, "for_component_loc") else "for_component_path"
+    named_anew = hasattr(context, "for_component_loc")  # since Dagster 1.13.10
+    at = "for_component_loc" if named_anew else "for_component_path"
     tree.state_tracker.set_cache_data(
         ComponentPath.from_path(tree.defs_module_path), component_decl=_declare(getattr(context, at)(place))
     )
-    return tree.build_defs_at_path(path)
+    return tree.build_defs() if named_anew else tree.build_defs_at_path(path)
