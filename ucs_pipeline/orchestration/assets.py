@@ -1,6 +1,5 @@
 """A feed as a partitioned asset: one partition per brick, one materialisation as each brick completes."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +20,7 @@ from ucs_pipeline.orchestration.names import (
     FEED_METADATA,
     OPEN_BRICK_TAG,
     feed_key,
+    pool,
     run_tags,
     runs_tag,
     stream_key,
@@ -59,7 +59,7 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         deps=_upstream(feed),
         # One run at a time per ordered stream: the guarantee does not need it, but two runs would only get in each
         # other's way.
-        pool=None if feed.any_order else "redis_stream:" + re.sub(r"\s", "_", feed.stream_name),
+        pool=None if feed.any_order else pool(feed.stream_name),
         required_resource_keys=resource_keys(feed),
         config_schema={"replay": _REPLAY} if feed.any_order else None,
         # No retry policy: with one, Dagster starts a run again that was cancelled.

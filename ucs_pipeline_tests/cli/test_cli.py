@@ -2,7 +2,7 @@
 
 import signal
 import time
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import dagster as dg
@@ -33,7 +33,7 @@ def test_the_demo_moves_all_three_tables_and_a_second_one_has_nothing_to_do(
     assert client.xlen("flights") == ROWS == 336_776
     assert (client.xlen("weather"), client.xlen("planes")) == (26_115, 3_322)
     # Hours are asked for by time: noon of the Fourth of July in New York, at three airports.
-    noon = int(datetime(2013, 7, 4, 16, tzinfo=UTC).timestamp() * 1000)
+    noon = int(datetime(2013, 7, 4, 16, tzinfo=timezone.utc).timestamp() * 1000)
     assert [fields[b"origin"] for _, fields in client.xrange("weather", noon, noon)] == [b"EWR", b"JFK", b"LGA"]
     [(entry, _)] = [(entry, found) for entry, found in client.xrange("planes") if found[b"tailnum"] == b"N14228"]
     assert entry.startswith(b"2931-")
