@@ -5,16 +5,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ucs_pipeline.orchestration.build import build_defs
     from ucs_pipeline.orchestration.component.brick_feed import BrickFeed
+    from ucs_pipeline.project.publish import publish
     from ucs_pipeline.project.readers import Reader, read_brick, read_entries
     from ucs_pipeline.redis.connection import redis_url
 
-__all__ = ["BrickFeed", "Reader", "__version__", "build_defs", "read_brick", "read_entries", "redis_url"]
+__all__ = ["BrickFeed", "Reader", "__version__", "build_defs", "publish", "read_brick", "read_entries", "redis_url"]
 __version__ = "0.1.0"
 
 _HOME = {
     "BrickFeed": "ucs_pipeline.orchestration.component.brick_feed",
     "Reader": "ucs_pipeline.project.readers",
     "build_defs": "ucs_pipeline.orchestration.build",
+    "publish": "ucs_pipeline.project.publish",
     "read_brick": "ucs_pipeline.project.readers",
     "read_entries": "ucs_pipeline.project.readers",
     "redis_url": "ucs_pipeline.redis.connection",
@@ -32,5 +34,5 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     # Dagster imports what is listed here to look for components, in every process that loads feeds: readers and their
-    # clients are left out.
+    # clients are left out, and so is `publish`, which loads the feeds.
     return ["BrickFeed", "__version__", "build_defs"]

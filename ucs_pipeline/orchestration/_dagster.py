@@ -7,6 +7,7 @@ from dagster._core.events import StepMaterializationData as StepMaterializationD
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES as BULK_ACTION_TERMINAL_STATUSES
 from dagster._core.execution.backfill import BulkActionsFilter as BulkActionsFilter
 from dagster._core.execution.backfill import BulkActionStatus as BulkActionStatus
+from dagster._core.execution.backfill import PartitionBackfill as PartitionBackfill
 from dagster._core.instance.utils import RUNLESS_JOB_NAME as RUNLESS_JOB_NAME
 from dagster._core.instance.utils import RUNLESS_RUN_ID as RUNLESS_RUN_ID
 from dagster._core.storage.dagster_run import FINISHED_STATUSES as FINISHED_STATUSES
@@ -16,6 +17,8 @@ from dagster._core.storage.partition_status_cache import (
 )
 from dagster._core.storage.tags import BACKFILL_ID_TAG as BACKFILL_ID_TAG
 from dagster._core.storage.tags import ROOT_BACKFILL_ID_TAG as ROOT_BACKFILL_ID_TAG
+from dagster._core.utils import make_new_backfill_id as make_new_backfill_id
+from dagster._time import get_current_timestamp as get_current_timestamp
 from dagster._utils.schedules import is_valid_cron_string as is_valid_cron_string
 from dagster._utils.warnings import disable_dagster_warnings as disable_dagster_warnings
 from dagster.components.core.component_tree import ComponentTreeException as ComponentTreeException

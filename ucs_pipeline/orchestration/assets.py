@@ -77,10 +77,11 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         # Runs of a backfill come without: Dagster copies no tag from an asset to its runs.
         context.instance.add_run_tags(context.run.run_id, run_tags(feed, wanted[0], wanted[-1], feed_names(graph)))
         seen = {*_finished_before_retry(context), context.run.tags.get(OPEN_BRICK_TAG)}
-        rows = 0
+        rows = published = 0
         try:
             for report in publish_bricks(context, feed, wanted):
                 rows += report.rows
+                published += report.published
                 if feed.partitions.name(report.ordinal) not in seen:
                     yield brick_event(feed, report)
         except UcsError as error:
@@ -94,7 +95,8 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
                 context.log.warning("a run of the bricks before these is launched again, and this one after it")
             raise dg.Failure(str(error)) from error
         span = feed.partitions.span(wanted[0], wanted[-1])
-        yield dg.AssetObservation(table_key(feed), metadata={"feed": feed.name, "bricks": span, "rows": rows})
+        seen_rows = {"rows": rows, "published": published}
+        yield dg.AssetObservation(table_key(feed), metadata={"feed": feed.name, "bricks": span, **seen_rows})
         yield from after_run(feed, context.instance)
         yield dg.Output(None, metadata=_NO_FURTHER_EVENT)
 
