@@ -38,10 +38,13 @@ def publish(feed: str, bricks: str | None, most: int | None, replay: bool, launc
     if not done.runs:
         click.echo(done.reason)
         sys.exit(NOTHING_TO_DO)
-    added = f"published {done.bricks:,} bricks with {done.rows:,} rows in {done.seconds:.1f} s"
-    if not done.rows:
-        added = f"{done.bricks:,} bricks were there already, or have no rows"
-    click.echo(f"feed {feed!r}: {added}")
+    unit = done.feed.partitions.unit
+    bricks = f"{done.bricks:,} {unit}" if done.bricks == 1 else f"{done.bricks:,} {unit}s"
+    if done.rows:
+        said = f"published {bricks} with {done.rows:,} rows in {done.seconds:.1f} s"
+    else:
+        said = f"nothing to add: {bricks} already in stream {done.feed.stream_name!r}, or without rows"
+    click.echo(f"feed {feed!r}: {said}")
 
 
 def _launch(feed: str, first: str | None, last: str | None, most: int | None, *, replay: bool) -> None:

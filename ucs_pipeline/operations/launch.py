@@ -10,6 +10,7 @@ from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.operations.publish import Span, following_one, requests
 from ucs_pipeline.orchestration._dagster import (
     BULK_ACTION_TERMINAL_STATUSES,
+    AssetGraphSubset,
     BulkActionsFilter,
     BulkActionStatus,
     PartitionBackfill,
@@ -60,15 +61,16 @@ def launch(
             continue
         first, last = found
         bricks = part.partitions
-        backfill = PartitionBackfill.from_asset_partitions(
+        names = [bricks.name(start) for start in bricks.between(first, last)]
+        partitions = dg.StaticPartitionsDefinition(bricks.names())
+        backfill = PartitionBackfill.from_asset_graph_subset(
             backfill_id=make_new_backfill_id(),
-            asset_graph=defs.resolve_asset_graph(),
-            partition_names=[bricks.name(start) for start in bricks.between(first, last)],
-            asset_selection=[key],
             backfill_timestamp=get_current_timestamp(),
             tags=run_tags(part, first, last),
             dynamic_partitions_store=instance,
-            all_partitions=False,
+            asset_graph_subset=AssetGraphSubset(
+                {key: partitions.subset_with_partition_keys(names)}, non_partitioned_asset_keys=set()
+            ),
             title=None,
             description=None,
             run_config={"ops": {part.name: {"config": {"replay": True}}}} if replay else None,

@@ -29,6 +29,8 @@ Span = tuple[int, int]
 class Published:
     """What was published."""
 
+    feed: Feed
+    """The feed that was asked for."""
     bricks: int
     """Partitions of the runs. Some may have been in the stream before."""
     rows: int
@@ -84,7 +86,7 @@ def publish(
             failures.append(error)
     if failures:
         raise failures[0]
-    return Published(bricks, rows, time.monotonic() - started, tuple(runs), "; ".join(reasons) or None)
+    return Published(feed, bricks, rows, time.monotonic() - started, tuple(runs), "; ".join(reasons) or None)
 
 
 def requests(
@@ -168,7 +170,8 @@ def run_request(
             asset_selection=[dg.AssetKey(feed.name)],
             raise_on_error=False,
             run_id=run_id,
-            tags=request_tags(feed, request),
+            # A daemon cannot launch it again, and would let people wait for that.
+            tags={**request_tags(feed, request), "dagster/max_retries": "0"},
         )
     if not result.success:
         raise _failure(result)

@@ -1,5 +1,6 @@
 """The names of Dagster that it does not document, all in one place: what a new version has to be tried for."""
 
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset as AssetGraphSubset
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph as BaseAssetGraph
 from dagster._core.definitions.metadata.metadata_value import ObjectMetadataValue as ObjectMetadataValue
 from dagster._core.definitions.utils import is_valid_name as is_valid_name
