@@ -68,7 +68,7 @@ def launch(
             backfill_timestamp=get_current_timestamp(),
             tags=run_tags(part, first, last),
             dynamic_partitions_store=instance,
-            asset_graph_subset=AssetGraphSubset(  # type: ignore[call-arg] - its decorator hides its signature
+            asset_graph_subset=AssetGraphSubset(  # type: ignore[call-arg]  # its decorator hides its signature
                 partitions_subsets_by_asset_key={key: partitions.subset_with_partition_keys(names)},
                 non_partitioned_asset_keys=set(),
             ),
