@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset as AssetGraphSubset
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph as BaseAssetGraph
 from dagster._core.definitions.metadata.metadata_value import ObjectMetadataValue as ObjectMetadataValue
 from dagster._core.definitions.reconstruct import repository_def_from_target_def as repository_def_from_target_def
@@ -11,6 +12,7 @@ from dagster._core.events import StepMaterializationData as StepMaterializationD
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES as BULK_ACTION_TERMINAL_STATUSES
 from dagster._core.execution.backfill import BulkActionsFilter as BulkActionsFilter
 from dagster._core.execution.backfill import BulkActionStatus as BulkActionStatus
+from dagster._core.execution.backfill import PartitionBackfill as PartitionBackfill
 from dagster._core.instance.utils import RUNLESS_JOB_NAME as RUNLESS_JOB_NAME
 from dagster._core.instance.utils import RUNLESS_RUN_ID as RUNLESS_RUN_ID
 from dagster._core.remote_origin import CodeLocationOrigin as CodeLocationOrigin
@@ -21,6 +23,7 @@ from dagster._core.storage.partition_status_cache import (
 )
 from dagster._core.storage.tags import BACKFILL_ID_TAG as BACKFILL_ID_TAG
 from dagster._core.storage.tags import ROOT_BACKFILL_ID_TAG as ROOT_BACKFILL_ID_TAG
+from dagster._core.utils import make_new_backfill_id as make_new_backfill_id
 from dagster._core.workspace.load_target import ModuleTarget as ModuleTarget
 from dagster._core.workspace.load_target import PackageTarget as PackageTarget
 from dagster._core.workspace.load_target import PyProjectFileTarget as PyProjectFileTarget
@@ -28,6 +31,7 @@ from dagster._core.workspace.load_target import PythonFileTarget as PythonFileTa
 from dagster._core.workspace.load_target import WorkspaceFileTarget as WorkspaceFileTarget
 from dagster._core.workspace.load_target import WorkspaceLoadTarget as WorkspaceLoadTarget
 from dagster._grpc.utils import get_loadable_targets as get_loadable_targets
+from dagster._time import get_current_timestamp as get_current_timestamp
 from dagster._utils.schedules import is_valid_cron_string as is_valid_cron_string
 from dagster._utils.warnings import disable_dagster_warnings as disable_dagster_warnings
 from dagster.components.core.component_tree import ComponentTreeException as ComponentTreeException

@@ -94,11 +94,12 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         context.instance.add_run_tags(context.run.run_id, run_tags(feed, wanted[0], wanted[-1], feed_names(graph)))
         seen = {*_finished_before_retry(context), context.run.tags.get(OPEN_BRICK_TAG)}
         left = set(map(feed.partitions.name, wanted)) - seen
-        rows, read = 0, versions_read(feed, context.instance)
+        rows, published, read = 0, 0, versions_read(feed, context.instance)
         try:
             reports, shape = publish_bricks(context, feed, wanted)
             for report in reports:
                 rows += report.rows
+                published += report.published
                 name = feed.partitions.name(report.ordinal)
                 left.discard(name)
                 if name not in seen:
@@ -120,7 +121,7 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
             yield dg.AssetObservation(
                 table_key(feed), metadata={"feed": feed.name, "bricks": span, "rows": rows, "server": server}
             )
-        yield from after_run(feed, context.instance, context.resources)
+        yield from after_run(feed, context.instance, context.resources, published)
         yield dg.Output(None, metadata=_NO_FURTHER_EVENT)
 
     return bricks

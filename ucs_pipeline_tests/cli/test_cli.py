@@ -112,21 +112,21 @@ def test_the_demo_reads_from_a_server_over_http(
 
 
 @pytest.mark.parametrize(
-    ("command", "environment", "sentence"),
+    ("code", "command", "environment", "sentence"),
     [
-        (["verify", "nothing"], {}, "there is no feed 'nothing'; the project has '"),
-        (["demo"], {"UCS_REDIS_URL": "redis://127.0.0.1:1"}, "check UCS_REDIS_URL"),
-        (["demo"], {"UCS_REDIS_URL": "http://127.0.0.1"}, "UCS_REDIS_URL is not a Redis URL"),
-        (["demo"], {"UCS_CLICKHOUSE_URL": "http://127.0.0.1:1"}, "check UCS_CLICKHOUSE_URL"),
-        (["stop"], {"DAGSTER_HOME": "/nowhere"}, "DAGSTER_HOME is '/nowhere', which is not a directory"),
+        (2, ["verify", "nothing"], {}, "there is no feed 'nothing'; the project has '"),
+        (75, ["demo"], {"UCS_REDIS_URL": "redis://127.0.0.1:1"}, "check UCS_REDIS_URL"),
+        (2, ["demo"], {"UCS_REDIS_URL": "http://127.0.0.1"}, "UCS_REDIS_URL is not a Redis URL"),
+        (75, ["demo"], {"UCS_CLICKHOUSE_URL": "http://127.0.0.1:1"}, "check UCS_CLICKHOUSE_URL"),
+        (2, ["stop"], {"DAGSTER_HOME": "/nowhere"}, "DAGSTER_HOME is '/nowhere', which is not a directory"),
     ],
     ids=["no feed", "no Redis", "no Redis URL", "no ClickHouse", "no home"],
 )
 def test_a_mistake_ends_with_one_sentence(
-    home: Path, redis_server: RedisServer, command: list[str], environment: dict[str, str], sentence: str
+    home: Path, redis_server: RedisServer, code: int, command: list[str], environment: dict[str, str], sentence: str
 ) -> None:
-    code, output = run_ucs(*command, home=home, **{"UCS_REDIS_URL": redis_server.url, **environment})
-    assert code == 2, output
+    ended, output = run_ucs(*command, home=home, **{"UCS_REDIS_URL": redis_server.url, **environment})
+    assert ended == code, output
     assert sentence in output
     assert "Traceback" not in output
 
@@ -136,7 +136,7 @@ def test_of_a_clickhouse_that_is_not_there_one_sentence_is_said_and_no_more(
 ) -> None:
     urls = {"UCS_REDIS_URL": redis_server.url, "UCS_CLICKHOUSE_URL": "http://user:secret@127.0.0.1:1/default"}
     code, output = run_ucs("verify", "weather", home=home, **urls)
-    assert code == 2
+    assert code == 75
     [line] = output.splitlines()
     assert line.startswith("ucs: feed 'weather': ClickHouse cannot be read (")
     assert "secret" not in line

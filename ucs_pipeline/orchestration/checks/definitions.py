@@ -97,11 +97,12 @@ def _checks(feed: Feed) -> dg.AssetChecksDefinition:
 
 
 def after_run(
-    feed: Feed, instance: dg.DagsterInstance, resources: object
+    feed: Feed, instance: dg.DagsterInstance, resources: object, published: int
 ) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
     """What a run that has published proves at little cost: what the stream holds, and that it has what is recorded.
 
-    Nothing if Redis does not answer any more: what the run has recorded stays as true as it was.
+    `published`: rows that the run has added. Nothing if Redis does not answer any more: what the run has recorded stays
+    as true as it was.
     """
     # As above.
     from ucs_pipeline.orchestration.checks.facts import collect_without_table
@@ -116,6 +117,7 @@ def after_run(
                 "dagster/row_count": state.length,
                 "last_id": str(state.top),
                 "last_feed": feed.name,
+                "published": published,
                 "server": addresses(feed, resources)[1],
             },
         )
