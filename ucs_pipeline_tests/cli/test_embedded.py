@@ -360,7 +360,7 @@ def test_a_path_that_clickhouse_would_expand_is_refused() -> None:
 @pytest.mark.usefixtures("home")
 def test_without_chdb_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(SourceError, match=r"set UCS_CLICKHOUSE_URL .*ucs-pipeline\[embedded\]"):
+    with pytest.raises(SourceError, match=r"in the ClickHouse URL, .*ucs-pipeline\[embedded\]"):
         embedded_connection()
 
 

@@ -9,13 +9,13 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline import BrickFeed, publish
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.errors import OutOfTurnError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.orchestration.build import build_defs
-from ucs_pipeline.project.publish import launch
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import launch, publish
 from ucs_pipeline_tests.support.home import write_table
 
 ROWS = 25_000
