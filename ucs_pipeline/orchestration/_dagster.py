@@ -16,6 +16,9 @@ from dagster._core.execution.backfill import PartitionBackfill as PartitionBackf
 from dagster._core.instance.utils import RUNLESS_JOB_NAME as RUNLESS_JOB_NAME
 from dagster._core.instance.utils import RUNLESS_RUN_ID as RUNLESS_RUN_ID
 from dagster._core.remote_origin import CodeLocationOrigin as CodeLocationOrigin
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin as ManagedGrpcPythonEnvCodeLocationOrigin,
+)
 from dagster._core.storage.dagster_run import FINISHED_STATUSES as FINISHED_STATUSES
 from dagster._core.storage.event_log import SqliteEventLogStorage as SqliteEventLogStorage
 from dagster._core.storage.partition_status_cache import (

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ucs_pipeline.stream.stream import OrderedStream
 
 _Kind = TypeVar("_Kind")
-_LOGIN = re.compile(r"//([^/?#@:]*):[^/?#@]+@|(?<=[?&])(\w*password)=[^&#]*", re.IGNORECASE)
+_LOGIN = re.compile(r"//([^/?#@:]*):.+@|(?<=[?&])(\w*(?:password|token|secret))=[^&#]*", re.IGNORECASE)
 _urls: dict[str, str] = {}
 """The URLs of this process that hold a password, by what Dagster is given instead."""
 

@@ -16,6 +16,7 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.home import project_home
 from ucs_pipeline.orchestration._dagster import (
     CodeLocationOrigin,
+    ManagedGrpcPythonEnvCodeLocationOrigin,
     ModuleTarget,
     PackageTarget,
     PyProjectFileTarget,
@@ -152,7 +153,7 @@ def load(origin: CodeLocationOrigin) -> Location:
     Raises:
         UcsError: it is served by another process, or its files are wrong.
     """
-    target = getattr(origin, "loadable_target_origin", None)
+    target = origin.loadable_target_origin if isinstance(origin, ManagedGrpcPythonEnvCodeLocationOrigin) else None
     if target is None or target.executable_path not in (None, sys.executable):
         raise UcsError(
             f"code location {origin.location_name!r} is loaded by another process: run ucs where its code is, and name "
@@ -179,9 +180,9 @@ def load(origin: CodeLocationOrigin) -> Location:
 
 def package_of(origin: CodeLocationOrigin) -> Path | None:
     """The directory of the package that a code location is in; None if it is a file, or in another process."""
-    target = getattr(origin, "loadable_target_origin", None)
-    if target is None:
+    if not isinstance(origin, ManagedGrpcPythonEnvCodeLocationOrigin):
         return None
+    target = origin.loadable_target_origin
     module = target.module_name or target.package_name or target.autoload_defs_module_name
     if not module:
         return None
