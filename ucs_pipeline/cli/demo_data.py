@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from ucs_pipeline.clickhouse.errors import first_line
 from ucs_pipeline.clickhouse.sql.queries import quote
-from ucs_pipeline.errors import SourceError
+from ucs_pipeline.errors import SourceError, SourceUnavailableError
 
 ROWS = 336_776
 """Rows of the flights."""
@@ -177,7 +177,7 @@ def load_data(data: Dataset, url: str) -> bool:
         SourceError: the server cannot be reached, or refuses.
     """
     import clickhouse_connect
-    from clickhouse_connect.driver.exceptions import ClickHouseError
+    from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
     try:
         with clickhouse_connect.get_client(dsn=url, secure=url.startswith("https:")) as client:
@@ -192,7 +192,9 @@ def load_data(data: Dataset, url: str) -> bool:
             return True
     except (ClickHouseError, OSError) as error:
         reason = first_line(str(error))
-        raise SourceError(
+        # What the driver says of a connection that it does not get.
+        kind = SourceUnavailableError if isinstance(error, OperationalError | OSError) else SourceError
+        raise kind(
             f"the demo's table {data.name!r} cannot be created on the ClickHouse server ({reason}): check "
             "UCS_CLICKHOUSE_URL and that its user may create tables"
         ) from error

@@ -454,7 +454,7 @@ def test_the_command_adopts_and_the_demo_publishes_the_rest(
     )
     code, output = run_ucs("demo", home=home, **urls)
     assert code == 0, output
-    assert "publishing bricks 0.0.0.30 to 0.0.0.33" in output
+    assert "publishing 0.0.0.30...0.0.0.33" in output
     assert "table and stream agree" in output
     assert redis_server.client().xlen("flights") == ROWS - 300_000
     code, output = run_ucs("verify", "flights", home=home, **urls)
