@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from ucs_pipeline.orchestration.build import build_defs
     from ucs_pipeline.orchestration.component.brick_feed import BrickFeed
     from ucs_pipeline.orchestration.resources import ClickHouseResource, RedisResource
+    from ucs_pipeline.project.publish import publish
     from ucs_pipeline.project.readers import Reader, read_brick, read_entries
     from ucs_pipeline.redis.connection import redis_url
 
@@ -16,6 +17,7 @@ __all__ = [
     "RedisResource",
     "__version__",
     "build_defs",
+    "publish",
     "read_brick",
     "read_entries",
     "redis_url",
@@ -28,6 +30,7 @@ _HOME = {
     "Reader": "ucs_pipeline.project.readers",
     "RedisResource": "ucs_pipeline.orchestration.resources",
     "build_defs": "ucs_pipeline.orchestration.build",
+    "publish": "ucs_pipeline.project.publish",
     "read_brick": "ucs_pipeline.project.readers",
     "read_entries": "ucs_pipeline.project.readers",
     "redis_url": "ucs_pipeline.redis.connection",
@@ -45,5 +48,5 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     # Dagster imports what is listed here to look for components, in every process that loads feeds: readers and their
-    # clients are left out.
+    # clients are left out, and so is `publish`, which loads the feeds.
     return ["BrickFeed", "__version__", "build_defs"]

@@ -8,7 +8,7 @@ milliseconds since 1970. Inside here times are whole seconds since 1970.
 import re
 import zoneinfo
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta, timezone
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -37,10 +37,20 @@ def zone_database(zone: str) -> str:
     return f"found in {found}" if found else f"found in the package tzdata {version('tzdata')}"
 
 
+def parsed(text: str) -> datetime:
+    """A time in ISO 8601. Python 3.10 by itself knows neither `Z` nor seconds with other than 3 or 6 decimals.
+
+    Raises:
+        ValueError: it is none.
+    """
+    whole = re.sub(r"\.(\d+)", lambda decimals: f".{decimals[1][:6]:0<6}", text)
+    return datetime.fromisoformat(re.sub("Z$", "+00:00", whole))
+
+
 class TimeBricks(BrickClass):
     """Bricks of one hour in a time zone.
 
-    >>> TimeBricks("Europe/Berlin").get_brick_name(datetime(2013, 1, 1, 23, 30, tzinfo=UTC))
+    >>> TimeBricks("Europe/Berlin").get_brick_name(datetime(2013, 1, 1, 23, 30, tzinfo=timezone.utc))
     '2013.01.02.00'
     >>> TimeBricks("Europe/Berlin").get_brick_list("2013.03.31.01", "2013.03.31.03")
     ['2013.03.31.01', '2013.03.31.03']
@@ -77,7 +87,9 @@ class TimeBricks(BrickClass):
         datetime.timedelta(seconds=7200)
         """
         first = self.ordinal_of_name(name)
-        return Bounds(*(datetime.fromtimestamp(n // MILLISECONDS, UTC) for n in (first, self.unit_after(first, 0))))
+        return Bounds(
+            *(datetime.fromtimestamp(n // MILLISECONDS, timezone.utc) for n in (first, self.unit_after(first, 0)))
+        )
 
     def ordinal_of_key(self, key: date) -> int:
         """Ordinal of the brick that holds a time.
@@ -89,14 +101,14 @@ class TimeBricks(BrickClass):
             raise BrickError(f"{key!r} is no time: time bricks number dates and datetimes")
         moment = key if isinstance(key, datetime) else datetime(key.year, key.month, key.day)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=self.zone)
-        seconds = (moment - datetime.fromtimestamp(0, UTC)) // timedelta(seconds=1)
+        seconds = (moment - datetime.fromtimestamp(0, timezone.utc)) // timedelta(seconds=1)
         return self._ordinal(self._start(seconds), key)
 
     def timestamp(self, key: int | bytes, unit: Unit) -> float:
         """Seconds since 1970 of a key as it comes from the table: a count of units, or text in ISO 8601."""
         if isinstance(key, int) or key.isdigit():
             return int(key) / PER_SECOND[unit]
-        time = datetime.fromisoformat(key.decode())
+        time = parsed(key.decode())
         # A day has no zone; anything else has.
         return (time if time.tzinfo else time.replace(tzinfo=self.zone)).timestamp()
 
@@ -263,7 +275,8 @@ class TimeBricks(BrickClass):
             if start != first and now < before:
                 raise BrickError(
                     f"clocks in {self.zone.key} were set back by more than the hour they showed at "
-                    f"{datetime.fromtimestamp(start, UTC).isoformat()}: its hours make no row; choose another zone"
+                    f"{datetime.fromtimestamp(start, timezone.utc).isoformat()}: its hours make no row; "
+                    "choose another zone"
                 )
             if start == first or now > before:
                 yield start, min(start + 1, stop)

@@ -1,25 +1,21 @@
 """`ucs demo`: the main job on real data, through the project's own Dagster instance, and the proof that it worked."""
 
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import click
 import dagster as dg
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ucs_pipeline.cli.demo_data import DATASETS, Dataset, load_data, write_data
-from ucs_pipeline.cli.output import console, print_verdict
+from ucs_pipeline.cli.output import console, print_verdict, row_bar
 from ucs_pipeline.clickhouse.embedded import tables_dir
-from ucs_pipeline.clickhouse.source import Source
-from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.operations.publish import run_request
 from ucs_pipeline.orchestration.materializations import recorded
-from ucs_pipeline.orchestration.names import feed_key
 from ucs_pipeline.orchestration.resources import clickhouse_server, open_feed, redis_server
-from ucs_pipeline.project.feeds import feed_named, location_of, resources_of, use_project_home
+from ucs_pipeline.orchestration.sensors.next_bricks import Request
+from ucs_pipeline.project.feeds import feed_named, location_of, use_project_home
+from ucs_pipeline.project.locations import Location
 from ucs_pipeline.publishing.ordered.plan import known
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.redis.connection import EMBEDDED
@@ -42,20 +38,21 @@ def run_demo() -> bool:
     use_project_home()
     feeds = [feed_named(name) for name in DATASETS]
     agree = True
-    with dg.DagsterInstance.get() as instance, resources_of(feeds[0]) as resources:
+    location = location_of(feeds[0])
+    with dg.DagsterInstance.get() as instance, location.resources() as resources:
         for feed in feeds:
-            agree &= _run(feed, resources, instance)
+            agree &= _run(feed, location, resources, instance)
         _say_what_next(feeds[0], redis_server(feeds[0], resources).url)
     return agree
 
 
-def _run(feed: Feed, resources: object, instance: dg.DagsterInstance) -> bool:
+def _run(feed: Feed, location: Location, resources: object, instance: dg.DagsterInstance) -> bool:
     data = DATASETS[feed.table]
     _prepare_table(data, clickhouse_server(feed, resources).url)
     table, stream = open_feed(feed, resources)
-    seconds = _publish(feed, table, stream, instance)
-    with _bar("comparing", data.rows) as progress:
-        verdict = verify(feed, table, stream, lambda rows: progress.update(progress.task_ids[0], completed=rows))
+    seconds = _publish(feed, stream, location, resources, instance)
+    with row_bar("comparing", data.rows) as compared:
+        verdict = verify(feed, table, stream, compared)
     figures = [("partitions", f"{len(feed.partitions.starts):,} {feed.partitions.unit}s")]
     if seconds is not None:
         figures += [("seconds", f"{seconds:.1f}"), ("rows per second", f"{verdict.rows / seconds:,.0f}")]
@@ -71,7 +68,9 @@ def _prepare_table(data: Dataset, url: str) -> None:
     write_data(data, tables_dir())
 
 
-def _publish(feed: Feed, table: Source, stream: OrderedStream, instance: dg.DagsterInstance) -> float | None:
+def _publish(
+    feed: Feed, stream: OrderedStream, location: Location, resources: object, instance: dg.DagsterInstance
+) -> float | None:
     """Runs the feed's asset over all its bricks. Returns seconds, or None if there was nothing to do."""
     bricks = feed.partitions
     done = len(known(feed, bricks.starts, stream.state(), recorded(instance, feed, bricks.starts)))
@@ -79,79 +78,9 @@ def _publish(feed: Feed, table: Source, stream: OrderedStream, instance: dg.Dags
         console.print(f"nothing to do: all {done} {bricks.unit}s are in stream {feed.stream_name!r} already")
         return None
     wanted = bricks.starts[done:]
-    more = f"s {bricks.name(wanted[0])} to" if len(wanted) > 1 else ""
-    console.print(f"publishing {bricks.unit}{more} {bricks.name(wanted[-1])}")
-    total = sum(table.count(bricks.first, bricks.last).values())
     started = time.monotonic()
-    with _bar("publishing", total) as progress, _following(stream, progress):
-        result = run_range(feed, wanted, instance)
-    if not result.success:
-        raise UcsError(_reason(result))
+    run_request(location.repository, resources, feed, Request(wanted[0], wanted[-1]), instance, bar=row_bar)
     return time.monotonic() - started
-
-
-def run_range(feed: Feed, wanted: Sequence[int], instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
-    """One run of the feed's asset over consecutive bricks, in this process."""
-    return (
-        location_of(feed)
-        .repository.get_implicit_global_asset_job_def()
-        .execute_in_process(
-            instance=instance,
-            asset_selection=[feed_key(feed)],
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            raise_on_error=False,
-            tags={
-                "dagster/asset_partition_range_start": feed.partitions.name(wanted[0]),
-                "dagster/asset_partition_range_end": feed.partitions.name(wanted[-1]),
-            },
-        )
-    )
-
-
-def _reason(result: dg.ExecuteInProcessResult) -> str:
-    for event in result.all_events:
-        if event.is_step_failure:
-            data = event.step_failure_data
-            if data.error and data.error.cls_name == "DagsterExecutionInterruptedError":
-                raise KeyboardInterrupt
-            if data.user_failure_data and data.user_failure_data.description:
-                return data.user_failure_data.description
-            if data.error:
-                return data.error.message.strip()
-    return f"run {result.run_id} failed; see it in the UI"
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Progress]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        progress.add_task(what, total=total)
-        yield progress
-
-
-@contextmanager
-def _following(stream: OrderedStream, progress: Progress) -> Iterator[None]:
-    """Shows the stream's length as it grows: what the bar shows is in Redis."""
-    over = threading.Event()
-
-    def follow() -> None:
-        while not over.wait(0.1):
-            progress.update(progress.task_ids[0], completed=stream.state().length)
-
-    thread = threading.Thread(target=follow, name="ucs-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        progress.update(progress.task_ids[0], completed=stream.state().length)
 
 
 def _say_what_next(feed: Feed, url: str) -> None:

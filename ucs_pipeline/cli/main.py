@@ -8,10 +8,11 @@ from typing import Any, NoReturn
 import click
 
 from ucs_pipeline import __version__
-from ucs_pipeline.errors import UcsError
+from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
 
 _COMMANDS = {
     "demo": ("demo", "Publish real tables through Dagster, and prove that they arrived."),
+    "publish": ("publish", "Publish bricks of a feed, from cron or by hand."),
     "check": ("checks", "Check every feed, and say what is wrong with each."),
     "verify": ("checks", "Compare every row of a feed with its entry in the stream."),
     "status": ("checks", "Show where every feed is."),
@@ -68,7 +69,7 @@ def ucs(**chosen: Any) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point: a user's mistake ends with one sentence and exit code 2, never with a traceback."""
+    """Entry point: what a user can act on ends with one sentence and exit code 2 or 75, never with a traceback."""
     # What Dagster keeps, rows and logs among it, is its owner's.
     os.umask(0o077)
     try:
@@ -83,7 +84,8 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except UcsError as error:
         click.echo(f"ucs: {error}", err=True)
-        sys.exit(2)
+        # What passes has the code that cron-like services know as "try again later".
+        sys.exit(os.EX_TEMPFAIL if isinstance(error, StreamUnavailableError | SourceUnavailableError) else 2)
     sys.exit(0)
 
 

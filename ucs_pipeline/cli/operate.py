@@ -1,7 +1,7 @@
 """`ucs adopt`, `ucs prune` and `ucs stop`."""
 
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 import click
 import dagster as dg
@@ -85,7 +85,7 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
 def prune(days: int, dry_run: bool) -> None:
     """Delete old runs of the feeds, and the files they left. Runs that a brick is recorded by stay."""
     use_project_home()
-    before = datetime.now(tz=UTC) - timedelta(days=days)
+    before = datetime.now(tz=timezone.utc) - timedelta(days=days)
     with dg.DagsterInstance.get() as instance:
         found = prune_runs(all_feeds(), instance, before, dry_run=dry_run)
     click.echo(

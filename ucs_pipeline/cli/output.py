@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -101,6 +101,21 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
             progress.update(task, completed=number)
 
         yield done
+
+
+@contextmanager
+def row_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows how many rows of a total are done, and how long that takes."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda rows: progress.update(task, completed=rows)
 
 
 def print_statuses(statuses: Sequence[FeedStatus]) -> None:

@@ -4,7 +4,9 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from threading import Condition, Thread
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
+
+from typing_extensions import Self
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails
@@ -140,7 +140,8 @@ def _settings(model: type[BaseModel], group: str = "") -> Iterator[tuple[str, st
         name = ".".join(filter(None, (group, field.alias or attribute)))
         yield name, group
         inner: Any = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
+        # In Python 3.10 `list[str]` is a type, too.
+        if get_origin(inner) is None and isinstance(inner, type) and issubclass(inner, BaseModel):
             yield from _settings(inner, name)
 
 

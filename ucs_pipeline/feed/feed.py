@@ -125,7 +125,9 @@ class Feed(Settings):
         description="A Dagster AutomationCondition of the asset, such as '{{ dg.AutomationCondition.eager() }}', "
         "beside or instead of the feed's sensor and schedule.",
     )
-    metadata: dict[str, Any] = Field(default={}, description="Metadata of the asset, beside the feed's own.")
+    metadata: dict[str, Any] = Field(
+        default={}, exclude=True, description="Metadata of the asset, beside the feed's own."
+    )
     group: str | None = Field(default=None, description="Asset group in the UI.")
     owners: list[str] = Field(default=[], description="Owners in the UI: e-mail addresses, or team:name.")
     tags: dict[str, str] = Field(
@@ -256,11 +258,10 @@ def last_whole_in(feed: Feed, brick: str) -> int:
         BrickError: it is no brick.
         UcsError: the feed has no such brick, or no partition that ends with it.
     """
-    bricks = feed.partitions
-    if feed.bricks.kind != "number" or not (brick.isascii() and brick.isdecimal()):
+    bricks, ordinal = feed.partitions, numbered_in(feed, brick)
+    if ordinal is None:
         return start_in(feed, brick)
-    ordinal = int(brick) + bricks.offset
-    start = bricks.start(_listed(feed, ordinal, bricks.brick_name(ordinal)))
+    start = bricks.start(ordinal)
     if bricks.end(start) != ordinal:
         raise UcsError(
             f"feed {feed.name!r}: brick {bricks.brick_name(ordinal)} is inside {bricks.unit} {bricks.name(start)}, and "
@@ -268,6 +269,20 @@ def last_whole_in(feed: Feed, brick: str) -> int:
             f"{bricks.name(start)} that were handled too"
         )
     return start
+
+
+def numbered_in(feed: Feed, brick: str) -> int | None:
+    """Ordinal of a number brick of the feed by its plain number, such as `299`; None if the text is a name.
+
+    Raises:
+        UcsError: the feed has no such brick.
+    """
+    bricks = feed.partitions
+    # Shards have names of one number.
+    if feed.bricks.kind != "number" or bricks.unit == "shard" or not (brick.isascii() and brick.isdecimal()):
+        return None
+    ordinal = int(brick) + bricks.offset
+    return _listed(feed, ordinal, bricks.brick_name(ordinal))
 
 
 def _listed(feed: Feed, ordinal: int, brick: str) -> int:

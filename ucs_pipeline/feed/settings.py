@@ -1,16 +1,17 @@
 """The groups of a feed's settings: `bricks`, which keys it has, and `stream`, where its rows go."""
 
 from collections.abc import Mapping
-from datetime import date, datetime
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from datetime import date
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from typing_extensions import Self
 
 from ucs_pipeline.bricks.base import LEVELS, BrickClass
 from ucs_pipeline.bricks.number import BRICK, NumberBricks
 from ucs_pipeline.bricks.partitions import Partitions
 from ucs_pipeline.bricks.text import Digit, TextBricks
-from ucs_pipeline.bricks.time import TimeBricks, Unit
+from ucs_pipeline.bricks.time import TimeBricks, Unit, parsed
 from ucs_pipeline.errors import BrickError
 
 Level = Literal["brick", "block", "part", "shard"]
@@ -231,7 +232,7 @@ def _hour(bricks: TimeBricks, setting: str, value: object, hour: int) -> int:
     try:
         if text.count(".") == 3:
             return bricks.ordinal_of_name(text)
-        moment = datetime.fromisoformat(text)
+        moment = parsed(text)
         return bricks.ordinal_of_key(moment.replace(hour=hour) if len(text) == len("2013-01-01") else moment)
     except BrickError as error:
         raise BrickError(f"bricks.{setting}: {error}") from None

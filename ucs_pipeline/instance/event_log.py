@@ -17,7 +17,6 @@ from typing import Any
 from dagster import EventLogEntry
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
-from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.event import listen
@@ -26,6 +25,9 @@ from sqlalchemy.pool import QueuePool
 from ucs_pipeline.home import project_home
 from ucs_pipeline.instance.grouped_events import INSERT, GroupedEventLog, waits
 from ucs_pipeline.instance.pending_events import PendingEvents
+
+_BUSY_SECONDS = 30
+"""How long to wait for a process that is writing: Dagster's own patience since 1.13, before which it was SQLite's 5."""
 
 _OPEN_FILES = 16
 """Databases kept open at once: the index, and the runs a process is busy with."""
@@ -132,7 +134,7 @@ class PooledSqliteEventLogStorage(GroupedEventLog, SqliteEventLogStorage):
             self.conn_string_for_shard(shard),
             poolclass=QueuePool,
             pool_size=1,
-            connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS},
+            connect_args={"timeout": _BUSY_SECONDS},
         )
         listen(engine, "connect", _do_not_wait_for_the_disk)
         self._engines[shard] = (_identity(path), engine)

@@ -7,6 +7,7 @@ the stream, never the reverse: the next run compares and records them.
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import WeakMethod
 
@@ -36,6 +37,7 @@ class GroupedEventLog(SqlEventLogStorage):
     """What the groups of an event log have in common, whatever its database; goes before Dagster's own class."""
 
     _pending: PendingEvents
+    _group: Connection
 
     def _follow_forks(self) -> None:
         forked = WeakMethod(self._forked)
@@ -76,6 +78,12 @@ class GroupedEventLog(SqlEventLogStorage):
         found = super().get_logs_for_all_runs_by_log_id(*arguments, **named)
         return settled(found, self._instance) if self.has_instance else found
 
+    def index_connection(self) -> AbstractContextManager[Connection]:
+        """A connection to the tables of all runs. What is written along with a group shares the group's transaction."""
+        if self._pending.writing:
+            return nullcontext(self._group)
+        return super().index_connection()  # type: ignore[safe-super]  # Dagster's own class comes next
+
     def flush(self) -> None:
         """Writes the events that wait for their group. Those that cannot be written are dropped, as one event would be.
 
@@ -89,9 +97,10 @@ class GroupedEventLog(SqlEventLogStorage):
 
     def _insert(self, index: Connection, pending: Sequence[Pending]) -> None:
         """Adds a group to the tables of all runs, within the transaction of a connection."""
+        self._group = index
         events, rows = [event for event, _ in pending], [row for _, row in pending]
         ids = index.scalars(_INSERT_FOR_IDS, rows).all()
-        self._store_asset_event_tags(index, events, ids)
+        self.store_asset_event_tags(events, ids)
         # The asset's own row is about its latest event of each kind only, the latest last.
         latest: dict[object, tuple[EventLogEntry, int]] = {}
         for event, event_id, row in zip(events, ids, rows, strict=True):
@@ -99,7 +108,7 @@ class GroupedEventLog(SqlEventLogStorage):
             latest.pop(kind, None)
             latest[kind] = (event, event_id)
         for event, event_id in latest.values():
-            self._store_asset_event(index, event, event_id)
+            self.store_asset_event(event, event_id)
 
 
 def waits(event: EventLogEntry) -> bool:

@@ -35,13 +35,18 @@ class PendingEvents:
                 self._thread = thread
             return len(self._events)
 
+    @property
+    def writing(self) -> bool:
+        """Whether the caller is called on the way of writing."""
+        return self._writer == get_ident()
+
     def write(self, *, keep: bool = False) -> None:
         """Writes what waits, after what another thread is writing.
 
         Events that cannot be written are dropped, or wait for the next attempt if they are to be kept: whoever asks for
         something else in the meantime, a log line or a look at the log, may take the error for its own and go on.
         """
-        if self._writer == get_ident():  # a look at the log on the way of writing
+        if self.writing:  # a look at the log on the way of writing
             return
         with self._writing:
             self._writer = get_ident()

@@ -11,14 +11,10 @@ from zlib import crc32
 
 from dagster import EventLogEntry
 from dagster._serdes import ConfigurableClassData
+from dagster_postgres import utils
 from dagster_postgres.event_log import PostgresEventLogStorage
-from dagster_postgres.utils import (
-    create_pg_connection,
-    create_pg_engine,
-    get_token_provider_from_config,
-    pg_url_from_config,
-)
-from sqlalchemy import Connection, Engine, func, select
+from dagster_postgres.utils import create_pg_connection, pg_url_from_config
+from sqlalchemy import Connection, Engine, create_engine, func, select
 
 from ucs_pipeline.instance.grouped_events import GroupedEventLog
 from ucs_pipeline.instance.pending_events import PendingEvents
@@ -32,8 +28,13 @@ class PooledPostgresEventLogStorage(GroupedEventLog, PostgresEventLogStorage):
         super().__init__(*arguments, **named)
         self._engine.dispose()
         # Kept connections may have been cut by the server or a firewall: each is asked before it is used.
-        self._engine = create_pg_engine(
-            self.postgres_url, self._token_provider, isolation_level="AUTOCOMMIT", pool_size=1, pool_pre_ping=True
+        settings = {"isolation_level": "AUTOCOMMIT", "pool_size": 1, "pool_pre_ping": True}
+        # dagster-postgres before 0.29 knows passwords only.
+        tokens = getattr(self, "_token_provider", None)
+        self._engine = (
+            utils.create_pg_engine(self.postgres_url, tokens, **settings)
+            if tokens
+            else create_engine(self.postgres_url, **settings)
         )
         self._follow_forks()
 
@@ -42,11 +43,14 @@ class PooledPostgresEventLogStorage(GroupedEventLog, PostgresEventLogStorage):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "PooledPostgresEventLogStorage":
         """Dagster's constructor from dagster.yaml."""
+        named: dict[str, Any] = {}
+        if config_value.get("auth_provider"):
+            named["token_provider"] = utils.get_token_provider_from_config(config_value)
         return cls(
             inst_data=inst_data,
             postgres_url=pg_url_from_config(config_value),
             should_autocreate_tables=config_value.get("should_autocreate_tables", True),
-            token_provider=get_token_provider_from_config(config_value),
+            **named,
         )
 
     def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:

@@ -9,11 +9,9 @@ import dagster as dg
 from dagster import DagsterEventType
 
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.operations.launch import unfinished_backfills
 from ucs_pipeline.orchestration._dagster import (
-    BULK_ACTION_TERMINAL_STATUSES,
     FINISHED_STATUSES,
-    BulkActionsFilter,
-    BulkActionStatus,
     SqliteEventLogStorage,
 )
 from ucs_pipeline.orchestration.checks.definitions import check_key, checks_name
@@ -41,7 +39,7 @@ def prune(feeds: Sequence[Feed], instance: dg.DagsterInstance, before: datetime,
     found = _ended(feeds, instance, before)
     # Asked after the runs were listed: what is recorded meanwhile is recorded by others.
     needed = {run_id for feed in feeds for run_id in _holders(feed, instance)}
-    going_on = _unfinished_backfills(instance)
+    going_on = {backfill.backfill_id for backfill in unfinished_backfills(instance)}
     deleted = 0
     for run_id, backfill in found.items():
         keep = run_id in needed or backfill in going_on
@@ -82,11 +80,6 @@ def _holders(feed: Feed, instance: dg.DagsterInstance) -> Iterator[str]:
     for summary in instance.event_log_storage.get_asset_check_summary_records(checks).values():
         if found := summary.last_completed_check_execution_record:
             yield found.run_id
-
-
-def _unfinished_backfills(instance: dg.DagsterInstance) -> set[str | None]:
-    statuses = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
-    return {backfill.backfill_id for backfill in instance.get_backfills(BulkActionsFilter(statuses=statuses))}
 
 
 def _delete(run_id: str, instance: dg.DagsterInstance) -> None:

@@ -1,5 +1,9 @@
 """The names of Dagster that it does not document, all in one place: what a new version has to be tried for."""
 
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph_subset import AssetGraphSubset as AssetGraphSubset
 from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph as BaseAssetGraph
 from dagster._core.definitions.metadata.metadata_value import ObjectMetadataValue as ObjectMetadataValue
 from dagster._core.definitions.reconstruct import repository_def_from_target_def as repository_def_from_target_def
@@ -8,6 +12,7 @@ from dagster._core.events import StepMaterializationData as StepMaterializationD
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES as BULK_ACTION_TERMINAL_STATUSES
 from dagster._core.execution.backfill import BulkActionsFilter as BulkActionsFilter
 from dagster._core.execution.backfill import BulkActionStatus as BulkActionStatus
+from dagster._core.execution.backfill import PartitionBackfill as PartitionBackfill
 from dagster._core.instance.utils import RUNLESS_JOB_NAME as RUNLESS_JOB_NAME
 from dagster._core.instance.utils import RUNLESS_RUN_ID as RUNLESS_RUN_ID
 from dagster._core.remote_origin import CodeLocationOrigin as CodeLocationOrigin
@@ -18,6 +23,7 @@ from dagster._core.storage.partition_status_cache import (
 )
 from dagster._core.storage.tags import BACKFILL_ID_TAG as BACKFILL_ID_TAG
 from dagster._core.storage.tags import ROOT_BACKFILL_ID_TAG as ROOT_BACKFILL_ID_TAG
+from dagster._core.utils import make_new_backfill_id as make_new_backfill_id
 from dagster._core.workspace.load_target import ModuleTarget as ModuleTarget
 from dagster._core.workspace.load_target import PackageTarget as PackageTarget
 from dagster._core.workspace.load_target import PyProjectFileTarget as PyProjectFileTarget
@@ -25,14 +31,31 @@ from dagster._core.workspace.load_target import PythonFileTarget as PythonFileTa
 from dagster._core.workspace.load_target import WorkspaceFileTarget as WorkspaceFileTarget
 from dagster._core.workspace.load_target import WorkspaceLoadTarget as WorkspaceLoadTarget
 from dagster._grpc.utils import get_loadable_targets as get_loadable_targets
+from dagster._time import get_current_timestamp as get_current_timestamp
 from dagster._utils.schedules import is_valid_cron_string as is_valid_cron_string
 from dagster._utils.warnings import disable_dagster_warnings as disable_dagster_warnings
 from dagster.components.core.component_tree import ComponentTreeException as ComponentTreeException
-from dagster.components.core.decl import (
-    build_filesystem_component_decl_from_context as build_filesystem_component_decl_from_context,
-)
 from dagster.components.core.defs_module import ComponentFileModel as ComponentFileModel
-from dagster.components.core.defs_module import ComponentPath as ComponentPath
+from dagster.components.core.defs_module import ComponentPath
 from dagster.components.core.defs_module import find_defs_or_component_yaml as find_defs_or_component_yaml
+from dagster.components.resolved.context import EnvScope as EnvScope  # type: ignore[attr-defined]
 from dagster.components.resolved.errors import ResolutionException as ResolutionException
-from dagster.components.resolved.scopes import EnvScope as EnvScope
+
+try:
+    from dagster.components.core.decl import build_filesystem_component_decl_from_context as _declare
+except ImportError:  # before Dagster 1.13.10
+    from dagster.components.core.decl import (  # type: ignore[attr-defined, no-redef]
+        build_component_decl_from_context as _declare,
+    )
+
+
+def defs_alone(project: dg.ComponentTree, path: Path) -> dg.Definitions:
+    """The definitions of one file or folder under a project's `defs`, loaded as if it were all there is."""
+    tree = dg.ComponentTree.from_module(project.defs_module, project.project_root)
+    context, place = tree.decl_load_context, ComponentPath.from_path(path)
+    named_anew = hasattr(context, "for_component_loc")  # since Dagster 1.13.10
+    at = "for_component_loc" if named_anew else "for_component_path"
+    tree.state_tracker.set_cache_data(
+        ComponentPath.from_path(tree.defs_module_path), component_decl=_declare(getattr(context, at)(place))
+    )
+    return tree.build_defs() if named_anew else tree.build_defs_at_path(path)

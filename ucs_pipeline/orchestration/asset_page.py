@@ -81,30 +81,22 @@ def settings(feed: Feed) -> str:
     return json.dumps(written, ensure_ascii=False)
 
 
-def table_storage(feed: Feed, server: str = "") -> dict[str, str]:
+def table_storage(feed: Feed) -> dict[str, str]:
     """Where the feed's table is: Dagster's standard metadata of an asset. Nothing of a table function.
 
-    Args:
-        feed: the feed.
-        server: host and port of ClickHouse, without a login; empty where nobody knows it, as in definitions.
+    The key of the resource stands for the server: definitions connect to nothing.
     """
     table = feed.redacted.table
     quoted = table.startswith("`")
     if "(" in table and not quoted:
         return {}
     parts = [*contents(tree(table))] if quoted else table.split(".")
-    return {"dagster/table_name": ".".join(parts), **_storage("clickhouse", server, parts)}
+    return {"dagster/table_name": ".".join(parts), **_storage("clickhouse", feed.clickhouse, parts)}
 
 
-def stream_storage(feed: Feed, server: str = "") -> dict[str, str]:
-    """Where the feed's stream is: Dagster's standard metadata of an asset.
-
-    Args:
-        feed: the feed.
-        server: host and port of Redis and the number of the database, such as `redis.internal:6379/0`, without a login;
-            empty where nobody knows it, as in definitions.
-    """
-    return _storage("redis", server, [feed.stream_name])
+def stream_storage(feed: Feed) -> dict[str, str]:
+    """Where the feed's stream is, as `table_storage`."""
+    return _storage("redis", feed.redis, [feed.stream_name])
 
 
 def _storage(kind: str, server: str, path: Sequence[str]) -> dict[str, str]:

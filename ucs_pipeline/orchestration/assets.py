@@ -1,6 +1,5 @@
 """A feed as a partitioned asset: one partition per brick, one materialisation as each brick completes."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -21,12 +20,13 @@ from ucs_pipeline.orchestration.names import (
     FEED_METADATA,
     OPEN_BRICK_TAG,
     feed_key,
+    pool,
     run_tags,
     runs_tag,
     stream_key,
     table_key,
 )
-from ucs_pipeline.orchestration.resources import resource_keys
+from ucs_pipeline.orchestration.resources import addresses, resource_keys
 from ucs_pipeline.publishing.brick_results import BrickReport
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         deps=_upstream(feed),
         # One run at a time per ordered stream: the guarantee does not need it, but two runs would only get in each
         # other's way.
-        pool=None if feed.any_order else "redis_stream:" + re.sub(r"\s", "_", feed.stream_name),
+        pool=None if feed.any_order else pool(feed.stream_name),
         required_resource_keys=resource_keys(feed),
         config_schema={"replay": _REPLAY} if feed.any_order else None,
         # No retry policy: with one, Dagster starts a run again that was cancelled.
@@ -94,11 +94,12 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         context.instance.add_run_tags(context.run.run_id, run_tags(feed, wanted[0], wanted[-1], feed_names(graph)))
         seen = {*_finished_before_retry(context), context.run.tags.get(OPEN_BRICK_TAG)}
         left = set(map(feed.partitions.name, wanted)) - seen
-        rows, read = 0, versions_read(feed, context.instance)
+        rows, published, read = 0, 0, versions_read(feed, context.instance)
         try:
             reports, shape = publish_bricks(context, feed, wanted)
             for report in reports:
                 rows += report.rows
+                published += report.published
                 name = feed.partitions.name(report.ordinal)
                 left.discard(name)
                 if name not in seen:
@@ -116,8 +117,11 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
             raise dg.Failure(str(error)) from error
         if feed.table_asset is None:
             span = feed.partitions.span(wanted[0], wanted[-1])
-            yield dg.AssetObservation(table_key(feed), metadata={"feed": feed.name, "bricks": span, "rows": rows})
-        yield from after_run(feed, context.instance, context.resources)
+            server, _ = addresses(feed, context.resources)
+            yield dg.AssetObservation(
+                table_key(feed), metadata={"feed": feed.name, "bricks": span, "rows": rows, "server": server}
+            )
+        yield from after_run(feed, context.instance, context.resources, published)
         yield dg.Output(None, metadata=_NO_FURTHER_EVENT)
 
     return bricks

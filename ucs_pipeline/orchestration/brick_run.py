@@ -12,7 +12,7 @@ from ucs_pipeline.orchestration._dagster import BACKFILL_ID_TAG, ROOT_BACKFILL_I
 from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG
 from ucs_pipeline.orchestration.numbering_guard import refuse_renumbered
-from ucs_pipeline.orchestration.resources import open_feed
+from ucs_pipeline.orchestration.resources import addresses, open_feed
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.shard_progress import noted
 from ucs_pipeline.publishing.progress_log import Progress
@@ -41,6 +41,10 @@ def publish_bricks(
         return None
 
     source, stream = open_feed(feed, context.resources)
+    at, to = addresses(feed, context.resources)
+    context.log.info(
+        f"table {feed.redacted.table} at {at} ({feed.clickhouse}), stream {stream.name} at {to} ({feed.redis})"
+    )
     refuse_renumbered(context.instance, feed, stream)
     watch = Progress(feed, wanted, context.log.info).watch
     request = _replay_request(context) if feed.any_order else None

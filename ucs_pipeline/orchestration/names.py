@@ -40,6 +40,11 @@ def stream_key(feed: Feed) -> dg.AssetKey:
     return _external_key(feed.redis, feed.stream_name, ":")
 
 
+def pool(stream: str) -> str:
+    """The concurrency pool of a stream. Until 1.12.15 Dagster takes letters, digits and `_`: others become a code."""
+    return "redis_stream_" + re.sub(r"[^A-Za-z0-9_]", lambda found: f"_{ord(found[0]):x}_", stream)
+
+
 def _external_key(server: str, name: str, separator: str) -> dg.AssetKey:
     """A key of its own for each name; a name of words becomes a path of these words."""
     parts = name.split(separator)

@@ -44,6 +44,11 @@ class _Server(dg.ConfigurableResource[Any]):
         written = field.default_value["url"] if field and field.default_provided else None
         self._variable = written["env"] if isinstance(written, dict) else None
 
+    @property
+    def address(self) -> str:
+        """Where the server is, without scheme, login and options: `host:6379/0`."""
+        return self.url.partition("://")[2].rpartition("@")[2].partition("?")[0] or self.url
+
     def _name(self, key: str) -> str:
         return self._variable or f"`url` of resource {key!r}"
 
@@ -142,6 +147,12 @@ def clickhouse_server(feed: Feed, resources: object) -> "ClickHouseServer":
 def redis_server(feed: Feed, resources: object) -> RedisServer:
     """Where the stream of a feed is; as `open_feed`."""
     return _resource(feed, resources, "redis", RedisResource).server(feed.redis)
+
+
+def addresses(feed: Feed, resources: object) -> tuple[str, str]:
+    """Where the table and the stream of a feed are, to be shown; as `open_feed`."""
+    table = _resource(feed, resources, "clickhouse", ClickHouseResource).address
+    return table, _resource(feed, resources, "redis", RedisResource).address
 
 
 def resource_keys(feed: Feed) -> set[str]:

@@ -9,12 +9,7 @@ import dagster as dg
 
 from ucs_pipeline.errors import SourceError, UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration._dagster import (
-    CodeLocationOrigin,
-    ComponentPath,
-    build_filesystem_component_decl_from_context,
-    find_defs_or_component_yaml,
-)
+from ucs_pipeline.orchestration._dagster import CodeLocationOrigin, defs_alone, find_defs_or_component_yaml
 from ucs_pipeline.orchestration.build import conflicts, feeds_of
 from ucs_pipeline.project import locations
 from ucs_pipeline.project.file_errors import FileError, error_in, shown_path
@@ -44,7 +39,7 @@ def load_files(folder: Path) -> LoadResult:
             continue
         try:
             # What is no feed, such as the resources, is loaded as well: it may be wrong.
-            feeds += [(file, feed) for feed in feeds_of(_load(project, path))]
+            feeds += [(file, feed) for feed in feeds_of(defs_alone(project, path))]
         except Exception as error:
             mistake = error_in(file, error, folder)
             if mistake is None:
@@ -147,17 +142,6 @@ def _files(directory: Path) -> Iterator[tuple[Path, Path]]:
 def _has_content(file: Path) -> bool:
     lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
     return any(line and not line.startswith("#") for line in lines)
-
-
-def _load(project: dg.ComponentTree, path: Path) -> dg.Definitions:
-    tree = dg.ComponentTree.from_module(project.defs_module, project.project_root)
-    context = tree.decl_load_context.for_component_loc(ComponentPath.from_path(path))
-    # The tree takes this for all there is in the project.
-    tree.state_tracker.set_cache_data(
-        ComponentPath.from_path(tree.defs_module_path),
-        component_decl=build_filesystem_component_decl_from_context(context),
-    )
-    return tree.build_defs()
 
 
 def _wrong_transform(feed: Feed) -> str | None:

@@ -7,9 +7,10 @@ than the one answer to the question that follows each transaction.
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import hiredis
+from typing_extensions import Self
 
 from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.resp import command

@@ -2,10 +2,11 @@
 
 import socket
 from collections.abc import Sequence
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import hiredis
 import redis
+from typing_extensions import Self
 
 from ucs_pipeline.redis.connection import translate
 from ucs_pipeline.redis.discovery import DiscoveredConnection, WrongServerError

@@ -1,8 +1,7 @@
 """Rows of the table compared with the entries of the same ids, as bytes."""
 
-from typing import Self
-
 import hiredis
+from typing_extensions import Self
 
 from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.entries.resp import command

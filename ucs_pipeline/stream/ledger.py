@@ -7,7 +7,9 @@ before a transaction is sent, so that one comparison tells whether the ledger sa
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
+
+from typing_extensions import Self
 
 from ucs_pipeline.entries.display import hash_text
 from ucs_pipeline.entries.entry_id import EntryId, State

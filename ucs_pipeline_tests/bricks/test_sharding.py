@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -113,12 +113,13 @@ def test_hours_and_their_levels_are_dealt_the_same_in_sql(zone: str, level: str)
     whole = Bricks(**bricks).partitions(0)
     low, high = whole.first // 1000, whole.last // 1000
     changes = [
-        datetime(2013, *hour, tzinfo=UTC).timestamp() for hour in ((3, 10, 5), (3, 31, 1), (10, 5, 15), (11, 3, 5))
+        datetime(2013, *hour, tzinfo=timezone.utc).timestamp()
+        for hour in ((3, 10, 5), (3, 31, 1), (10, 5, 15), (11, 3, 5))
     ]
     near = [int(rng.choice(changes)) + rng.randint(-90_000, 90_000) for _ in range(1000)]
     seconds = [rng.randrange(low, high) for _ in range(1000)] + near
     shards = {"brick": 5, "block": 7, "part": 3, "shard": 3}[level]
-    ordinals = [whole.bricks.ordinal_of_key(datetime.fromtimestamp(second, UTC)) for second in seconds]  # type: ignore[attr-defined]
+    ordinals = [whole.bricks.ordinal_of_key(datetime.fromtimestamp(second, timezone.utc)) for second in seconds]  # type: ignore[attr-defined]
     _agree(Table("k Nullable(Int64)", f"VALUES {','.join(f'({n})' for n in seconds)}"), bricks, ordinals, shards)
     if level == "brick":
         return
@@ -174,9 +175,9 @@ def test_a_shard_is_sealed_by_rows_and_hours_of_the_others() -> None:
         bricks={"class": "time", "first": "2013-01-01", "last": "2013-01-01", "settle_s": 60},
         stream={"shards": 5},
     )
-    now = datetime(2013, 1, 1, 7, 1, tzinfo=UTC).timestamp()
+    now = datetime(2013, 1, 1, 7, 1, tzinfo=timezone.utc).timestamp()
     found = [seal(part, part.partitions.first, None, now) for part in streams_of(hours)]
     opens = sorted(hours.partitions.name(one.open) for one in found if isinstance(one, Seal) and one.open is not None)
     assert opens == [f"2013.01.01.{hour:02}" for hour in (7, 8, 9, 10, 11)]
-    over = datetime(2013, 1, 1, 22, 1, tzinfo=UTC).timestamp()
+    over = datetime(2013, 1, 1, 22, 1, tzinfo=timezone.utc).timestamp()
     assert sum(seal(part, 0, None, over) == Seal(None) for part in streams_of(hours)) == 3

@@ -1,6 +1,6 @@
 """Time bricks: names, lists and bounds worked out by hand, clock changes included."""
 
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -16,20 +16,20 @@ HOUR = 3_600_000
 
 
 def _ms(year: int, month: int, day: int, hour: int, minute: int = 0) -> int:
-    return int(datetime(year, month, day, hour, minute, tzinfo=UTC).timestamp()) * 1000
+    return int(datetime(year, month, day, hour, minute, tzinfo=timezone.utc).timestamp()) * 1000
 
 
 @pytest.mark.parametrize(
     ("moment", "name"),
     [
-        (datetime(2013, 1, 1, tzinfo=UTC), "2013.01.01.00"),
-        (datetime(2013, 1, 1, 0, 59, 59, 999_999, tzinfo=UTC), "2013.01.01.00"),
-        (datetime(2013, 1, 1, 1, tzinfo=UTC), "2013.01.01.01"),
-        (datetime(2012, 2, 29, 23, 30, tzinfo=UTC), "2012.02.29.23"),
+        (datetime(2013, 1, 1, tzinfo=timezone.utc), "2013.01.01.00"),
+        (datetime(2013, 1, 1, 0, 59, 59, 999_999, tzinfo=timezone.utc), "2013.01.01.00"),
+        (datetime(2013, 1, 1, 1, tzinfo=timezone.utc), "2013.01.01.01"),
+        (datetime(2012, 2, 29, 23, 30, tzinfo=timezone.utc), "2012.02.29.23"),
         (datetime(2013, 1, 1, 0, 30, tzinfo=timezone(timedelta(hours=1))), "2012.12.31.23"),
         (datetime(2013, 7, 4, 5), "2013.07.04.05"),
         (date(2013, 7, 4), "2013.07.04.00"),
-        (datetime(1970, 1, 1, tzinfo=UTC), "1970.01.01.00"),
+        (datetime(1970, 1, 1, tzinfo=timezone.utc), "1970.01.01.00"),
     ],
 )
 def test_a_time_is_in_the_brick_of_its_hour(moment: date, name: str) -> None:
@@ -48,7 +48,7 @@ def test_a_time_is_in_the_brick_of_its_hour(moment: date, name: str) -> None:
         (BERLIN, (2013, 10, 27, 0, 0), "2013.10.27.02"),
         (BERLIN, (2013, 10, 27, 1, 59), "2013.10.27.02"),
         (BERLIN, (2013, 10, 27, 2, 0), "2013.10.27.03"),
-        # Forward at 07:00 UTC, back at 06:00 UTC.
+        # Forward at 07:00 timezone.utc, back at 06:00 UTC.
         (NEW_YORK, (2013, 3, 10, 6, 59), "2013.03.10.01"),
         (NEW_YORK, (2013, 3, 10, 7, 0), "2013.03.10.03"),
         (NEW_YORK, (2013, 11, 3, 4, 59), "2013.11.03.00"),
@@ -68,7 +68,7 @@ def test_a_time_is_in_the_brick_of_its_hour(moment: date, name: str) -> None:
 def test_clock_changes_make_no_second_brick_of_a_name_and_none_of_a_skipped_hour(
     bricks: TimeBricks, utc: tuple[int, int, int, int, int], name: str
 ) -> None:
-    moment = datetime(*utc, tzinfo=UTC)
+    moment = datetime(*utc, tzinfo=timezone.utc)
     assert bricks.get_brick_name(moment) == name
     first, end = bricks.get_brick_bounds(name)
     assert first <= moment < end
@@ -133,7 +133,7 @@ def test_what_is_no_brick_is_refused(bricks: TimeBricks, bad: str, why: str) -> 
 
 def test_times_before_1970_and_what_is_no_time_are_refused() -> None:
     with pytest.raises(BrickError, match=r"1969-12-31 23:59:59.* is before 1970"):
-        TimeBricks().get_brick_name(datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC))
+        TimeBricks().get_brick_name(datetime(1969, 12, 31, 23, 59, 59, tzinfo=timezone.utc))
     with pytest.raises(BrickError, match="is no time"):
         TimeBricks().get_brick_name("2013-01-01")  # type: ignore[arg-type]
     with pytest.raises(BrickError, match="reversed"):
@@ -202,8 +202,23 @@ def test_a_day_whose_first_hour_is_skipped_begins_with_its_second_and_a_skipped_
 
 @given(st.datetimes(datetime(1970, 1, 2), datetime(2200, 1, 1)), st.sampled_from([BERLIN, NEW_YORK, TimeBricks()]))
 def test_a_brick_holds_what_it_is_named_for(moment: datetime, bricks: TimeBricks) -> None:
-    aware = moment.replace(tzinfo=UTC)
+    aware = moment.replace(tzinfo=timezone.utc)
     first, end = bricks.get_brick_bounds(bricks.get_brick_name(aware))
     assert first <= aware < end
     assert bricks.get_brick_name(end - timedelta(microseconds=1)) == bricks.get_brick_name(first)
     assert bricks.get_brick_name(end) != bricks.get_brick_name(first)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2013-01-01", 1356998400),
+        ("2013-01-01T00", 1356998400),
+        ("2013-01-01T00Z", 1356998400),
+        ("2013-01-01T01:00:00+01:00", 1356998400),
+        *((f"2013-01-01T00:00:00.{'5'.ljust(digits, '0')}+00:00", 1356998400.5) for digits in range(1, 10)),
+        ("2013-01-01T00:00:00.123456789Z", 1356998400.123456),
+    ],
+)
+def test_a_time_in_iso_8601_is_the_same_in_every_python(text: str, seconds: float) -> None:
+    assert TimeBricks("UTC").timestamp(text.encode(), "s") == seconds

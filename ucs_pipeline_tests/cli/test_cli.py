@@ -2,7 +2,7 @@
 
 import signal
 import time
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import dagster as dg
@@ -33,7 +33,7 @@ def test_the_demo_moves_all_three_tables_and_a_second_one_has_nothing_to_do(
     assert client.xlen("flights") == ROWS == 336_776
     assert (client.xlen("weather"), client.xlen("planes")) == (26_115, 3_322)
     # Hours are asked for by time: noon of the Fourth of July in New York, at three airports.
-    noon = int(datetime(2013, 7, 4, 16, tzinfo=UTC).timestamp() * 1000)
+    noon = int(datetime(2013, 7, 4, 16, tzinfo=timezone.utc).timestamp() * 1000)
     assert [fields[b"origin"] for _, fields in client.xrange("weather", noon, noon)] == [b"EWR", b"JFK", b"LGA"]
     [(entry, _)] = [(entry, found) for entry, found in client.xrange("planes") if found[b"tailnum"] == b"N14228"]
     assert entry.startswith(b"2931-")
@@ -112,21 +112,21 @@ def test_the_demo_reads_from_a_server_over_http(
 
 
 @pytest.mark.parametrize(
-    ("command", "environment", "sentence"),
+    ("code", "command", "environment", "sentence"),
     [
-        (["verify", "nothing"], {}, "there is no feed 'nothing'; the project has '"),
-        (["demo"], {"UCS_REDIS_URL": "redis://127.0.0.1:1"}, "check UCS_REDIS_URL"),
-        (["demo"], {"UCS_REDIS_URL": "http://127.0.0.1"}, "UCS_REDIS_URL is not a Redis URL"),
-        (["demo"], {"UCS_CLICKHOUSE_URL": "http://127.0.0.1:1"}, "check UCS_CLICKHOUSE_URL"),
-        (["stop"], {"DAGSTER_HOME": "/nowhere"}, "DAGSTER_HOME is '/nowhere', which is not a directory"),
+        (2, ["verify", "nothing"], {}, "there is no feed 'nothing'; the project has '"),
+        (75, ["demo"], {"UCS_REDIS_URL": "redis://127.0.0.1:1"}, "check UCS_REDIS_URL"),
+        (2, ["demo"], {"UCS_REDIS_URL": "http://127.0.0.1"}, "UCS_REDIS_URL is not a Redis URL"),
+        (75, ["demo"], {"UCS_CLICKHOUSE_URL": "http://127.0.0.1:1"}, "check UCS_CLICKHOUSE_URL"),
+        (2, ["stop"], {"DAGSTER_HOME": "/nowhere"}, "DAGSTER_HOME is '/nowhere', which is not a directory"),
     ],
     ids=["no feed", "no Redis", "no Redis URL", "no ClickHouse", "no home"],
 )
 def test_a_mistake_ends_with_one_sentence(
-    home: Path, redis_server: RedisServer, command: list[str], environment: dict[str, str], sentence: str
+    home: Path, redis_server: RedisServer, code: int, command: list[str], environment: dict[str, str], sentence: str
 ) -> None:
-    code, output = run_ucs(*command, home=home, **{"UCS_REDIS_URL": redis_server.url, **environment})
-    assert code == 2, output
+    ended, output = run_ucs(*command, home=home, **{"UCS_REDIS_URL": redis_server.url, **environment})
+    assert ended == code, output
     assert sentence in output
     assert "Traceback" not in output
 
@@ -136,7 +136,7 @@ def test_of_a_clickhouse_that_is_not_there_one_sentence_is_said_and_no_more(
 ) -> None:
     urls = {"UCS_REDIS_URL": redis_server.url, "UCS_CLICKHOUSE_URL": "http://user:secret@127.0.0.1:1/default"}
     code, output = run_ucs("verify", "weather", home=home, **urls)
-    assert code == 2
+    assert code == 75
     [line] = output.splitlines()
     assert line.startswith("ucs: feed 'weather': ClickHouse cannot be read (")
     assert "secret" not in line

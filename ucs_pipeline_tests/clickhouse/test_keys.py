@@ -3,7 +3,7 @@
 import random
 from bisect import bisect_left
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -66,11 +66,13 @@ def test_time_bricks_are_those_of_python_in_every_type_of_key(zone: str) -> None
     bricks = TimeBricks(zone)
     chosen = {"class": "time", "first": "2012-06-01", "last": "2015-06-30", "zone": zone}
     starts = list(bricks.ordinals(bricks.ordinal_of_name("2012.06.01.00"), bricks.ordinal_of_name("2015.06.30.23")))
-    changes = [int(datetime(*hour, tzinfo=UTC).timestamp()) for hour in CHANGES]
+    changes = [int(datetime(*hour, tzinfo=timezone.utc).timestamp()) for hour in CHANGES]
     seconds = _random(starts[0] // 1000, starts[-1] // 1000 + 3600, changes)
     expected = [starts[bisect_left(starts, 1000 * second + 1) - 1] for second in seconds]
     some = random.Random(1).sample(range(KEYS), 300)
-    assert [expected[n] for n in some] == [bricks.ordinal_of_key(datetime.fromtimestamp(seconds[n], UTC)) for n in some]
+    assert [expected[n] for n in some] == [
+        bricks.ordinal_of_key(datetime.fromtimestamp(seconds[n], timezone.utc)) for n in some
+    ]
     for column, unit, scale, more in (
         ("DateTime('Asia/Tokyo')", "s", 1, 0),
         ("UInt32", "s", 1, 0),

@@ -30,7 +30,7 @@ from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 
-UTC = dt.UTC
+UTC = dt.timezone.utc
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
 _numbers = count()
 

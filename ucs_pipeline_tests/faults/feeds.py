@@ -5,7 +5,7 @@ Nothing here asks the package that is tried: bricks are worked out anew.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import cache, partial
 from hashlib import md5
 from itertools import count
@@ -125,7 +125,7 @@ def _growing(rows: int) -> Feed:
 
 
 def _times(first: str, zone: str, rows_an_hour: int, level: str, rows: int) -> Feed:
-    begin = datetime.fromisoformat(first).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+    begin = datetime.fromisoformat(first).replace(tzinfo=ZoneInfo(zone)).astimezone(timezone.utc)
     table = []
     for number in range(rows):
         hour, within = divmod(number, rows_an_hour)

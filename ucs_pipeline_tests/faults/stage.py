@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import clickhouse_connect
 import pyarrow as pa
 import pyarrow.parquet as pq
 from clickhouse_connect.driver.client import Client
+from typing_extensions import Self
 
 from ucs_pipeline_tests.faults.consumer import Consumer
 from ucs_pipeline_tests.faults.orders import Accident, Materialise, Publish, Reply

@@ -3,7 +3,7 @@
 import builtins
 import socket
 from collections.abc import Iterator
-from datetime import UTC, date, datetime
+from datetime import date, datetime, timezone
 from typing import Any
 
 import dagster as dg
@@ -472,7 +472,7 @@ def test_lists_of_time_and_text_bricks(bricks: dict[str, Any], first: str, last:
 
 
 def test_python_may_give_times_as_such() -> None:
-    bricks = {"class": "time", "first": date(2013, 1, 1), "last": datetime(2013, 1, 1, 5, tzinfo=UTC)}
+    bricks = {"class": "time", "first": date(2013, 1, 1), "last": datetime(2013, 1, 1, 5, tzinfo=timezone.utc)}
     assert BrickFeed(**{**GOOD, "bricks": bricks}).partitions.names() == [f"2013.01.01.0{hour}" for hour in range(6)]
 
 

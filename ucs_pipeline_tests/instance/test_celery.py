@@ -197,7 +197,7 @@ def test_runs_that_were_refused_meanwhile_are_launched_after_it(published: Publi
 
 def test_the_queue_keeps_streams_to_one_writer_on_postgresql_too(published: Published) -> None:
     assert isinstance(published.instance.run_coordinator, StreamRunCoordinator)
-    pools = {f"redis_stream:{name}" for name in NAMES}
+    pools = {f"redis_stream_{name}" for name in NAMES}
     assert pools <= published.instance.event_log_storage.get_concurrency_keys()
     # Beside the one that was frozen and woken, another run was at work.
     for name in ("killed", "crashed"):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def _check(instance: dg.DagsterInstance) -> str:
 
 
 def _soon() -> datetime:
-    return datetime.now(tz=UTC) + timedelta(minutes=1)
+    return datetime.now(tz=timezone.utc) + timedelta(minutes=1)
 
 
 def _left(instance: dg.DagsterInstance) -> set[str]:
@@ -135,7 +135,7 @@ def test_younger_runs_and_those_at_work_stay(instance: dg.DagsterInstance) -> No
     working = instance.create_run_for_job(job, asset_selection=selection, status=dg.DagsterRunStatus.STARTED)
     failed = instance.create_run_for_job(job, asset_selection=selection)
     instance.report_run_failed(failed)
-    assert prune([FEED], instance, datetime.now(tz=UTC) - timedelta(minutes=1)) == Pruned(0, 0)
+    assert prune([FEED], instance, datetime.now(tz=timezone.utc) - timedelta(minutes=1)) == Pruned(0, 0)
     assert prune([FEED], instance, _soon()) == Pruned(1, 0)
     assert _left(instance) == {working.run_id}
 

@@ -6,7 +6,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ class Daemon:
         self.home = home
         self.instance = instance
         self._workspace = workspace
-        self._now = datetime.now(tz=UTC)
+        self._now = datetime.now(tz=timezone.utc)
         self._defs = build_defs(feed("numbers"), feed("nowhere"))
 
     def look(self) -> None:

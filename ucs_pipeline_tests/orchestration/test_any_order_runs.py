@@ -121,7 +121,7 @@ def test_a_replay_is_a_matter_of_run_configuration(instance: dg.DagsterInstance,
 
 def test_a_feed_of_any_order_has_no_pool_and_may_share_its_stream() -> None:
     graph = build_defs(_feed("a"), _feed("b"), _feed("c", stream={})).resolve_asset_graph()
-    assert [graph.get(dg.AssetKey(name)).pools for name in "abc"] == [set(), set(), {"redis_stream:c"}]
+    assert [graph.get(dg.AssetKey(name)).pools for name in "abc"] == [set(), set(), {"redis_stream_c"}]
     checks = {key.name for key in graph.asset_check_keys if key.asset_key == dg.AssetKey(["redis", "events"])}
     assert checks == {f"{feed}_{name}" for feed in "ab" for name in NAMES}
     with pytest.raises(FeedError, match=r"writing to stream 'events' \('a' and 'b'\)"):

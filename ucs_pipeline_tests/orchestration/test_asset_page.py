@@ -11,7 +11,7 @@ import pytest
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.sql_tokens import columns_named
-from ucs_pipeline.orchestration.asset_page import stream_storage, table_storage
+from ucs_pipeline.orchestration.asset_page import stream_storage
 from ucs_pipeline.orchestration.names import table_key
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.cockpit import Cockpit
@@ -182,9 +182,9 @@ def test_a_stream_of_several_feeds_has_the_fields_of_all() -> None:
 @pytest.mark.parametrize(
     ("table", "name", "uri"),
     [
-        ("trips", "trips", "clickhouse:///trips"),
-        ("city.trips", "city.trips", "clickhouse:///city/trips"),
-        ("`my city`.`trips (2013)`", "my city.trips (2013)", "clickhouse:///my%20city/trips%20%282013%29"),
+        ("trips", "trips", "clickhouse://clickhouse/trips"),
+        ("city.trips", "city.trips", "clickhouse://clickhouse/city/trips"),
+        ("`my city`.`trips (2013)`", "my city.trips (2013)", "clickhouse://clickhouse/my%20city/trips%20%282013%29"),
         ("file('trips.parquet')", None, None),
         ("mysql('db:3306', 'city', 'trips', 'me', 'secret')", None, None),
     ],
@@ -199,9 +199,7 @@ def test_a_table_says_where_it_is(table: str, name: str | None, uri: str | None)
 
 def test_a_storage_names_its_server_where_it_is_known() -> None:
     feed = _feed(table="city.trips", stream={"name": "to:trips"})
-    assert stream_storage(feed)["dagster/uri"] == "redis:///to%3Atrips"
-    assert stream_storage(feed, "db.internal:6379/0")["dagster/uri"] == "redis://db.internal:6379/0/to%3Atrips"
-    assert table_storage(feed, "db.internal:8443")["dagster/uri"] == "clickhouse://db.internal:8443/city/trips"
+    assert stream_storage(feed)["dagster/uri"] == "redis://redis/to%3Atrips"
 
 
 @pytest.mark.parametrize(
@@ -261,9 +259,9 @@ def test_the_ui_is_told_of_rows_storage_columns_and_lineage(tmp_path: Path, redi
     ]
     deps = {it["columnName"]: it["columnDeps"] for it in latest[LINEAGE]["lineage"]}
     assert deps["word"] == [{"assetKey": {"path": ["clickhouse", "numbers"]}, "columnName": "word"}]
-    assert feed["definition"]["dagster/uri"]["text"] == "redis:///numbers"
+    assert feed["definition"]["dagster/uri"]["text"] == "redis://redis/numbers"
     assert table["storageAddress"] == {"tableName": "numbers", "storageKind": "clickhouse"}
-    assert table["definition"]["dagster/uri"]["text"] == "clickhouse:///numbers"
+    assert table["definition"]["dagster/uri"]["text"] == "clickhouse://clickhouse/numbers"
     # What stores an asset is not a kind more.
     assert sorted(table["kinds"]) == ["clickhouse", "table"]
     assert stream["storageAddress"] is None

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ def _hours(**more: Any) -> Feed:
 
 
 def _at(hour: int, minute: int, second: int = 0, day: int = 27) -> float:
-    return datetime(2013, 10, day, hour, minute, second, tzinfo=UTC).timestamp()
+    return datetime(2013, 10, day, hour, minute, second, tzinfo=timezone.utc).timestamp()
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ class Cockpit:
         context = dg.build_schedule_context(
             instance=self.instance,
             repository_def=self.repository,
-            scheduled_execution_time=datetime.now(tz=UTC),
+            scheduled_execution_time=datetime.now(tz=timezone.utc),
             resources=resources(),
         )
         return self._outcome(schedule.evaluate_tick(context), True)
@@ -307,9 +307,9 @@ def test_a_growing_table_is_published_brick_by_brick_as_it_is_sealed(
 @pytest.mark.parametrize(
     ("moment", "where", "has_rows_beyond"),
     [
-        (datetime(2013, 10, 27, 23, tzinfo=UTC), None, True),
-        (datetime(2013, 10, 27, 23, tzinfo=UTC), "n < 2", False),
-        (datetime(2013, 10, 27, 22, 59, tzinfo=UTC), None, False),
+        (datetime(2013, 10, 27, 23, tzinfo=timezone.utc), None, True),
+        (datetime(2013, 10, 27, 23, tzinfo=timezone.utc), "n < 2", False),
+        (datetime(2013, 10, 27, 22, 59, tzinfo=timezone.utc), None, False),
     ],
 )
 def test_a_table_of_times_may_go_on_beyond_the_list(

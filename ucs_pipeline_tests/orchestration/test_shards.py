@@ -92,7 +92,7 @@ def test_a_feed_with_shards_is_as_many_assets_in_one_group() -> None:
     graph = defs.resolve_asset_graph()
     nodes = [node for node in graph.asset_nodes if node.is_materializable]
     assert {node.key.to_user_string(): (node.group_name, sorted(node.pools or ())) for node in nodes} == {
-        f"rows_{n}": ("rows", [f"redis_stream:rows.{n}"]) for n in range(3)
+        f"rows_{n}": ("rows", [f"redis_stream_rows_2e_{n}"]) for n in range(3)
     }
     keys = [node.partitions_def.get_partition_keys() for node in nodes if node.partitions_def]
     assert sorted(map(list, keys)) == [[f"0.0.0.{brick}" for brick in range(n, 10, 3)] for n in range(3)]

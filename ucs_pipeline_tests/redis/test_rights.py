@@ -132,8 +132,8 @@ def _consume(client: Any) -> None:
 def test_a_whole_feed_does_with_the_rights_of_the_page(
     become: Callable[..., str], instance: dg.DagsterInstance
 ) -> None:
-    feed, defs = _flights(), build_defs(_flights())
     become("publisher")
+    feed, defs = _flights(), build_defs(_flights())
     assert run_bricks(defs, "flights", instance, 0, 1).success
     with redis.Redis.from_url(become("consumer")) as client:
         _consume(client)

@@ -25,9 +25,10 @@ import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 from urllib.parse import quote, urlencode
 from urllib.request import HTTPSHandler, ProxyHandler, build_opener
+
+from typing_extensions import Self
 
 NO_FAULTS = {
     "cut_after_bytes": -1,

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from types import TracebackType
-from typing import Self
+
+from typing_extensions import Self
 
 
 class Closed(ABC):

@@ -9,9 +9,9 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Self
 
 import psycopg2
+from typing_extensions import Self
 
 from ucs_pipeline_tests.servers.lifetime import Started
 from ucs_pipeline_tests.servers.ports import HeldPort

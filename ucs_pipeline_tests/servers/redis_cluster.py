@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any
 
 import redis
 from redis.crc import key_slot
+from typing_extensions import Self
 
 from ucs_pipeline_tests.servers.lifetime import Started
 from ucs_pipeline_tests.servers.ports import HeldPort

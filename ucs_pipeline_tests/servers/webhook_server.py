@@ -6,7 +6,9 @@ import threading
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from typing_extensions import Self
 
 SECRET = "T0P-s3cr3t"
 """The part of the address that nobody may see."""

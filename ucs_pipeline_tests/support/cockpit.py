@@ -12,9 +12,10 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from playwright.sync_api import Page, expect, sync_playwright
+from typing_extensions import Self
 
 from ucs_pipeline.cli.demo_data import DATASETS, write_data
 from ucs_pipeline_tests.servers.lifetime import Started

@@ -17,14 +17,10 @@ from ucs_pipeline.cli.demo_data import DATASETS
 PROJECT = Path(__file__).parents[2]
 
 RUN_IN_PROCESS = """
-import sys, warnings
-import dagster as dg
+import warnings
 warnings.simplefilter("ignore")
-from ucs_pipeline.cli.demo import run_range
-from ucs_pipeline.project.feeds import feed_named
-feed = feed_named("flights")
-with dg.DagsterInstance.get() as instance:
-    sys.exit(0 if run_range(feed, feed.ordinals, instance).success else 1)
+from ucs_pipeline import publish
+publish("flights", 0, 33)
 """
 """Python text that publishes every brick of the flights feed in one run of the instance at DAGSTER_HOME."""
 

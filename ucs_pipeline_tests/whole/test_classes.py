@@ -1,6 +1,6 @@
 """Feeds of time and text bricks from table to stream, and feeds that go on on an old program's stream."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from ucs_pipeline_tests.support.home import run_bricks, write_table
 from ucs_pipeline_tests.support.tables import Table, source_of
 
 BERLIN = TimeBricks("Europe/Berlin")
-BEGIN = datetime(2013, 10, 26, 22, tzinfo=UTC)
+BEGIN = datetime(2013, 10, 26, 22, tzinfo=timezone.utc)
 HOURS = 25
 """Of Sunday, 27 October 2013 in Berlin; the third and fourth are one brick."""
 ROWS_AN_HOUR = 40
@@ -98,7 +98,7 @@ def test_hours_are_published_under_their_own_milliseconds(
     client = redis_server.client()
     assert [(entry, fields[b"at"]) for entry, fields in client.xrange("hours")] == expected
     # What a consumer asks for by time: from noon on in UTC.
-    noon = int(datetime(2013, 10, 27, 12, tzinfo=UTC).timestamp() * 1000)
+    noon = int(datetime(2013, 10, 27, 12, tzinfo=timezone.utc).timestamp() * 1000)
     assert client.xrange("hours", noon)[0][0] == f"{noon}-1".encode()
     assert len(read_brick(feed, "2013.10.27.02", client)) == 2 * ROWS_AN_HOUR
     assert len(read_brick(feed, "2013.10.27.03", client)) == ROWS_AN_HOUR

@@ -64,6 +64,7 @@ def test_what_dagster_does_not_document_is_used_in_two_places() -> None:
         ("ucs_pipeline", "Reader"),
         ("ucs_pipeline", "read_entries"),
         ("ucs_pipeline", "read_brick"),
+        ("ucs_pipeline", "publish"),
         ("ucs_pipeline", "redis_url"),
         ("ucs_pipeline.bricks", "get_brick_name"),
         ("ucs_pipeline.bricks", "get_brick_list"),

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import tomlkit
 import yaml  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 
@@ -117,7 +117,7 @@ def test_what_the_command_line_and_dagster_keep_is_its_owner_s(tmp_path: Path) -
 
 
 def _pyproject() -> dict[str, Any]:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return tomlkit.parse((ROOT / "pyproject.toml").read_text()).unwrap()
 
 
 def test_loading_the_definitions_imports_no_client_and_no_engine() -> None:

@@ -3,7 +3,7 @@
 import re
 import subprocess
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -45,7 +45,7 @@ def _flights(table: Path) -> tuple[list[str], timedelta]:
     """What the consumer has to print, and the time from the first to the last flight."""
     columns = ["id", "time_hour", "minute", "carrier", "origin", "dest"]
     # Midnight in New York.
-    first, end = datetime(2013, 7, 8, 4, tzinfo=UTC), datetime(2013, 7, 15, 4, tzinfo=UTC)
+    first, end = datetime(2013, 7, 8, 4, tzinfo=timezone.utc), datetime(2013, 7, 15, 4, tzinfo=timezone.utc)
     hours = [("time_hour", ">=", first), ("time_hour", "<", end)]
     rows = [list(row.values()) for row in pq.read_table(table, columns=columns, filters=hours).to_pylist()]
     week = sorted((hour + timedelta(minutes=minute), id_, hour, *names) for id_, hour, minute, *names in rows)

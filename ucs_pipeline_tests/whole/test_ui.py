@@ -114,7 +114,7 @@ def _show_what_was_published(page: Page) -> None:
     _open(page, "overview")
     expect(page.get_by_role("cell", name="33-6776")).to_be_visible()
     expect(page.get_by_text("Nullable(Int32)", exact=True)).to_be_visible()
-    expect(page.get_by_text("redis:///flights", exact=True)).to_be_visible()
+    expect(page.get_by_text("redis://redis/flights", exact=True)).to_be_visible()
     # What matters is on the first screen, and nothing is folded away.
     expect(page.get_by_text("the constant ucs_worker")).to_be_in_viewport()
     expect(page.get_by_text("Show more")).to_have_count(0)

@@ -14,7 +14,7 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.checks.finding import CHECKS, STREAM_NOT_BEHIND, Check, CheckResult
 from ucs_pipeline.orchestration.checks.findings import findings, not_behind
 from ucs_pipeline.orchestration.names import feed_key, stream_key
-from ucs_pipeline.orchestration.resources import resource_keys
+from ucs_pipeline.orchestration.resources import addresses, resource_keys
 
 SHOWN = 100
 """Offenders shown in a check's table, at most."""
@@ -97,11 +97,12 @@ def _checks(feed: Feed) -> dg.AssetChecksDefinition:
 
 
 def after_run(
-    feed: Feed, instance: dg.DagsterInstance, resources: object
+    feed: Feed, instance: dg.DagsterInstance, resources: object, published: int
 ) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
     """What a run that has published proves at little cost: what the stream holds, and that it has what is recorded.
 
-    Nothing if Redis does not answer any more: what the run has recorded stays as true as it was.
+    `published`: rows that the run has added. Nothing if Redis does not answer any more: what the run has recorded stays
+    as true as it was.
     """
     # As above.
     from ucs_pipeline.orchestration.checks.facts import collect_without_table
@@ -112,7 +113,13 @@ def after_run(
         # No materialisation, beside which the checks that this run has not evaluated would count as out of date.
         yield dg.AssetObservation(
             key.asset_key,
-            metadata={"dagster/row_count": state.length, "last_id": str(state.top), "last_feed": feed.name},
+            metadata={
+                "dagster/row_count": state.length,
+                "last_id": str(state.top),
+                "last_feed": feed.name,
+                "published": published,
+                "server": addresses(feed, resources)[1],
+            },
         )
         yield dg.AssetCheckEvaluation(
             asset_key=key.asset_key,

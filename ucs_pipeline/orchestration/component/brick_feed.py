@@ -6,10 +6,12 @@ Both reach the same builder, `ucs_pipeline.orchestration.build`.
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast, get_origin
 
 import dagster as dg
-from pydantic import BaseModel, Field, ModelWrapValidatorHandler, ValidationError, create_model, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
+from pydantic.functional_validators import ModelWrapValidatorHandler
+from typing_extensions import Self
 
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed import redaction as masking
@@ -111,7 +113,8 @@ def _model(settings: type[BaseModel]) -> type[BaseModel]:
         written: Any = next(
             (mark.kind for mark in field.metadata if isinstance(mark, Written)), field.rebuild_annotation()
         )
-        if isinstance(written, type) and issubclass(written, BaseModel):
+        # In Python 3.10 `list[str]` is a type, too.
+        if get_origin(written) is None and isinstance(written, type) and issubclass(written, BaseModel):
             written = _model(written)
         about: dict[str, Any] = {"description": field.description}
         if isinstance(field.default, str | int | float | None):

@@ -1,7 +1,6 @@
 """A feed's sensor and schedule: what launches its next bricks by itself."""
 
 import time
-from dataclasses import replace
 
 import dagster as dg
 
@@ -10,7 +9,6 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG, feed_key, run_tags
 from ucs_pipeline.orchestration.resources import resource_keys
 from ucs_pipeline.orchestration.sensors.next_bricks import FeedSnapshot, LaunchBackoff, Request, next_bricks
-from ucs_pipeline.orchestration.sensors.sealed import Seal
 
 
 def sensor_defs(feed: Feed, asset: dg.AssetsDefinition) -> dg.Definitions:
@@ -60,7 +58,8 @@ def _schedule(feed: Feed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinition:
     return schedule
 
 
-def _run_request(feed: Feed, request: Request) -> dg.RunRequest:
+def request_tags(feed: Feed, request: Request) -> dict[str, str]:
+    """The tags of a run over some partitions, by which Dagster takes them and people find it."""
     tags = {
         "dagster/asset_partition_range_start": feed.partitions.name(request.first),
         "dagster/asset_partition_range_end": feed.partitions.name(request.last),
@@ -68,8 +67,12 @@ def _run_request(feed: Feed, request: Request) -> dg.RunRequest:
     }
     if request.open:
         tags[OPEN_BRICK_TAG] = feed.partitions.name(request.last)
+    return tags
+
+
+def _run_request(feed: Feed, request: Request) -> dg.RunRequest:
     # No run key: it would block these bricks for ever, also after a failure.
-    return dg.RunRequest(tags=tags, asset_selection=[feed_key(feed)])
+    return dg.RunRequest(tags=request_tags(feed, request), asset_selection=[feed_key(feed)])
 
 
 def _next(
@@ -82,11 +85,10 @@ def _next(
         # Imports Arrow and the clients, which definitions do without.
         from ucs_pipeline.orchestration.sensors.snapshot import situation_of
 
-        seen = situation_of(feed, asset, context.instance, context.resources)
+        # Whoever writes a schedule has said when bricks may go.
+        asked = isinstance(context, dg.ScheduleEvaluationContext)
+        seen = situation_of(feed, asset, context.instance, context.resources, asked=asked)
     except UcsError as error:
         context.log.error(str(error))
         return str(error), None
-    if feed.bricks.kind == "text" and isinstance(context, dg.ScheduleEvaluationContext):
-        # Nothing seals text bricks, and whoever writes a schedule has said when they may go.
-        seen = replace(seen, seal=Seal(None))
     return next_bricks(feed, seen, most), seen

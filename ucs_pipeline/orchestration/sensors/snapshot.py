@@ -24,9 +24,11 @@ _LOOK_BACK = 100
 
 
 def situation_of(
-    feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance, resources: object
+    feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance, resources: object, *, asked: bool = False
 ) -> FeedSnapshot:
     """What is known of the feed now.
+
+    `asked`: somebody says that bricks may go now. Then so may those of text, which nothing seals.
 
     Raises:
         SourceError: the table cannot be read.
@@ -47,7 +49,7 @@ def situation_of(
         # The digits of all text keys, at every look, would cost more than they tell.
         return replace(situation, has_rows_beyond=feed.bricks.kind != "text" and _has_rows_beyond(source))
     newest = source.newest_key(start) if feed.bricks.kind == "number" else None
-    found = seal(feed, start, newest, time.time())
+    found = Seal(None) if asked and feed.bricks.kind == "text" else seal(feed, start, newest, time.time())
     rows: Mapping[int, int] = {}
     if feed.tail == "follow" and isinstance(found, Seal) and found.open == start:
         rows = source.count(start, feed.partitions.end(start))

@@ -1,7 +1,8 @@
 """Keeps the state of a feed's shard while its bricks are published."""
 
 from collections.abc import Iterator
-from typing import Self
+
+from typing_extensions import Self
 
 from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import StreamUnavailableError

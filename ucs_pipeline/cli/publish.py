@@ -1,0 +1,56 @@
+"""`ucs publish`: bricks of a feed, from cron or by hand."""
+
+import signal
+import sys
+
+import click
+
+from ucs_pipeline.cli.output import console, row_bar
+from ucs_pipeline.project import publish as by_name
+
+NOTHING_TO_DO = 3
+"""Exit code where no brick comes next now."""
+
+
+@click.command()
+@click.argument("feed")
+@click.argument("bricks", required=False, metavar="[FIRST[...LAST]]")
+@click.option("--next", "most", type=click.IntRange(min=1), help="At most so many of the bricks that come next.")
+@click.option("--replay", is_flag=True, help="Of an any-order feed: publish bricks that are done once more.")
+@click.option("--launch", is_flag=True, help="Leave it to Dagster's daemon: make a backfill, as the UI does.")
+def publish(feed: str, bricks: str | None, most: int | None, replay: bool, launch: bool) -> None:
+    """Publish bricks of FEED, recorded in Dagster as its sensor's runs are.
+
+    FIRST and LAST are names (0.0.0.12...0.0.0.33) or, of number bricks, plain numbers (12...33). Without them: all
+    sealed bricks that come next. Exits with 0 if the bricks are in the stream, 3 if there is nothing to do now, 2 if
+    they are refused, and 75 if ClickHouse or Redis is unavailable for now or the stream is full.
+    """
+    # Dagster takes it for Ctrl-C inside a run only.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    first, dots, last = (bricks or "").partition("...")
+    if bricks and not (first and (last or not dots)):
+        raise click.UsageError(f"{bricks!r} is no range of bricks: expected FIRST...LAST", click.get_current_context())
+    named = (first or None, last or None)
+    if launch:
+        _launch(feed, *named, most, replay=replay)
+        return
+    done = by_name.publish(feed, *named, most, replay=replay, bar=row_bar if console.is_terminal else None)
+    if not done.runs:
+        click.echo(done.reason)
+        sys.exit(NOTHING_TO_DO)
+    unit = done.feed.partitions.unit
+    bricks = f"{done.bricks:,} {unit}" if done.bricks == 1 else f"{done.bricks:,} {unit}s"
+    if done.rows:
+        said = f"published {bricks} with {done.rows:,} rows in {done.seconds:.1f} s"
+    else:
+        said = f"nothing to add: {bricks} already in stream {done.feed.stream_name!r}, or without rows"
+    click.echo(f"feed {feed!r}: {said}")
+
+
+def _launch(feed: str, first: str | None, last: str | None, most: int | None, *, replay: bool) -> None:
+    made = by_name.launch(feed, first, last, most, replay=replay)
+    if not made.backfills:
+        click.echo(made.reason)
+        sys.exit(NOTHING_TO_DO)
+    for backfill, bricks in made.backfills.items():
+        click.echo(f"feed {feed!r}: launched backfill {backfill} of {bricks}; in the UI: /runs/b/{backfill}")

@@ -1,0 +1,245 @@
+"""Publishes bricks of a feed in this process. Dagster records the runs as it does those of the feed's sensor."""
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import dagster as dg
+
+from ucs_pipeline import errors
+from ucs_pipeline.errors import StreamFullError, UcsError
+from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.feed.shards import streams_of
+from ucs_pipeline.operations.abandoned import at_work, end_abandoned
+from ucs_pipeline.operations.confirmed import following
+from ucs_pipeline.orchestration.names import feed_key
+from ucs_pipeline.orchestration.sensors.feed_sensor import request_tags
+from ucs_pipeline.orchestration.sensors.next_bricks import Request, next_bricks
+from ucs_pipeline.orchestration.sensors.snapshot import situation_of
+
+Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Shows how much of a total is done, under a name; what it gives takes how much that is."""
+
+Span = tuple[int, int]
+"""Starts of a feed's first and last partition to publish; of a sharded feed, partitions of the whole feed."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published."""
+
+    feed: Feed
+    """The feed that was asked for."""
+    bricks: int
+    """Partitions of the runs. Some may have been in the stream before."""
+    rows: int
+    """Rows that the runs added to the stream."""
+    seconds: float
+    """Time that the runs took."""
+    runs: tuple[str, ...] = ()
+    """Ids of the runs."""
+    reason: str | None = None
+    """Why there is no further brick to publish, in one sentence; None if that was not asked."""
+
+
+def publish(
+    feed: Feed,
+    repository: dg.RepositoryDefinition,
+    resources: object,
+    instance: dg.DagsterInstance,
+    span: Span | None = None,
+    most: int | None = None,
+    *,
+    replay: bool = False,
+    bar: Bar | None = None,
+) -> Published:
+    """Publishes bricks of a feed, in runs of at most `max_bricks_per_run`; of a sharded feed one shard after another.
+
+    Args:
+        feed: the feed, or one of its shards.
+        repository: has its assets.
+        resources: has its resources as attributes.
+        instance: where the runs are recorded.
+        span: what to publish; left out, the bricks that come next, as the feed's sensor finds them.
+        most: at most so many of those that come next, of each shard.
+        replay: for an any-order feed, publishes bricks that are done once more.
+        bar: shows how many rows of a run are in Redis.
+
+    Raises:
+        UcsError: a run was refused or failed, or the next bricks cannot be found out. Other shards go on before it is
+            raised.
+        KeyboardInterrupt: the run was stopped.
+    """
+    end_abandoned(instance)
+    started = time.monotonic()
+    bricks, rows, runs = 0, 0, list[str]()
+    reasons, failures = list[str](), list[UcsError]()
+    for part in streams_of(feed):
+        try:
+            wanted = requests(part, repository, resources, instance, span, most, part.max_bricks_per_run)
+            while isinstance(request := following_one(wanted), Request):
+                result = run_request(repository, resources, part, request, instance, replay=replay, bar=bar)
+                bricks += len(part.partitions.between(request.first, request.last))
+                rows += _rows_added(result)
+                runs.append(result.run_id)
+            reasons += filter(None, [request])
+        except UcsError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return Published(feed, bricks, rows, time.monotonic() - started, tuple(runs), "; ".join(reasons) or None)
+
+
+def requests(
+    feed: Feed,
+    repository: dg.RepositoryDefinition,
+    resources: object,
+    instance: dg.DagsterInstance,
+    span: Span | None,
+    most: int | None,
+    per_run: int,
+) -> Generator[Request, None, str | None]:
+    """What to publish of a feed with one stream, each part found after the one before is published.
+
+    Args:
+        feed: the feed.
+        repository: has its asset.
+        resources: has its resources as attributes.
+        instance: where its runs are recorded.
+        span: what is named; None for what comes next.
+        most: at most so many partitions of what comes next.
+        per_run: at most so many partitions in one request.
+
+    Returns:
+        Why there is no further one, in one sentence; None if that was not asked.
+
+    Raises:
+        StreamFullError: bricks come next, and the stream takes no more entries now.
+        UcsError: the table or the stream cannot be read.
+    """
+    if span:
+        wanted = feed.partitions.between(*span)
+        for position in range(0, len(wanted), per_run):
+            chunk = wanted[position : position + per_run]
+            yield Request(chunk[0], chunk[-1])
+        return None if wanted else f"feed {feed.name!r}: none of these bricks is in stream {feed.stream_name!r}"
+    asset = repository.assets_defs_by_key[feed_key(feed)]
+    while most is None or most > 0:
+        seen = situation_of(feed, asset, instance, resources, asked=True)
+        found = next_bricks(feed, seen, per_run if most is None else min(per_run, most))
+        if isinstance(found, str):
+            if seen.full and isinstance(next_bricks(feed, replace(seen, full=None), 1), Request):
+                raise StreamFullError(found)
+            return found
+        yield found
+        if found.open:
+            # The table may fill it as fast as it is published.
+            return None
+        if most is not None:
+            most -= len(feed.partitions.between(found.first, found.last))
+    return None
+
+
+def following_one(wanted: Generator[Request, None, str | None]) -> Request | str | None:
+    """The next of some requests; behind the last one, why there is none."""
+    try:
+        return next(wanted)
+    except StopIteration as stop:
+        reason: str | None = stop.value
+        return reason
+
+
+def run_request(
+    repository: dg.RepositoryDefinition,
+    resources: object,
+    feed: Feed,
+    request: Request,
+    instance: dg.DagsterInstance,
+    *,
+    replay: bool = False,
+    bar: Bar | None = None,
+) -> dg.ExecuteInProcessResult:
+    """One run over consecutive partitions of a feed with one stream, in this process.
+
+    Raises:
+        UcsError: the run failed. Dagster has recorded it.
+        KeyboardInterrupt: the run was stopped. Dagster has recorded that it failed.
+    """
+    job = repository.get_implicit_global_asset_job_def()
+    # Dagster's events are in its records; here they would hide the one message that counts.
+    quiet = {"console": {"config": {"log_level": "CRITICAL"}}}
+    config: dict[str, Any] = {"loggers": quiet if "console" in job.loggers else {}}
+    if replay:
+        config |= replay_config(repository, feed)
+    progress = following(feed, resources, request, bar, replay=replay) if bar else nullcontext()
+    with progress, _recorded_end(instance) as run_id:
+        result = job.execute_in_process(
+            run_config=config,
+            instance=instance,
+            asset_selection=[feed_key(feed)],
+            raise_on_error=False,
+            run_id=run_id,
+            # A daemon cannot launch it again, and would let people wait for that.
+            tags={**request_tags(feed, request), "dagster/max_retries": "0"},
+        )
+    if not result.success:
+        raise _failure(result)
+    return result
+
+
+def replay_config(repository: dg.RepositoryDefinition, feed: Feed) -> dict[str, Any]:
+    """The run config that asks an any-order feed to publish bricks that are done once more."""
+    return {"ops": {repository.assets_defs_by_key[feed_key(feed)].op.name: {"config": {"replay": True}}}}
+
+
+@contextmanager
+def _recorded_end(instance: dg.DagsterInstance) -> Iterator[str]:
+    """The id of a run to make, which is at its end in Dagster's records whenever this process leaves it."""
+    with at_work() as run_id:
+        try:
+            yield run_id
+        finally:
+            run = instance.get_run_by_id(run_id)
+            # Stopped between two steps of Dagster's own, where it records nothing.
+            if run and not run.is_finished:
+                instance.report_run_failed(run, "The process that ran it was stopped.")
+
+
+def _failure(result: dg.ExecuteInProcessResult) -> BaseException:
+    """Why a run failed, as the error that its asset met."""
+    for event in result.all_events:
+        data = (
+            event.step_failure_data if event.is_step_failure else event.job_failure_data if event.is_failure else None
+        )
+        if data is None or data.error is None:
+            continue
+        causes = [data.error]
+        while causes[-1].cause:
+            causes.append(causes[-1].cause)
+        names = [cause.cls_name or "" for cause in causes]
+        if {"DagsterExecutionInterruptedError", "KeyboardInterrupt"} & {*names}:
+            return KeyboardInterrupt()
+        kinds: Iterator[type[UcsError]] = (getattr(errors, name) for name in names if hasattr(errors, name))
+        failed = getattr(data, "user_failure_data", None)
+        text = failed.description if failed and failed.description else data.error.message.strip()
+        return next(kinds, UcsError)(text)
+    return UcsError(f"run {result.run_id} failed; see it in the UI")
+
+
+def _rows_added(result: dg.ExecuteInProcessResult) -> int:
+    """Rows that a run added to the stream."""
+    of_bricks, of_run = 0, 0
+    for event in result.all_events:
+        if event.is_step_materialization:
+            of_bricks += _published(event.step_materialization_data.materialization)
+        elif event.is_asset_observation:
+            # Of an open brick there is no other event; where the run was tried again, this is its last attempt only.
+            of_run += _published(event.asset_observation_data.asset_observation)
+    return max(of_bricks, of_run)
+
+
+def _published(event: dg.AssetMaterialization | dg.AssetObservation) -> int:
+    found = event.metadata.get("published")
+    return found.value if isinstance(found, dg.IntMetadataValue) and found.value else 0

@@ -1,0 +1,109 @@
+"""Publishing a feed, or one of the project's by its name: what `ucs publish` and `ucs_pipeline.publish` do."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+
+from ucs_pipeline.errors import UcsError
+from ucs_pipeline.feed.feed import Feed, numbered_in, start_in
+from ucs_pipeline.feed.shards import streams_of
+from ucs_pipeline.operations import launch as by_daemon
+from ucs_pipeline.operations import publish as in_process
+from ucs_pipeline.operations.launch import Launched
+from ucs_pipeline.operations.publish import Bar, Published, Span
+from ucs_pipeline.orchestration.build import build_defs
+from ucs_pipeline.project.feeds import feed_named, location_of, use_project_home
+from ucs_pipeline.project.locations import Location
+
+
+def publish(
+    feed: Feed | str,
+    first: str | int | None = None,
+    last: str | int | None = None,
+    next: int | None = None,  # noqa: A002 - as the option of `ucs publish`
+    *,
+    replay: bool = False,
+    bar: Bar | None = None,
+    resources: Mapping[str, object] | None = None,
+) -> Published:
+    """Publishes bricks of a feed in this process, each run recorded in Dagster as those of the feed's sensor are.
+
+    Args:
+        feed: a feed, a shard of one, or the name of one of the code location's.
+        first: the first brick, by its name or, of number bricks, its number. Left out: the sealed bricks that come
+            next, as the feed's sensor finds them.
+        last: the last brick; left out, `first` is the only one.
+        next: at most so many of the bricks that come next, of each shard.
+        replay: for an any-order feed, publishes bricks that are done once more.
+        resources: of a feed that is in no code location, its resources by their keys.
+        bar: is given a name and a number of rows, and shows how many of them are in Redis.
+
+    Raises:
+        StreamUnavailableError: Redis cannot be reached, or the stream stayed full.
+        SourceUnavailableError: ClickHouse cannot be reached.
+        UcsError: there is no such feed or brick, or a run was refused. A run that failed is recorded in Dagster.
+        KeyboardInterrupt: the run was stopped. Rows that are in the stream stay.
+    """
+    use_project_home()
+    found, span = _asked(feed, first, last, next, replay=replay)
+    location = location_of(found) if resources is None else _alone(found, resources)
+    with dg.DagsterInstance.get() as instance, location.resources() as opened:
+        return in_process.publish(found, location.repository, opened, instance, span, next, replay=replay, bar=bar)
+
+
+def launch(
+    feed: Feed | str,
+    first: str | int | None = None,
+    last: str | int | None = None,
+    next: int | None = None,  # noqa: A002 - as the option of `ucs publish`
+    *,
+    replay: bool = False,
+) -> Launched:
+    """Hands the bricks that `publish` would publish to Dagster's daemon, as a backfill.
+
+    Raises:
+        UcsError: there is no such feed or brick, or the next bricks cannot be found out.
+    """
+    use_project_home()
+    found, span = _asked(feed, first, last, next, replay=replay)
+    location = location_of(found)
+    with dg.DagsterInstance.get() as instance, location.resources() as opened:
+        return by_daemon.launch(found, location.repository, opened, instance, span, next, replay=replay)
+
+
+def _alone(feed: Feed, resources: Mapping[str, object]) -> Location:
+    repository = build_defs(feed.parent, resources=resources).get_repository_def()
+    return Location(feed.name, repository, streams_of(feed.parent))
+
+
+def _asked(
+    feed: Feed | str, first: str | int | None, last: str | int | None, most: int | None, *, replay: bool
+) -> tuple[Feed, Span | None]:
+    found = feed_named(feed) if isinstance(feed, str) else feed
+    if replay and not found.any_order:
+        raise UcsError(f"feed {found.name!r}: only bricks of a feed with `stream.order: any` are published once more")
+    if first is None:
+        if replay or last is not None:
+            raise UcsError(f"feed {found.name!r}: name the first brick to publish")
+        return found, None
+    if most is not None:
+        raise UcsError(f"feed {found.name!r}: bricks are named, or counted from the next one on, not both")
+    last = first if last is None else last
+    span = _edge(found, str(first), end=False), _edge(found, str(last), end=True)
+    if span[0] > span[1]:
+        raise UcsError(f"feed {found.name!r}: brick {first} comes after {last}: name the earlier one first")
+    return found, span
+
+
+def _edge(feed: Feed, brick: str, *, end: bool) -> int:
+    """Start of a partition that begins, or ends, with a brick."""
+    bricks, ordinal = feed.partitions, numbered_in(feed, brick)
+    if ordinal is None:
+        return start_in(feed, brick)
+    start = bricks.start(ordinal)
+    if ordinal != (bricks.end(start) if end else start):
+        raise UcsError(
+            f"feed {feed.name!r}: brick {bricks.brick_name(ordinal)} is inside {bricks.unit} {bricks.name(start)}, and "
+            f"{bricks.unit}s are published as a whole: name the {bricks.unit}"
+        )
+    return start
