@@ -4,12 +4,15 @@ In a `conftest.py`, `pytest_plugins = ["ucs_pipeline.testing"]` gives tests the 
 `with kit() as ucs:` gives the same.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import dagster as dg
 import pyarrow as pa
@@ -25,7 +28,6 @@ from ucs_pipeline.redis.embedded_server import stop_embedded_redis
 
 if TYPE_CHECKING:
     import pandas as pd
-    import redis
 
 
 class Kit:
@@ -35,16 +37,19 @@ class Kit:
         self.home = home
         """Dagster's home: a temporary directory, to which DAGSTER_HOME is set."""
         self.instance = instance
-        """Dagster's instance there, with Dagster's own settings."""
+        """Dagster's records of the test, in memory."""
         self.resources: dict[str, ClickHouseResource | RedisResource] = {
             "clickhouse": ClickHouseResource(url=EMBEDDED),
             "redis": RedisResource(url=EMBEDDED),
         }
         """The embedded servers, by the keys of the feeds that `assets` was given; at first by the default keys."""
 
-    @property
-    def redis(self) -> "redis.Redis":
-        """A client of the test's redis-server, whose replies are bytes; the first one starts the server."""
+    @cached_property
+    def redis(self) -> Any:
+        """A redis.Redis on the test's server, which starts with it; it answers in bytes.
+
+        Untyped, because redis-py types every reply as everything it could be under any setting.
+        """
         return RedisResource(url=EMBEDDED).client()
 
     def table(self, name: str, rows: "Mapping[str, Any] | pa.Table | pd.DataFrame | str | Path") -> None:
@@ -84,7 +89,11 @@ def kit() -> Iterator[Kit]:
     ClickHouse's engine stays, since a process has one; its tables are gone. Sets DAGSTER_HOME meanwhile: `embedded` as
     the URL of a resource means these servers, in this process and in those it starts.
     """
-    with tempfile.TemporaryDirectory(prefix="ucs-") as home, dg.instance_for_test(temp_dir=home) as instance:
+    with (
+        tempfile.TemporaryDirectory(prefix="ucs-") as home,
+        patch.dict(os.environ, DAGSTER_HOME=home),
+        dg.DagsterInstance.ephemeral(home) as instance,
+    ):
         try:
             yield Kit(Path(home), instance)
         finally:

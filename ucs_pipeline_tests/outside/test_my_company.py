@@ -1,0 +1,194 @@
+"""The wheel in an environment of its own, and a project of somebody else's that uses it, on Dagster as it comes."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import clickhouse_connect
+import pytest
+
+from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
+from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.cockpit import DagsterDev
+from ucs_pipeline_tests.support.home import PROJECT
+
+# Installs Dagster once more, and waits for its daemon, whose loops take up to 30 seconds.
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.xdist_group("outside")]
+
+ORDERS, SHIPMENTS, RETURNS = ([f"0.0.0.{i}" for i in range(bricks)] for bricks in (8, 6, 4))
+LOCATION = "my-company"
+
+_LAUNCH = """
+mutation ($it: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $it) { ... on LaunchBackfillSuccess { backfillId } ... on Error { message } }
+}
+"""
+_BACKFILL = "query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
+_RUNS = """
+{ runsOrError { ... on Runs { results { status tags { key value } } } } }
+"""
+_START_SCHEDULE = """
+mutation ($it: ScheduleSelector!) { startSchedule(scheduleSelector: $it) { __typename ... on PythonError { message } } }
+"""
+_READER = "from ucs_pipeline import Reader; print(sum(1 for _ in Reader('orders')))"
+
+
+class Company:
+    """The project, in a directory of its own, and the environment in which it is installed."""
+
+    def __init__(self, directory: Path, python: Path, **environment: str) -> None:
+        self.directory = directory
+        self.python = python
+        self.home = directory / "dagster_home"
+        self.home.mkdir(exist_ok=True)
+        unset = ("UCS_", "DAGSTER_", "VIRTUAL_ENV", "PYTEST_")
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
+        self.environment |= {"DAGSTER_HOME": str(self.home), **environment}
+
+    def run(self, *command: str, without: Sequence[str] = ()) -> tuple[int, str]:
+        """Exit code and output of a command of the environment, in the project's directory."""
+        environment = {name: value for name, value in self.environment.items() if name not in without}
+        done = subprocess.run(
+            [self.python.parent / command[0], *command[1:]],
+            cwd=self.directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return done.returncode, done.stdout
+
+    def succeed(self, *command: str, without: Sequence[str] = ()) -> str:
+        """Output of a command that exits with 0."""
+        code, output = self.run(*command, without=without)
+        assert code == 0, f"{' '.join(command)}: {output}"
+        return output
+
+    def dagster_dev(self) -> DagsterDev:
+        """`dagster dev` as the company runs it."""
+        urls = {name: value for name, value in self.environment.items() if name.endswith("_URL")}
+        return DagsterDev(self.home, self.directory, str(self.python), **urls)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of an environment that has the wheel and nothing of this tree."""
+    directory = tmp_path_factory.mktemp("outside")
+    _uv("build", "--quiet", "--wheel", "--out-dir", str(directory), str(PROJECT))
+    [wheel] = directory.glob("*.whl")
+    _uv("venv", "--quiet", "--python", sys.executable, str(directory / "environment"))
+    python = directory / "environment" / "bin" / "python"
+    postgres = "dagster-postgres"
+    _uv("pip", "install", "--quiet", "--python", str(python), f"{wheel}[embedded,ui]", "pytest", postgres)
+    return python
+
+
+def _uv(*arguments: str) -> None:
+    subprocess.run(["uv", *arguments], check=True, cwd="/")
+
+
+@pytest.fixture(scope="module")
+def company(tmp_path_factory: pytest.TempPathFactory, installed: Path) -> Iterator[Company]:
+    """The company's project, with two ClickHouse and two Redis servers."""
+    directory = tmp_path_factory.mktemp("company") / "my-company"
+    shutil.copytree(Path(__file__).parent / "my-company", directory, ignore=shutil.ignore_patterns("__pycache__"))
+    _uv("pip", "install", "--quiet", "--python", str(installed), "--no-deps", "--editable", str(directory))
+    redis_servers = [RedisServer(tmp_path_factory.mktemp("redis")) for _ in range(2)]
+    with (
+        ClickHouseServer() as shop,
+        ClickHouseServer() as warehouse,
+        redis_servers[0] as redis,
+        redis_servers[1] as cache,
+    ):
+        with clickhouse_connect.get_client(dsn=warehouse.url) as client:
+            columns = {"shipments": "order_id UInt64, weight Float64", "returns": "why Nullable(String)"}
+            for name, more in columns.items():
+                client.command(f"CREATE TABLE {name} (id UInt64, {more}) ENGINE = MergeTree ORDER BY id")
+            client.command("INSERT INTO shipments SELECT number * 100, number, number / 8 FROM numbers(600)")
+            client.command("INSERT INTO returns SELECT number * 100, nullIf('w', 'w') FROM numbers(400)")
+        yield Company(
+            directory,
+            installed,
+            SHOP_CLICKHOUSE_URL=shop.url,
+            WAREHOUSE_CLICKHOUSE_URL=warehouse.url,
+            SHOP_REDIS_URL=redis.url,
+            CACHE_REDIS_URL=cache.url,
+        )
+
+
+def test_the_wheel_has_no_code_location_and_the_demo_says_so(company: Company) -> None:
+    find = "from importlib.util import find_spec as f; print(f('ucs_pipeline.definitions'), f('ucs_pipeline.defs'))"
+    assert company.succeed("python", "-c", find) == "None None\n"
+    code, output = company.run("ucs", "demo")
+    assert (code, output.count("\n")) == (2, 1)
+    assert output.startswith("ucs: the demo belongs to the repository")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["dg check defs", "dg check yaml", "dg list defs", "dagster definitions validate", "ucs check"],
+)
+def test_the_definitions_are_right_for_every_command(company: Company, command: str) -> None:
+    output = company.succeed(*command.split())
+    if command == "dg list defs":
+        assert all(name in output for name in ("orders_schedule", "shipments_sensor", "warehouse", "cache"))
+    if command == "ucs check":
+        assert output == "3 feeds are right: orders, returns, shipments\n"
+        assert company.succeed("ucs", "-m", "my_company.definitions", "check") == output
+
+
+def test_the_kit_s_example_passes_in_the_project(company: Company) -> None:
+    assert "2 passed" in company.succeed("pytest", "-q", "tests", without=["DAGSTER_HOME"])
+
+
+def test_every_way_to_publish_leaves_each_stream_equal_to_its_table(company: Company) -> None:
+    with company.dagster_dev() as dev:
+        # The table, its feed and what is behind it, as they are launched together from the asset graph.
+        whole = _launch(dev, ["orders_table", "orders", "orders_seen"])
+        # Two of the same bricks at once: nothing of Dagster's own settings keeps them apart.
+        twice = [_launch(dev, ["shipments"], SHIPMENTS[:4]) for _ in range(2)]
+        assert "recorded 1 bricks" in company.succeed("ucs", "adopt", "returns", "0.0.0.0")
+        assert "published 2 bricks" in company.succeed("ucs", "publish", "returns")
+        _ended(dev, [whole, *twice])
+        dev.switch_on("shipments_sensor", LOCATION)
+        _wait_until(lambda: "0.0.0.4" in _bricks(dev, "shipments"))
+    for way in ([], ["-m", "my_company.definitions"]):
+        for feed in ("orders", "shipments", "returns"):
+            assert "table and stream agree" in company.succeed("ucs", *way, "verify", feed)
+
+
+def _launch(dev: DagsterDev, assets: Sequence[str], partitions: Sequence[str] | None = None) -> str:
+    which = {"allPartitions": True} if partitions is None else {"partitionNames": list(partitions)}
+    answer = dev.ask(_LAUNCH, it={"assetSelection": [{"path": [asset]} for asset in assets], **which})
+    launched = answer["launchPartitionBackfill"]
+    assert "backfillId" in launched, launched
+    return str(launched["backfillId"])
+
+
+def _ended(dev: DagsterDev, backfills: Sequence[str]) -> None:
+    def statuses() -> set[str]:
+        return {str(dev.ask(_BACKFILL, id=it)["partitionBackfillOrError"]["status"]) for it in backfills}
+
+    _wait_until(lambda: not statuses() & {"REQUESTED", "CANCELING", "COMPLETING", "FAILING"})
+    assert statuses() == {"COMPLETED_SUCCESS"}, dev.log()
+
+
+def _bricks(dev: DagsterDev, feed: str) -> set[str]:
+    """Bricks of a feed's runs that succeeded."""
+    runs: list[Any] = dev.ask(_RUNS)["runsOrError"]["results"]
+    tags = [{tag["key"]: tag["value"] for tag in run["tags"]} for run in runs if run["status"] == "SUCCESS"]
+    spans = [tag["ucs/bricks"].split("...") for tag in tags if tag.get("ucs/feed") == feed]
+    return {f"0.0.0.{i}" for first, last in spans for i in range(int(first[6:]), int(last[6:]) + 1)}
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 600
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
