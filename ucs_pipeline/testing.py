@@ -30,8 +30,29 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+def range_tags(first: str, last: str) -> dict[str, str]:
+    """The `tags` of a run over all bricks from the first to the last, as backfills, sensors and schedules run."""
+    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+
+
+def write_table(directory: Path, name: str, rows: "Mapping[str, Any] | pa.Table | pd.DataFrame | str | Path") -> None:
+    """Writes `<name>.parquet`; see `Kit.table`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{name}.parquet"
+    if isinstance(rows, str | Path):
+        shutil.copy(rows, path)
+    elif isinstance(rows, pa.Table):
+        pq.write_table(rows, path)
+    elif isinstance(rows, Mapping):
+        pq.write_table(pa.table(dict(rows)), path)
+    else:
+        pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), path)
+
+
 class Kit:
     """Tables, streams and Dagster's records of one test; `kit` makes it."""
+
+    bricks = staticmethod(range_tags)
 
     def __init__(self, home: Path, instance: dg.DagsterInstance) -> None:
         self.home = home
@@ -72,10 +93,6 @@ class Kit:
             self.resources[feed.redis] = RedisResource(url=EMBEDDED)
         return list(build_defs(*feeds).assets or ())
 
-    def bricks(self, first: str, last: str) -> dict[str, str]:
-        """The `tags` of a run over all bricks from the first to the last, as backfills, sensors and schedules run."""
-        return range_tags(first, last)
-
     def verify(self, feed: Feed) -> Verdict:
         """Compares every row of a feed's table with its entry in the stream, as `ucs verify` does."""
         with dg.build_resources({key: self.resources[key] for key in sorted(resource_keys(feed))}) as resources:
@@ -98,25 +115,6 @@ def kit() -> Iterator[Kit]:
             yield Kit(Path(home), instance)
         finally:
             stop_embedded_redis()
-
-
-def range_tags(first: str, last: str) -> dict[str, str]:
-    """Tags of a run over a range of partitions, both ends included."""
-    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-
-
-def write_table(directory: Path, name: str, rows: "Mapping[str, Any] | pa.Table | pd.DataFrame | str | Path") -> None:
-    """Writes `<name>.parquet`; see `Kit.table`."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{name}.parquet"
-    if isinstance(rows, str | Path):
-        shutil.copy(rows, path)
-    elif isinstance(rows, pa.Table):
-        pq.write_table(rows, path)
-    elif isinstance(rows, Mapping):
-        pq.write_table(pa.table(dict(rows)), path)
-    else:
-        pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), path)
 
 
 # Only the fixture needs pytest.

@@ -9,7 +9,6 @@ shipments = BrickFeed(
     bricks={"class": "number", "last": 59_999},
     columns={"order": "order_id", "weight": "weight"},
     max_bricks_per_run=4,
-    sensor_interval_s=1,
     clickhouse="warehouse",
     redis="cache",
 )
