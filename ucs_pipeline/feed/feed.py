@@ -238,6 +238,8 @@ class Feed(Settings):
         rules.check_order(self.bricks, self.stream, self.stream_name, self.tail)
         rules.check_fields(self.columns, self.constants)
         rules.check_settings(self.settings)
+        if self.clickhouse == self.redis:
+            raise ValueError(f"`clickhouse` and `redis` name one resource, {self.redis!r}: a feed needs one of each")
         return self
 
 

@@ -16,22 +16,32 @@ from ucs_pipeline.orchestration.sensors.alerts import alert_defs
 from ucs_pipeline.orchestration.sensors.feed_sensor import sensor_defs
 
 
-def build_defs(*feeds: Feed, resources: Mapping[str, object] | None = None) -> dg.Definitions:
+def build_defs(*feeds: Feed, resources: Mapping[str, object] | None = None, alerts: bool = True) -> dg.Definitions:
     """Definitions of one or more feeds, ready for a code location.
 
-    `resources`: the feeds' ClickHouseResource and RedisResource, by their keys; left out, other definitions of the
-    location have them.
+    Args:
+        feeds: the feeds.
+        resources: their ClickHouseResource and RedisResource, by their keys; left out, other definitions of the code
+            location have them.
+        alerts: whether the sensors that alert come along, which watch all feeds of the code location.
 
     Raises:
         FeedError: two feeds have one name, or write to one stream, or one has the name of the other's job.
     """
-    return dg.Definitions.merge(*(build_feed(feed, feeds) for feed in feeds), dg.Definitions(resources=resources or {}))
+    built = [build_feed(feed, feeds, alerts=alerts) for feed in feeds]
+    return dg.Definitions.merge(*built, dg.Definitions(resources=resources or {}))
 
 
-def build_feed(feed: Feed, together: Sequence[Feed] = ()) -> dg.Definitions:
-    """All definitions of one feed: its assets with those of its table and streams, checks, sensors, schedules, alerts.
+def build_feed(feed: Feed, together: Sequence[Feed] = (), *, alerts: bool = True) -> dg.Definitions:
+    """The definitions of one feed: its assets with those of its table and streams, checks, sensors, schedules.
 
-    `together`: the feeds of the code location, this one among them, as far as they are known.
+    What feeds have in common, such as their table or the alerts, comes with the first of them: the components of a
+    project put marks of their own on their definitions, and Dagster takes no two that differ.
+
+    Args:
+        feed: the feed.
+        together: the feeds of the code location, this one among them, as far as they are known.
+        alerts: whether the sensors that alert come with the first feed.
 
     Raises:
         FeedError: another feed has its name, or writes to its stream, or one has the name of the other's job.
@@ -40,11 +50,21 @@ def build_feed(feed: Feed, together: Sequence[Feed] = ()) -> dg.Definitions:
     for clash in conflicts(others):
         raise FeedError(clash.sentence)
     streams = streams_of(feed)
-    specs = [_stream_spec(stream, [*others, stream]) for stream in streams]
-    # Feeds of one table bring the same asset, which Dagster takes once.
-    tables = [] if feed.table_asset else [_table_spec(feed)]
+    others = others or list(streams)
+    specs: list[dg.AssetSpec] = []
+    if feed.table_asset is None:
+        same = [other for other in others if other.table_asset is None and table_key(other) == table_key(feed)]
+        specs += [_table_spec(feed)] if _is_first(feed, same) else []
+    for stream in streams:
+        writers = sorted((other for other in others if _place(other) == _place(stream)), key=lambda other: other.name)
+        specs += [_stream_spec(writers)] if _is_first(feed, writers) else []
     built = [_build_stream(stream) for stream in streams]
-    return dg.Definitions.merge(*built, dg.Definitions(assets=[*tables, *specs]), alert_defs())
+    shared = alert_defs() if alerts and _is_first(feed, others) else dg.Definitions()
+    return dg.Definitions.merge(*built, dg.Definitions(assets=specs), shared)
+
+
+def _is_first(feed: Feed, together: Sequence[Feed]) -> bool:
+    return feed.parent.name == min(other.parent.name for other in together)
 
 
 def _build_stream(feed: Feed) -> dg.Definitions:
@@ -61,17 +81,15 @@ def _table_spec(feed: Feed) -> dg.AssetSpec:
     )
 
 
-def _stream_spec(feed: Feed, together: Sequence[Feed]) -> dg.AssetSpec:
-    key = stream_key(feed)
-    found = {other.name: other for other in together if stream_key(other) == key}
-    writers = [found[name] for name in sorted(found)]
+def _stream_spec(writers: Sequence[Feed]) -> dg.AssetSpec:
+    feed = writers[0]
     return dg.AssetSpec(
-        key,
+        stream_key(feed),
         deps=list(map(feed_key, writers)),
         description=f"Redis stream `{feed.stream_name}`, written by this project and read by others. Assets that are "
         "made from it name its feed in their `deps`: so they wait for it where both are launched together.",
         kinds={"redis", "stream"},
-        group_name=writers[0].group,
+        group_name=feed.group,
         metadata={**stream_storage(feed), **stream_fields(writers)},
     )
 

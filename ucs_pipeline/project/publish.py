@@ -59,6 +59,7 @@ def launch(
     next: int | None = None,  # noqa: A002 - as the option of `ucs publish`
     *,
     replay: bool = False,
+    resources: Mapping[str, object] | None = None,
 ) -> Launched:
     """Hands the bricks that `publish` would publish to Dagster's daemon, as a backfill.
 
@@ -67,7 +68,7 @@ def launch(
     """
     use_project_home()
     found, span = _asked(feed, first, last, next, replay=replay)
-    location = location_of(found)
+    location = location_of(found) if resources is None else _alone(found, resources)
     with dg.DagsterInstance.get() as instance, location.resources(resource_keys(found)) as opened:
         return by_daemon.launch(found, location.repository, opened, instance, span, next, replay=replay)
 

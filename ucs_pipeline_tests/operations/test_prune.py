@@ -67,7 +67,8 @@ def numbers(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterializati
             raise dg.Failure("here it ends")
 
 
-@dg.asset_check(asset=numbers)
+# Where the checks of a feed are: on the asset of its stream.
+@dg.asset_check(asset=dg.AssetKey(["redis", "numbers"]))
 def no_gaps() -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=True)
 

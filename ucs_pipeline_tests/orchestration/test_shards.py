@@ -24,6 +24,7 @@ from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.orchestration.build import feeds_of
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
+from ucs_pipeline.project.locations import Location
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.shard_progress import noted
 from ucs_pipeline.publishing.run import publish
@@ -421,7 +422,10 @@ def test_commands_take_the_whole_feed_or_one_shard(
     home: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(PROJECT / "dagster.yaml", home)
-    monkeypatch.setattr("ucs_pipeline.project.feeds.all_feeds", lambda: feeds_of(build_defs(_feed(shards=2))))
+    defs = build_defs(_feed(shards=2))
+    location = Location("here", defs.get_repository_def(), feeds_of(defs))
+    monkeypatch.setattr("ucs_pipeline.project.locations.locations", lambda: [location])
+    monkeypatch.setattr("ucs_pipeline.cli.checks.locations", lambda: [location])
 
     def said(*arguments: str, code: int = 0) -> str:
         done = CliRunner().invoke(ucs, arguments)

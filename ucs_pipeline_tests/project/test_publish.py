@@ -9,13 +9,12 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from ucs_pipeline import BrickFeed, publish
+from ucs_pipeline import BrickFeed
 from ucs_pipeline.errors import OutOfTurnError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.orchestration.build import build_defs
-from ucs_pipeline.project.publish import launch
 from ucs_pipeline_tests.servers.redis_server import RedisServer
+from ucs_pipeline_tests.support.connections import build_defs, launch, publish, resources
 from ucs_pipeline_tests.support.home import write_table
 
 ROWS = 25_000
@@ -190,7 +189,7 @@ def test_command_and_sensor_never_disagree(instance: dg.DagsterInstance, setting
     sensor = defs.resolve_sensor_def("orders_sensor")
 
     def tick() -> dg.SensorResult:
-        found = sensor(dg.build_sensor_context(instance=instance, definitions=defs))
+        found = sensor(dg.build_sensor_context(instance=instance, definitions=defs, resources=resources()))
         assert isinstance(found, dg.SensorResult)
         return found
 

@@ -1,13 +1,12 @@
 """Resources that are wrong, or of which only some are set up: each is named."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
-from ucs_pipeline import BrickFeed, ClickHouseResource, RedisResource, build_defs
+from ucs_pipeline import RedisResource
 from ucs_pipeline.orchestration._dagster import resource_class
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.home import run_ucs
@@ -15,7 +14,7 @@ from ucs_pipeline_tests.support.home import run_ucs
 _FEEDS = """
 import dagster as dg
 
-from ucs_pipeline import BrickFeed, ClickHouseResource, RedisResource, build_defs
+from ucs_pipeline import RedisResource
 
 def feed(name, **more):
     return BrickFeed(name=name, table="numbers(3)", key="number", bricks={{"class": "number", "last": 9_999}}, **more)
@@ -66,25 +65,6 @@ def test_a_command_names_a_resource_that_is_missing_or_of_another_kind(home: Pat
     code, said = run_ucs("-f", write(home, OTHER_KIND), *command, home=home, SHOP_REDIS_URL="redis://127.0.0.1:1")
     assert code == 2
     assert "feed 'orders': resource 'clickhouse' is a RedisResource, expected a ClickHouseResource" in said
-
-
-def _failure(resources: Mapping[str, object], instance: dg.DagsterInstance) -> str:
-    feed = BrickFeed(name="orders", table="numbers(3)", key="number", bricks={"class": "number", "last": 9_999})
-    try:
-        job = build_defs(feed, resources=resources).resolve_implicit_global_asset_job_def()
-        job.execute_in_process(asset_selection=[dg.AssetKey("orders")], partition_key="0.0.0.0", instance=instance)
-    except (dg.DagsterError, dg.Failure) as error:
-        return str(error)
-    raise AssertionError("the run succeeded")
-
-
-def test_a_run_names_what_is_wrong_with_a_resource(instance: dg.DagsterInstance) -> None:
-    assert "UNSET_URL" not in os.environ
-    unset = {"clickhouse": ClickHouseResource(url=dg.EnvVar("UNSET_URL")), "redis": RedisResource(url="embedded")}
-    assert '"UNSET_URL" which is not set' in _failure(unset, instance)
-    assert "resource with key 'clickhouse'" in _failure({"redis": unset["redis"]}, instance)
-    swapped = {"clickhouse": unset["redis"], "redis": unset["redis"]}
-    assert "resource 'clickhouse' is a RedisResource, expected a ClickHouseResource" in _failure(swapped, instance)
 
 
 def test_a_definition_of_a_resource_tells_its_class() -> None:

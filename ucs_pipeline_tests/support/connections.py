@@ -17,7 +17,10 @@ from ucs_pipeline.clickhouse import source
 from ucs_pipeline.clickhouse.source import ClickHouseServer, Source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.operations.launch import Launched
+from ucs_pipeline.operations.publish import Published
 from ucs_pipeline.orchestration import build, status
+from ucs_pipeline.project import publish as by_name
 from ucs_pipeline.reading import brick, reader
 from ucs_pipeline.redis import connection
 from ucs_pipeline.redis.connection import RedisServer
@@ -72,6 +75,16 @@ def connect_redis(name: str) -> "redis.Redis":
 def connect_each(names: Sequence[str]) -> list["redis.Redis"]:
     """Clients for streams."""
     return connection.connect_each(redis_server(), names)
+
+
+def publish(feed: Feed, *bricks: Any, **more: Any) -> Published:
+    """Publishes bricks of a feed in this process."""
+    return by_name.publish(feed, *bricks, resources=resources(), **more)
+
+
+def launch(feed: Feed, *bricks: Any, **more: Any) -> Launched:
+    """Hands bricks of a feed to Dagster's daemon."""
+    return by_name.launch(feed, *bricks, resources=resources(), **more)
 
 
 def feed_statuses(feeds: Sequence[Feed], instance: dg.DagsterInstance) -> list[status.FeedStatus]:

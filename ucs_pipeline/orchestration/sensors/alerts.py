@@ -6,7 +6,6 @@ that the webhook did not take would be lost. Here it stays, and is sent at a lat
 
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, Literal
 
 import dagster as dg
@@ -35,21 +34,17 @@ _FeedsOf = Callable[[dg.DagsterRun], Sequence[str]]
 
 
 def alert_defs() -> dg.Definitions:
-    """The sensors that watch all feeds of a code location, if the environment says where alerts go; else nothing.
-
-    Every feed brings the same ones, which Dagster takes once.
-    """
-    return dg.Definitions(sensors=_sensors() if webhook_url() else [])
-
-
-@cache
-def _sensors() -> list[dg.SensorDefinition]:
+    """The sensors that watch all feeds of a code location, if the environment says where alerts go; else nothing."""
+    if webhook_url() is None:
+        return dg.Definitions()
     failed: _Change = DagsterEventType.RUN_FAILURE
     ended: _Change = DagsterEventType.RUN_SUCCESS
-    return [
-        _sensor("run_failure_alerts", "every run of a feed that fails and is not launched again", failed),
-        _sensor("check_failure_alerts", "every check of a feed that does not pass", ended),
-    ]
+    return dg.Definitions(
+        sensors=[
+            _sensor("run_failure_alerts", "every run of a feed that fails and is not launched again", failed),
+            _sensor("check_failure_alerts", "every check of a feed that does not pass", ended),
+        ]
+    )
 
 
 def _names_of(feeds: Sequence[Feed]) -> _FeedsOf:
