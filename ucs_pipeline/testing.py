@@ -6,6 +6,8 @@ In a `conftest.py`, `pytest_plugins = ["ucs_pipeline.testing"]` gives tests the 
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,6 +30,14 @@ from ucs_pipeline.redis.embedded_server import stop_embedded_redis
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_AFTER_A_CRASH = """
+import shutil, sys
+sys.stdin.read()
+from ucs_pipeline.redis.embedded_server import stop_embedded_redis
+stop_embedded_redis()
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+"""
 
 
 def range_tags(first: str, last: str) -> dict[str, str]:
@@ -109,12 +119,25 @@ def kit() -> Iterator[Kit]:
     with (
         tempfile.TemporaryDirectory(prefix="ucs-") as home,
         patch.dict(os.environ, DAGSTER_HOME=home),
+        _cleared_after_a_crash(home),
         dg.DagsterInstance.ephemeral(home) as instance,
     ):
         try:
             yield Kit(Path(home), instance)
         finally:
             stop_embedded_redis()
+
+
+@contextmanager
+def _cleared_after_a_crash(home: str) -> Iterator[None]:
+    """Stops the redis-server and deletes its files when this process ends without leaving the block."""
+    command = [sys.executable, "-c", _AFTER_A_CRASH, home]
+    # A session of its own: Ctrl-C is for the tests. Its pipe closes with this process, however that ends.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watcher:
+        try:
+            yield
+        finally:
+            watcher.kill()
 
 
 # Only the fixture needs pytest.

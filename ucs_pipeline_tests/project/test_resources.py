@@ -14,7 +14,7 @@ from ucs_pipeline_tests.support.home import run_ucs
 _FEEDS = """
 import dagster as dg
 
-from ucs_pipeline import RedisResource
+from ucs_pipeline import BrickFeed, ClickHouseResource, RedisResource, build_defs
 
 def feed(name, **more):
     return BrickFeed(name=name, table="numbers(3)", key="number", bricks={{"class": "number", "last": 9_999}}, **more)

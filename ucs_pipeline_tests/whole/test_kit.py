@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -96,6 +97,29 @@ def test_one_kit_after_another_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -
         assert not dg.materialize(
             second.assets(feed()), resources=second.resources, partition_key="0.0.0.0", raise_on_error=False
         ).success
+
+
+_KILLED = """
+import os, signal
+from ucs_pipeline.testing import kit
+with kit() as ucs:
+    print(ucs.redis.connection_pool.connection_kwargs["path"], ucs.redis.ping(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_test_process_that_is_killed_leaves_no_server() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", _KILLED], capture_output=True, text=True, cwd=PROJECT)
+    path, answered = done.stdout.split()
+    assert answered == "True"
+    home = Path(path).parents[2]
+    assert home.name.startswith("ucs-")
+    deadline = time.monotonic() + 60
+    while home.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    with redis.Redis(unix_socket_path=path) as client, pytest.raises(redis.ConnectionError):
+        client.ping()
 
 
 def test_the_kit_needs_no_pytest() -> None:
