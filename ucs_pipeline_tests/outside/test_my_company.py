@@ -40,7 +40,7 @@ _AT_WORK = ("REQUESTED", "CANCELING", "COMPLETING", "FAILING")
 _RUNS = "{ runsOrError { ... on Runs { results { status tags { key value } } } } }"
 _REPOSITORIES = "{ repositoriesOrError { ... on RepositoryConnection { nodes { name location { name } } } } }"
 _POSTGRES = "storage: {postgres: {postgres_url: {env: POSTGRES_URL}}}"
-_READER = "from ucs_pipeline import Reader; print(sum(1 for _ in Reader('orders')))"
+_READER = "from ucs_pipeline import Reader; print(len(Reader('orders').take(1000)))"
 
 
 class Company:
@@ -128,6 +128,9 @@ def company(tmp_path_factory: pytest.TempPathFactory, installed: Path) -> Iterat
 def test_the_wheel_has_no_code_location_and_the_demo_says_so(company: Company) -> None:
     find = "from importlib.util import find_spec as f; print(f('ucs_pipeline.definitions'), f('ucs_pipeline.defs'))"
     assert company.succeed("python", "-c", find) == "None None\n"
+    names = "{i.name for i in f('ucs-pipeline')}"
+    files = f"from importlib.metadata import files as f; print({names} >= {{'LICENSE', 'py.typed'}})"
+    assert company.succeed("python", "-c", files) == "True\n"
     code, output = company.run("ucs", "demo")
     assert (code, output.count("\n")) == (2, 1)
     assert output.startswith("ucs: the demo belongs to the repository")
