@@ -26,8 +26,8 @@ def project_home() -> Path:
         if all((directory / mark).is_file() for mark in _MARKS):
             return directory
     raise UcsError(
-        f"DAGSTER_HOME is not set and neither {here} nor a directory above it holds {' and '.join(_MARKS)}: "
-        "change to the project's directory or set DAGSTER_HOME to it"
+        f"DAGSTER_HOME is not set, and neither {here} nor a directory above it holds {' and '.join(_MARKS)}: set it to "
+        "the directory where Dagster keeps its records, the same as for `dagster dev`"
     )
 
 

@@ -48,7 +48,7 @@ def status(form: str, as_json: bool) -> None:
     found = []
     with dg.DagsterInstance.get() as instance:
         for location in locations():
-            with location.resources() as resources:
+            with location.resources(feed.redis for feed in location.feeds) as resources:
                 found += feed_statuses(location.feeds, instance, resources)
     if as_json or form == "json":
         click.echo(json.dumps([dataclasses.asdict(feed) for feed in found], indent=2))

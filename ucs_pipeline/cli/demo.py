@@ -2,6 +2,7 @@
 
 import sys
 import time
+from importlib.util import find_spec
 
 import click
 import dagster as dg
@@ -9,12 +10,13 @@ import dagster as dg
 from ucs_pipeline.cli.demo_data import DATASETS, Dataset, load_data, write_data
 from ucs_pipeline.cli.output import console, print_verdict, row_bar
 from ucs_pipeline.clickhouse.embedded import tables_dir
+from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.publish import run_request
 from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.orchestration.resources import clickhouse_server, open_feed, redis_server
 from ucs_pipeline.orchestration.sensors.next_bricks import Request
-from ucs_pipeline.project.feeds import feed_named, location_of, use_project_home
+from ucs_pipeline.project.feeds import feed_named, location_of, resources_of, use_project_home
 from ucs_pipeline.project.locations import Location
 from ucs_pipeline.publishing.ordered.plan import known
 from ucs_pipeline.reading.verify import verify
@@ -35,11 +37,16 @@ def demo() -> None:
 
 def run_demo() -> bool:
     """Publishes the demo's feeds, reads them back and prints the comparisons. True if tables and streams agree."""
+    if find_spec("ucs_pipeline.definitions") is None:
+        raise UcsError(
+            "the demo belongs to the repository and is not in the installed package: clone the repository and run "
+            "`uv run ucs demo` there"
+        )
     use_project_home()
     feeds = [feed_named(name) for name in DATASETS]
     agree = True
     location = location_of(feeds[0])
-    with dg.DagsterInstance.get() as instance, location.resources() as resources:
+    with dg.DagsterInstance.get() as instance, resources_of(feeds[0]) as resources:
         for feed in feeds:
             agree &= _run(feed, location, resources, instance)
         _say_what_next(feeds[0], redis_server(feeds[0], resources).url)

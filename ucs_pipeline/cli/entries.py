@@ -7,7 +7,8 @@ import click
 from ucs_pipeline.cli.entry_tables import print_brick, print_entries, write_csv, write_entries
 from ucs_pipeline.feed.feed import start_in
 from ucs_pipeline.feed.shards import stream_with
-from ucs_pipeline.project.feeds import feed_named, use_project_home
+from ucs_pipeline.orchestration._dagster import disable_dagster_warnings
+from ucs_pipeline.project.feeds import feed_named
 from ucs_pipeline.project.readers import read_brick
 
 
@@ -22,8 +23,8 @@ def read(feed: str, brick: str | None, rows: int, as_csv: bool) -> None:
     The streams of a feed with several are merged, as far as no row is missing between two of them. An any-order feed is
     shown in the order of its stream, unless others write to it as well.
     """
-    use_project_home()
-    chosen = feed_named(feed)
+    with disable_dagster_warnings():
+        chosen = feed_named(feed)
     if brick is None:
         if as_csv:
             write_entries(chosen, sys.stdout.buffer)

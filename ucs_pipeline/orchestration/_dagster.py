@@ -62,3 +62,8 @@ def defs_alone(project: dg.ComponentTree, path: Path) -> dg.Definitions:
         ComponentPath.from_path(tree.defs_module_path), component_decl=_declare(getattr(context, at)(place))
     )
     return tree.build_defs() if named_anew else tree.build_defs_at_path(path)
+
+
+def resource_class(definition: dg.ResourceDefinition | None) -> type | None:
+    """The class of a resource with settings; None of one that a function makes, which shows in a run only."""
+    return getattr(definition, "configurable_resource_cls", None)

@@ -1,6 +1,7 @@
 """Where a feed's table and its stream are: Dagster resources, which a feed names by their keys."""
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
@@ -10,6 +11,7 @@ from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redaction import HIDDEN
 from ucs_pipeline.feed.rules import check_settings
+from ucs_pipeline.orchestration._dagster import resource_class
 from ucs_pipeline.redis.connection import EMBEDDED, RedisServer, connect_redis
 
 if TYPE_CHECKING:
@@ -161,12 +163,29 @@ def resource_keys(feed: Feed) -> set[str]:
 
 
 def _resource(feed: Feed, resources: object, setting: str, kind: type[_Kind]) -> _Kind:
-    key = getattr(feed, setting)
-    found = getattr(resources, key, None)
+    found = getattr(resources, getattr(feed, setting), None)
     if isinstance(found, kind):
         return found
-    there = f"is a {type(found).__name__}" if found is not None else "is missing"
-    raise FeedError(
-        f"feed {feed.name!r}: resource {key!r} {there}, expected a {kind.__name__}: add it to the resources of the "
-        f"definitions, or name another one in the feed's `{setting}`"
+    raise _refused(feed, setting, kind, f"is a {type(found).__name__}" if found is not None else "is missing")
+
+
+def refuse_other_kinds(feed: Feed, definitions: Mapping[str, dg.ResourceDefinition]) -> None:
+    """Refuses resources of another kind than a feed needs, before any of them is set up.
+
+    Raises:
+        FeedError: there is one.
+    """
+    for setting, key, kind in (
+        ("clickhouse", feed.clickhouse, ClickHouseResource),
+        ("redis", feed.redis, RedisResource),
+    ):
+        found = resource_class(definitions.get(key))
+        if found is not None and not issubclass(found, kind):
+            raise _refused(feed, setting, kind, f"is a {found.__name__}")
+
+
+def _refused(feed: Feed, setting: str, kind: type, found: str) -> FeedError:
+    return FeedError(
+        f"feed {feed.name!r}: resource {getattr(feed, setting)!r} {found}, expected a {kind.__name__}: add it to the "
+        f"resources of the definitions, or name another one in the feed's `{setting}`"
     )

@@ -53,13 +53,13 @@ def location_of(feed: Feed) -> "Location":
 
 
 @contextmanager
-def resources_of(feed: Feed) -> Iterator[object]:
-    """The resources that a feed names, as attributes.
+def resources_of(feed: Feed, *keys: str) -> Iterator[object]:
+    """The resources that a feed names, as attributes; or some of them, by their keys.
 
     Raises:
         UcsError: the feed is in no code location, or a resource needs an environment variable that is not set.
     """
-    with location_of(feed).resources() as resources:
+    with location_of(feed).resources(keys or (feed.clickhouse, feed.redis)) as resources:
         yield resources
 
 

@@ -11,6 +11,7 @@ from ucs_pipeline.errors import SourceError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration._dagster import CodeLocationOrigin, defs_alone, find_defs_or_component_yaml
 from ucs_pipeline.orchestration.build import conflicts, feeds_of
+from ucs_pipeline.orchestration.resources import refuse_other_kinds
 from ucs_pipeline.project import locations
 from ucs_pipeline.project.file_errors import FileError, error_in, shown_path
 from ucs_pipeline.project.locations import Location, origins, package_of
@@ -106,6 +107,8 @@ def _whole(origin: CodeLocationOrigin, directory: Path) -> tuple[Location | None
     try:
         location = locations.load(origin)
         location.repository.load_all_definitions()
+        for feed in location.feeds:
+            refuse_other_kinds(feed, location.repository.get_top_level_resources())
         return location, []
     except Exception as error:
         mistake = error_in(directory, error, directory)

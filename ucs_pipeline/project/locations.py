@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
@@ -27,7 +27,6 @@ from ucs_pipeline.orchestration._dagster import (
     repository_def_from_target_def,
 )
 from ucs_pipeline.orchestration.names import feeds_in
-from ucs_pipeline.orchestration.resources import resource_keys
 from ucs_pipeline.project.file_errors import error_in
 
 _UNSET = re.compile(r'path root:(\w+):.*?environment variable "(\w+)"', re.DOTALL)
@@ -53,14 +52,14 @@ class Location(NamedTuple):
     """By name; where a feed has several streams, its shards."""
 
     @contextmanager
-    def resources(self) -> Iterator[object]:
-        """The resources that the feeds name, as attributes, where the location has them.
+    def resources(self, keys: Iterable[str]) -> Iterator[object]:
+        """Some resources, as attributes, where the location has them; no other needs to be set up here.
 
         Raises:
             UcsError: one needs an environment variable that is not set.
         """
         there = self.repository.get_top_level_resources()
-        wanted = {key: there[key] for feed in self.feeds for key in resource_keys(feed) if key in there}
+        wanted = {key: there[key] for key in sorted(set(keys)) if key in there}
         with ExitStack() as opened:
             try:
                 resources = opened.enter_context(dg.build_resources(wanted))

@@ -12,6 +12,7 @@ from ucs_pipeline.operations import publish as in_process
 from ucs_pipeline.operations.launch import Launched
 from ucs_pipeline.operations.publish import Bar, Published, Span
 from ucs_pipeline.orchestration.build import build_defs
+from ucs_pipeline.orchestration.resources import resource_keys
 from ucs_pipeline.project.feeds import feed_named, location_of, use_project_home
 from ucs_pipeline.project.locations import Location
 
@@ -47,7 +48,7 @@ def publish(
     use_project_home()
     found, span = _asked(feed, first, last, next, replay=replay)
     location = location_of(found) if resources is None else _alone(found, resources)
-    with dg.DagsterInstance.get() as instance, location.resources() as opened:
+    with dg.DagsterInstance.get() as instance, location.resources(resource_keys(found)) as opened:
         return in_process.publish(found, location.repository, opened, instance, span, next, replay=replay, bar=bar)
 
 
@@ -68,7 +69,7 @@ def launch(
     use_project_home()
     found, span = _asked(feed, first, last, next, replay=replay)
     location = location_of(found) if resources is None else _alone(found, resources)
-    with dg.DagsterInstance.get() as instance, location.resources() as opened:
+    with dg.DagsterInstance.get() as instance, location.resources(resource_keys(found)) as opened:
         return by_daemon.launch(found, location.repository, opened, instance, span, next, replay=replay)
 
 

@@ -76,7 +76,7 @@ def _at(feed: Feed, client: "redis.Redis | None") -> "RedisServer | redis.Redis"
     # Loads Dagster, which a reader that is given its client does without.
     from ucs_pipeline.orchestration.resources import redis_server
 
-    with resources_of(feed) as resources:
+    with resources_of(feed, feed.redis) as resources:
         return redis_server(feed, resources)
 
 
@@ -84,5 +84,5 @@ def _table(feed: Feed) -> "Source":
     # As above.
     from ucs_pipeline.orchestration.resources import open_table
 
-    with resources_of(feed) as resources:
+    with resources_of(feed, feed.clickhouse) as resources:
         return open_table(feed, resources)

@@ -51,14 +51,15 @@ mutation ($it: LaunchBackfillParams!) {
 _WORKSPACE = "load_from: [{python_file: {relative_path: feeds.py, location_name: ucs_pipeline}}]"
 
 
-class Cockpit(Started):
-    """`dagster dev` on the project's definitions and the demo's tables: started on entry, ended on exit."""
+class DagsterDev(Started):
+    """`dagster dev` in a directory: started on entry, ended on exit."""
 
-    def __init__(self, home: Path, redis_url: str, feeds: str | None = None, **environment: str) -> None:
-        """`feeds`: Python text that makes other definitions, instead of the project's."""
-        self.home = make_home(home)
-        self._environment = {"UCS_REDIS_URL": redis_url, **environment}
-        self._feeds = feeds
+    def __init__(self, home: Path, directory: Path, python: str = sys.executable, **environment: str) -> None:
+        """`home`: Dagster's; `python`: of the environment that `dagster` is installed in."""
+        self.home = home
+        self._directory = directory
+        self._python = python
+        self._environment = environment
         self._port = HeldPort()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -69,18 +70,12 @@ class Cockpit(Started):
 
     def start(self) -> Self:
         """Starts the web server, the daemon and the code server, and returns once the UI answers."""
-        if self._feeds is None:
-            for data in DATASETS.values():
-                write_data(data, self.home / ".ucs" / "tables")
-        else:
-            (self.home / "feeds.py").write_text(self._feeds)
-            (self.home / "workspace.yaml").write_text(_WORKSPACE)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("UCS_", "DAGSTER_"))}
-        command = [sys.executable, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(self._port.number)]
+        command = [self._python, "-m", "dagster", "dev", "-h", "127.0.0.1", "-p", str(self._port.number)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command],
-                cwd=self.home,
+                cwd=self._directory,
                 env={**environment, "DAGSTER_HOME": str(self.home), **self._environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -105,9 +100,9 @@ class Cockpit(Started):
         """Launches a backfill, as the button in the UI does; its id."""
         return launch(self.url, feed, partitions)
 
-    def switch_on(self, sensor: str) -> None:
+    def switch_on(self, sensor: str, location: str = "ucs_pipeline") -> None:
         """Starts a sensor, as the switch in the UI does."""
-        selector = {"repositoryLocationName": "ucs_pipeline", "repositoryName": "__repository__", "sensorName": sensor}
+        selector = {"repositoryLocationName": location, "repositoryName": "__repository__", "sensorName": sensor}
         started = self.ask(
             "mutation ($it: SensorSelector!) { startSensor(sensorSelector: $it) { __typename } }", it=selector
         )
@@ -134,6 +129,25 @@ class Cockpit(Started):
     @property
     def _log(self) -> Path:
         return self.home / "dagster-dev.log"
+
+
+class Cockpit(DagsterDev):
+    """`dagster dev` on the project's definitions and the demo's tables: started on entry, ended on exit."""
+
+    def __init__(self, home: Path, redis_url: str, feeds: str | None = None, **environment: str) -> None:
+        """`feeds`: Python text that makes other definitions, instead of the project's."""
+        super().__init__(make_home(home), home, UCS_REDIS_URL=redis_url, **environment)
+        self._feeds = feeds
+
+    def start(self) -> Self:
+        """As `DagsterDev.start`, after the tables or the definitions are written."""
+        if self._feeds is None:
+            for data in DATASETS.values():
+                write_data(data, self.home / ".ucs" / "tables")
+        else:
+            (self.home / "feeds.py").write_text(self._feeds)
+            (self.home / "workspace.yaml").write_text(_WORKSPACE)
+        return super().start()
 
 
 def ask(url: str, query: str, **variables: object) -> Mapping[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import dagster as dg
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from ucs_pipeline import testing
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.cli.demo_data import DATASETS
 
@@ -45,9 +45,7 @@ def copy_project(directory: Path) -> Path:
 
 def write_table(home: Path, name: str, columns: Mapping[str, pa.Array]) -> None:
     """A table the embedded engine shows in this home."""
-    directory = home / ".ucs" / "tables"
-    directory.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(dict(columns)), directory / f"{name}.parquet")
+    testing.write_table(home / ".ucs" / "tables", name, columns)
 
 
 def python(text: str, home: Path, **environment: str) -> "subprocess.Popen[bytes]":
@@ -96,7 +94,7 @@ def run_bricks(
     """
     if first is not None and last is not None:
         names = [end if isinstance(end, str) else name_of_ordinal(end) for end in (first, last)]
-        tags |= zip(("dagster/asset_partition_range_start", "dagster/asset_partition_range_end"), names, strict=True)
+        tags |= testing.range_tags(*names)
     return defs.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=instance, asset_selection=[*map(dg.AssetKey, (feed, *together))], tags=tags, raise_on_error=False
     )
