@@ -9,9 +9,9 @@ from ucs_pipeline.clickhouse.sql.queries import Shape
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration._dagster import BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
+from ucs_pipeline.orchestration.checks.numbering_guard import refuse_renumbered
 from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG
-from ucs_pipeline.orchestration.numbering_guard import refuse_renumbered
 from ucs_pipeline.orchestration.resources import addresses, open_feed
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.shard_progress import noted
