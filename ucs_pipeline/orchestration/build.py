@@ -8,6 +8,7 @@ import dagster as dg
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
+from ucs_pipeline.orchestration._dagster import disable_dagster_warnings
 from ucs_pipeline.orchestration.asset_page import stream_fields, stream_storage, table_storage
 from ucs_pipeline.orchestration.assets import brick_asset
 from ucs_pipeline.orchestration.checks.definitions import check_defs, checks_name
@@ -68,7 +69,9 @@ def _is_first(feed: Feed, together: Sequence[Feed]) -> bool:
 
 
 def _build_stream(feed: Feed) -> dg.Definitions:
-    asset = brick_asset(feed)
+    # `backfill_policy` is beta to Dagster; saying so for each feed, in each process, helps nobody.
+    with disable_dagster_warnings():
+        asset = brick_asset(feed)
     return dg.Definitions.merge(dg.Definitions(assets=[asset]), check_defs(feed), sensor_defs(feed, asset))
 
 
