@@ -4,13 +4,17 @@ Dagster's own class gives a pool its limit when it first finds a run of it in th
 look on: the chunks of a feed's first backfill would all start at once, and those after the first one be refused.
 
 A run whose process died is launched again at the end of the queue, behind the next chunks of its backfill, which are
-refused meanwhile: `queue_again` sends them to the end, too.
+refused meanwhile: `queue_again` sends them to the end, too. Where Dagster's own class starts several chunks at once,
+the later ones wait for those before: `at_work_before`.
 """
 
-from dagster import DagsterInstance, DagsterRun, RunsFilter
+from collections.abc import Callable
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 
 _BACKFILL_TAG = "dagster/backfill"
+_RANGE_TAG, _PARTITION_TAG = "dagster/asset_partition_range_start", "dagster/partition"
 _RETRIED_TAG = "dagster/will_retry"
 _RETRY_TAG = "dagster/retry_on_asset_or_op_failure"
 
@@ -26,6 +30,22 @@ class StreamRunCoordinator(QueuedRunCoordinator):
             for pool in (needed.all_pools or set()) - storage.get_concurrency_keys():
                 storage.initialize_concurrency_limit_to_default(pool)
         return super().submit_run(context)
+
+
+def at_work_before(instance: DagsterInstance, run: DagsterRun, before: Callable[[str], bool]) -> str | None:
+    """Id of a run of the same backfill that is at work, and whose first partition is `before`; None if there is none.
+
+    One that is queued is not waited for: it may be this run's place that it waits for.
+    """
+    backfill = run.tags.get(_BACKFILL_TAG)
+    if backfill is None:
+        return None
+    started = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED]
+    for other in instance.get_runs(RunsFilter(statuses=started, tags={_BACKFILL_TAG: backfill})):
+        first = other.tags.get(_RANGE_TAG) or other.tags.get(_PARTITION_TAG)
+        if other.asset_selection == run.asset_selection and first and before(first):
+            return other.run_id
+    return None
 
 
 def queue_again(instance: DagsterInstance, run: DagsterRun) -> bool:

@@ -8,7 +8,7 @@ import dagster as dg
 
 from ucs_pipeline.errors import OutOfTurnError, SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.instance.run_queue import queue_again
+from ucs_pipeline.instance.run_queue import at_work_before, queue_again
 from ucs_pipeline.orchestration._dagster import (
     BaseAssetGraph,
     ObjectMetadataValue,
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ucs_pipeline.clickhouse.sql.queries import Shape
 
 _RETRIES, _RETRY_SECONDS = 2, 10
+_TURNS, _TURN_SECONDS, _LONGEST_TURN_SECONDS = 200, 5, 60
+"""A run waits for those before it in its backfill for hours at most: one whose process was killed looks at work."""
 
 _NO_FURTHER_EVENT = {"__source_asset_observation__": True}
 """Metadata of an output for which Dagster records no event of its own. Undocumented, and used here only: without it
@@ -112,6 +114,10 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
             if passing and context.retry_number < _RETRIES:
                 pause = _RETRY_SECONDS * 2**context.retry_number
                 raise dg.RetryRequested(max_retries=_RETRIES, seconds_to_wait=pause) from error
+            if isinstance(error, OutOfTurnError) and (other := _at_work_before(context, feed, wanted[0])):
+                context.log.info(f"run {other} publishes the bricks before these: this one waits for it")
+                pause = min(_TURN_SECONDS * 2**context.retry_number, _LONGEST_TURN_SECONDS)
+                raise dg.RetryRequested(max_retries=_TURNS, seconds_to_wait=pause) from error
             if isinstance(error, OutOfTurnError) and queue_again(context.instance, context.run):
                 context.log.warning("a run of the bricks before these is launched again, and this one after it")
             raise dg.Failure(str(error)) from error
@@ -145,6 +151,12 @@ def _wanted(context: dg.AssetExecutionContext, feed: Feed) -> Sequence[int]:
             "choose partitions, the earlier one first"
         )
     return bricks.between(bricks.start_named(keys[0]), bricks.start_named(keys[-1]))
+
+
+def _at_work_before(context: dg.AssetExecutionContext, feed: Feed, first: int) -> str | None:
+    """Id of a run at work that publishes bricks before `first` for the same backfill."""
+    bricks = feed.partitions
+    return at_work_before(context.instance, context.run, lambda name: bricks.start_named(name) < first)
 
 
 def _finished_before_retry(context: dg.AssetExecutionContext) -> set[str | None]:

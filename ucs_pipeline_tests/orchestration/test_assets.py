@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.build import feeds_of
 from ucs_pipeline.orchestration.names import stream_key, table_key
 from ucs_pipeline.project.feeds import feed_named
+from ucs_pipeline.testing import range_tags
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.connections import build_defs
 from ucs_pipeline_tests.support.home import PROJECT, RUN_IN_PROCESS, make_home, python, run_bricks, write_table
@@ -380,3 +382,36 @@ def test_a_killed_run_keeps_its_finished_bricks_and_the_next_run_completes_the_s
     assert client.xlen("flights") == ROWS
     ids = [entry_id.decode() for entry_id, _ in client.xrange("flights")]
     assert ids == [f"{n // 10_000}-{n % 10_000 + 1}" for n in range(ROWS)]
+
+
+def test_a_chunk_that_starts_before_its_turn_waits_for_the_one_at_work(
+    instance: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    # Dagster's own queue of runs starts the chunks of a backfill together.
+    defs = build_defs(_feed())
+    job = defs.resolve_implicit_global_asset_job_def()
+    backfill = {"dagster/backfill": "chunks"}
+    first = instance.create_run_for_job(
+        job,
+        status=dg.DagsterRunStatus.STARTED,
+        tags={**backfill, **range_tags("0.0.0.0", "0.0.0.1")},
+        asset_selection=frozenset({dg.AssetKey("numbers")}),
+    )
+    with ThreadPoolExecutor() as threads:
+        second = threads.submit(run_bricks, defs, "numbers", instance, 2, 2, **backfill)
+        while not instance.get_runs(dg.RunsFilter(tags=backfill)) or not _waits(instance, first.run_id):
+            assert not second.done(), second.result().all_events
+            time.sleep(0.1)
+        assert run_bricks(defs, "numbers", instance, 0, 1).success
+        instance.report_run_canceled(first)
+        assert second.result().success
+    assert [event.partition for event in _events(instance)] == ["0.0.0.0", "0.0.0.1", "0.0.0.2"]
+    # With nobody at work before it, it is refused as ever.
+    redis_server.client().flushall()
+    assert "would leave a hole" in _failure(run_bricks(defs, "numbers", instance, 2, 2, **backfill))
+
+
+def _waits(instance: dg.DagsterInstance, run_id: str) -> bool:
+    runs = instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": "chunks"}))
+    logs = [entry.user_message for run in runs for entry in instance.all_logs(run.run_id)]
+    return f"run {run_id} publishes the bricks before these: this one waits for it" in logs
