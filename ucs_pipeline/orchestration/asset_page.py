@@ -40,7 +40,8 @@ def description(feed: Feed, runs_tag: str) -> str:
     return "\n\n".join(
         [
             *([feed.description] if feed.description else []),
-            f"Moves table `{feed.redacted.table}` into Redis stream `{feed.stream_name}`, exactly once and in {order}: "
+            f"Moves table `{feed.redacted.table}` of resource `{feed.clickhouse}` into stream `{feed.stream_name}` of "
+            f"resource `{feed.redis}`, exactly once and in {order}: "
             f"{len(bricks.starts):,} {bricks.unit}s, `{first}` to `{last}`. {content}",
             *_dealt(feed),
             f"{_where(feed)} [All runs of this feed](../runs?q[0]={quote(f'tag:{runs_tag}', safe='')}).",
