@@ -1,0 +1,9 @@
+"""Benchmarks, each a module of its own: `uv run python -m benchmarks.<name>`."""
+
+import os
+import sys
+
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    # Each process that a benchmark starts would compile Dagster anew, which takes longer than most of what is measured.
+    sys.dont_write_bytecode = False
+    print("benchmarks: PYTHONDONTWRITEBYTECODE was set, and is not while this runs", file=sys.stderr)
