@@ -55,6 +55,15 @@ class BrickContent(NamedTuple):
     """Sum modulo 2^64 of the xxHash64 of every row's payload; 0 without rows."""
 
 
+class Tail(NamedTuple):
+    """Where a table ends. It differs once rows have come that are not before its end."""
+
+    newest: str
+    """The newest key, as ClickHouse writes it."""
+    rows: int
+    """Rows that have it."""
+
+
 class TableStats(NamedTuple):
     """What the whole table holds."""
 
@@ -185,6 +194,17 @@ class Source:
         low = {"first": within.parameters["first"]} if within else {}
         rows = self._rows(sql.newest_key(shape), low) if within else []
         return int(next(iter(rows[0].values()))) if rows else None
+
+    def tail(self, first: int, last: int) -> Tail | None:
+        """The newest key of the bricks with ordinals `first` to `last`; None if there is none.
+
+        Raises:
+            SourceError: the query is refused.
+        """
+        shape = self.shape()
+        within = shape.keys.within(shape.key, first, last)
+        found = self._rows(sql.tail(shape, within), within.parameters) if within else []
+        return Tail(*found[0].values()) if found else None
 
     def has_rows_beyond(self) -> bool:
         """Whether the table has a row beyond the feed's list.

@@ -78,10 +78,20 @@ class Feed(Settings):
     max_bricks_per_run: int = Field(
         default=1000, ge=1, description="A backfill is cut into runs of at most this many bricks, in brick order."
     )
-    tail: Literal["hold", "follow"] = Field(
+    tail: Literal["hold", "follow", "live"] = Field(
         default="hold",
         description="What a sensor or schedule does with the brick that the table still fills. hold: nothing until a "
-        "later id seals it. follow: publish its rows as they come; it is done once it is sealed.",
+        "later id seals it. follow: publish its rows as they come; it is done once it is sealed. live: as follow, "
+        "within a second, by a run that stays.",
+    )
+    poll_s: float = Field(
+        default=0.25, ge=0.05, description="For `tail: live`: seconds between two looks at the table's newest key."
+    )
+    live_max_s: int = Field(
+        default=3600,
+        ge=1,
+        description="For `tail: live`: seconds after which a run that stays ends, and the sensor begins the next; less "
+        "than `max_runtime_seconds` of the instance's `run_monitoring`.",
     )
     sensor: bool = Field(
         default=True,
@@ -236,6 +246,8 @@ class Feed(Settings):
             raise ValueError(str(error)) from None
         rules.check_partitions(partitions, self.stream.shards, self.bricks.last)
         rules.check_order(self.bricks, self.stream, self.stream_name, self.tail)
+        if self.tail == "live":
+            rules.check_live(self.bricks, self.stream, sensor=self.sensor)
         rules.check_fields(self.columns, self.constants)
         rules.check_settings(self.settings)
         if self.clickhouse == self.redis:

@@ -127,6 +127,24 @@ def check_order(bricks: Bricks, stream: Stream, stream_name: str, tail: str) -> 
         )
 
 
+def check_live(bricks: Bricks, stream: Stream, *, sensor: bool) -> None:
+    """A run can stay with the table: a newer row has a larger key, and somebody launches the next run."""
+    if bricks.kind == "text":
+        raise ValueError(
+            "tail: live is for keys that rise, and bricks.class is text: a new row may come into any brick; set `tail: "
+            "hold`, and a `schedule`"
+        )
+    if stream.shards > 1:
+        raise ValueError(f"tail: live is for one stream, and stream.shards is {stream.shards}: set `tail: follow`")
+    if stream.pace is not None:
+        raise ValueError(
+            "tail: live publishes rows as they come, and stream.pace goes by the times of their keys: leave one of "
+            "them out"
+        )
+    if not sensor:
+        raise ValueError("tail: live needs the feed's sensor, which launches the run that stays: set `sensor: true`")
+
+
 def _check_any_order(stream: Stream, stream_name: str, tail: str) -> None:
     for setting, given, reason in (
         ("id_offset", stream.id_offset, "Redis gives the ids"),
@@ -139,9 +157,9 @@ def _check_any_order(stream: Stream, stream_name: str, tail: str) -> None:
             "stream.shards is for `order: strict`, and stream.order is any: bricks of any order go into one stream "
             "in parallel as it is; leave `shards` out"
         )
-    if tail == "follow":
+    if tail != "hold":
         raise ValueError(
-            "tail: follow is for `order: strict`, and stream.order is any: a brick is published when it can no "
+            f"tail: {tail} is for `order: strict`, and stream.order is any: a brick is published when it can no "
             "longer change; set `tail: hold`"
         )
     if not has_neighbours(stream_name):

@@ -104,7 +104,7 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
                 published += report.published
                 name = feed.partitions.name(report.ordinal)
                 left.discard(name)
-                if name not in seen:
+                if name not in seen and not report.open:
                     # Columns take kilobytes. The UI shows those of the latest event, so that one of a run is enough.
                     yield brick_event(feed, report, read, None if left else shape())
         except UcsError as error:

@@ -1,6 +1,6 @@
 """What a run of a feed's asset does: its bricks go from the table to the stream."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import dagster as dg
@@ -11,8 +11,9 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration._dagster import BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
 from ucs_pipeline.orchestration.checks.numbering_guard import refuse_renumbered
 from ucs_pipeline.orchestration.materializations import recorded
-from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG
+from ucs_pipeline.orchestration.names import LIVE_TAG, OPEN_BRICK_TAG
 from ucs_pipeline.orchestration.resources import addresses, open_feed
+from ucs_pipeline.orchestration.sensors.live import stay
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.shard_progress import noted
 from ucs_pipeline.publishing.progress_log import Progress
@@ -46,9 +47,14 @@ def publish_bricks(
         f"table {feed.redacted.table} at {at} ({feed.clickhouse}), stream {stream.name} at {to} ({feed.redis})"
     )
     refuse_renumbered(context.instance, feed, stream)
-    watch = Progress(feed, wanted, context.log.info).watch
+    live = LIVE_TAG in context.run.tags
+    watch = Progress(feed, wanted, context.log.info, live=live).watch
     request = _replay_request(context) if feed.any_order else None
-    reports = publish(feed, source, stream, wanted, records, context.log.warning, watch, request)
+
+    def published(starts: Sequence[int], *, again: bool = False) -> Generator[BrickReport, None, None]:
+        return publish(feed, source, stream, starts, records, context.log.warning, watch, request, again=again)
+
+    reports = stay(feed, source, stream, wanted, published, context.log.warning) if live else published(wanted)
     if feed.any_order:
         return reports, shape
     return noted(feed, stream, reports, context.run.tags.get(OPEN_BRICK_TAG)), shape

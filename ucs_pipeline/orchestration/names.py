@@ -21,6 +21,10 @@ OPEN_BRICK_TAG = "ucs/open_brick"
 """Run tag that names a brick whose rows are published, and which is not done: the table may still add to it."""
 
 
+LIVE_TAG = "ucs/live"
+"""Run tag, with the value `yes`, of a run that stays and publishes rows as the table gets them."""
+
+
 def feed_key(feed: Feed) -> dg.AssetKey:
     """Key of the feed's asset."""
     return dg.AssetKey([*feed.key_prefix, feed.name])

@@ -51,6 +51,8 @@ class BrickReport:
     """What is odd about the run that reports it, in a sentence."""
     replay: int = 0
     """How many times an any-order feed had published it before."""
+    open: bool = False
+    """Whether the table may still add to it, so that it is not to be recorded as done."""
 
 
 _PREVIEW_ROWS = 3

@@ -13,12 +13,24 @@ SECONDS = 20.0
 class Progress:
     """Watches rows as they arrive; also inside a partition, which at a coarser level may take hours."""
 
-    def __init__(self, feed: Feed, wanted: Sequence[int], log: Callable[[str], None], seconds: float = SECONDS) -> None:
-        """`wanted`: starts of the partitions of the run, consecutive; `log` takes one sentence."""
+    def __init__(
+        self,
+        feed: Feed,
+        wanted: Sequence[int],
+        log: Callable[[str], None],
+        seconds: float = SECONDS,
+        *,
+        live: bool = False,
+    ) -> None:
+        """`wanted`: starts of the partitions of the run, consecutive; `log` takes one sentence.
+
+        `live`: rows come when the table gets them, so that their rate says nothing of when the run ends.
+        """
         self._feed = feed
         self._wanted = wanted
         self._log = log
         self._seconds = seconds
+        self._live = live
         self._started = self._said = time.monotonic()
         self._published = 0
 
@@ -35,6 +47,8 @@ class Progress:
         bricks, unit = self._feed.partitions, self._feed.partitions.unit
         start = max(bricks.start(ordinal), self._wanted[0])
         name = bricks.name(start) if unit == "brick" else f"{bricks.name(start)}, at brick {bricks.brick_name(ordinal)}"
+        if self._live:
+            return f"{unit} {name}: {self._published:,} rows added by this run"
         # Bricks before the run's own are compared on the way to them; of those nothing is known but that they are few.
         done = max(0, ordinal - self._wanted[0]) / (bricks.end(self._wanted[-1]) - self._wanted[0] + 1)
         left = f", about {seconds / done * (1 - done):,.0f} s left" if done else ""

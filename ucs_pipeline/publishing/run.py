@@ -41,6 +41,8 @@ def publish(
     log: Callable[[str], None] = lambda _: None,
     watch: Callable[[ConfirmedBatch], None] = lambda _: None,
     request: str | None = None,
+    *,
+    again: bool = False,
 ) -> Generator[BrickReport, None, None]:
     """Publishes bricks and yields a report of each one as soon as all its rows are in the stream.
 
@@ -53,6 +55,7 @@ def publish(
         log: takes one sentence each time the run has to pause.
         watch: is told of rows as they are known to be in the stream.
         request: for an any-order feed, who asks for bricks that are done to be published once more; None if nobody.
+        again: whether the same run has published before, and has warned of what is odd about the feed.
 
     Raises:
         StreamError: the range would leave a gap, a brick changed after some of it was published, the stream is not
@@ -72,9 +75,10 @@ def publish(
 
     done = dict(records(wanted))
     # A server that was never there is a wrong setting, not an interruption: the first contact is not retried.
-    stream.refuse_eviction()
-    for warning in filter(None, (feed.warning, source.warning())):
-        log(warning)
+    if not again:
+        stream.refuse_eviction()
+        for warning in filter(None, (feed.warning, source.warning())):
+            log(warning)
     transfer: Transfer
     if feed.any_order:
         transfer = AnyOrderTransfer(feed, source, stream, wanted, emptiness, log, moved, request)

@@ -136,6 +136,28 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"stream": {"order": "any"}, "tail": "follow"},
         ["tail: follow is for `order: strict`, and stream.order is any", "set `tail: hold`"],
     ),
+    "a run that stays without an order": (
+        {"stream": {"order": "any"}, "tail": "live"},
+        ["tail: live is for `order: strict`, and stream.order is any", "set `tail: hold`"],
+    ),
+    "a run that stays with keys that do not rise": (
+        {"bricks": {"class": "text"}, "tail": "live"},
+        ["tail: live is for keys that rise, and bricks.class is text", "set `tail: hold`, and a `schedule`"],
+    ),
+    "a run that stays with several streams": (
+        {"stream": {"shards": 2}, "tail": "live"},
+        ["tail: live is for one stream, and stream.shards is 2: set `tail: follow`"],
+    ),
+    "a run that stays and waits for the clock": (
+        {"bricks": {"class": "time", "first": "2013-01-01", "last": "2013-12-31"}, "stream": {"pace": 5}, "tail": "live"},
+        ["tail: live publishes rows as they come, and stream.pace goes by the times of their keys"],
+    ),
+    "a run that stays and that nobody launches": (
+        {"sensor": False, "tail": "live"},
+        ["tail: live needs the feed's sensor", "set `sensor: true`"],
+    ),
+    "a look too often": ({"poll_s": 0.01}, ["poll_s", "greater than or equal to 0.05"]),
+    "a run that ends at once": ({"live_max_s": 0}, ["live_max_s", "greater than or equal to 1"]),
     "a stream that no ledger can be beside": (
         {"stream": {"order": "any", "name": "a{}b"}},
         ["stream.name 'a{}b' has a brace that is no hash tag"],

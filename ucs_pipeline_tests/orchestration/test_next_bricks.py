@@ -208,6 +208,32 @@ def test_what_fails_is_tried_again_with_growing_pauses_and_named() -> None:
     assert tries.launched(feed, Request(3, 6), top, now).tries == 1
 
 
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        ({}, Request(3, 9, live=True)),
+        ({"newest_id": None}, Request(3, 9, live=True)),
+        ({"busy": 3}, "a run is publishing already (brick 0.0.0.3)"),
+        ({"missing": None}, "all 10 bricks are done"),
+        ({"full": "it holds 3 entries (max_len 3)"}, "is full: it holds 3 entries (max_len 3)"),
+    ],
+)
+def test_a_run_that_stays_waits_for_rows(seen: dict[str, Any], expected: Request | str) -> None:
+    feed = _feed(tail="live")
+    found = next_bricks(feed, _seen(feed, **seen), 100, live=True)
+    assert expected in found if isinstance(expected, str) and isinstance(found, str) else found == expected
+
+
+def test_a_run_that_has_stayed_without_any_row_is_no_failure() -> None:
+    feed, request, top, now = _feed(tail="live", live_max_s=300), Request(3, 9, live=True), EntryId(2, 10_000), 1e6
+    tries = LaunchBackoff()
+    for _ in range(2 * MANY_TRIES):
+        tries = tries.launched(feed, request, top, now)
+        assert tries.objection(feed, request, top, now + 30)
+        now += 300
+        assert tries.objection(feed, request, top, now) is None
+
+
 @pytest.mark.parametrize("cursor", [None, "", "{}", "[1]", "nonsense", '{"brick": "x", "top": 1}'])
 def test_a_cursor_of_something_else_is_no_memory(cursor: str | None) -> None:
     assert LaunchBackoff.parse(cursor) == LaunchBackoff()

@@ -178,6 +178,19 @@ def newest_key(shape: Shape) -> str:
     return f"SELECT {newest} FROM {table_expression(shape.table)} WHERE {bound} HAVING count() > 0"
 
 
+def tail(shape: Shape, within: Within) -> str:
+    """The newest key in a range, as text, and how many rows have it: `newest` and `rows`; no row if there is none.
+
+    Whether the feed's filter takes these rows or not: it reads nothing but the key.
+    """
+    key, table, alias = shape.key.sql, table_expression(shape.table), _alias(shape)
+    newest = f"SELECT max({key}) FROM {table} WHERE {within.condition}"
+    return (
+        f"SELECT toString({key}) AS {alias}newest, count() AS {alias}rows FROM {table} "
+        f"WHERE {within.condition} AND {key} = ({newest}) GROUP BY {alias}newest"
+    )
+
+
 def beyond(shape: Shape) -> str:
     """A row, if the table has one of the feed's that is beyond its list."""
     key = shape.key._replace(sql=f"{_alias(shape)}key")

@@ -6,7 +6,7 @@ import dagster as dg
 
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG, feed_key, run_tags
+from ucs_pipeline.orchestration.names import LIVE_TAG, OPEN_BRICK_TAG, feed_key, run_tags
 from ucs_pipeline.orchestration.resources import resource_keys
 from ucs_pipeline.orchestration.sensors.next_bricks import FeedSnapshot, LaunchBackoff, Request, next_bricks
 
@@ -25,7 +25,7 @@ def _sensor(feed: Feed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
         minimum_interval_seconds=feed.sensor_interval_s,
         required_resource_keys=resource_keys(feed),
         description=f"Publishes the next bricks of {feed.name} as the table seals them"
-        + (", and follows its open last brick." if feed.tail == "follow" else "."),
+        + {"hold": ".", "follow": ", and follows its open last brick.", "live": ", by a run that stays."}[feed.tail],
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         found, seen = _next(feed, asset, context, feed.max_bricks_per_run)
@@ -67,6 +67,8 @@ def request_tags(feed: Feed, request: Request) -> dict[str, str]:
     }
     if request.open:
         tags[OPEN_BRICK_TAG] = feed.partitions.name(request.last)
+    if request.live:
+        tags[LIVE_TAG] = "yes"
     return tags
 
 
@@ -81,14 +83,14 @@ def _next(
     context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext,
     most: int,
 ) -> tuple[Request | str, FeedSnapshot | None]:
+    # Whoever writes a schedule has said when bricks may go.
+    asked = isinstance(context, dg.ScheduleEvaluationContext)
     try:
         # Imports Arrow and the clients, which definitions do without.
         from ucs_pipeline.orchestration.sensors.snapshot import situation_of
 
-        # Whoever writes a schedule has said when bricks may go.
-        asked = isinstance(context, dg.ScheduleEvaluationContext)
         seen = situation_of(feed, asset, context.instance, context.resources, asked=asked)
     except UcsError as error:
         context.log.error(str(error))
         return str(error), None
-    return next_bricks(feed, seen, most), seen
+    return next_bricks(feed, seen, most, live=feed.tail == "live" and not asked), seen

@@ -32,7 +32,7 @@ class FeedSnapshot:
     seal: Seal | str
     """Which partitions from the first one to publish on can still change; or why that cannot be said."""
     open_rows: Mapping[int, int] = field(default_factory=dict)
-    """Rows of each brick of the partition that can still grow; of interest to feeds that follow their tail."""
+    """Rows of each brick of the partition that can still grow; of interest to feeds that publish it."""
     has_rows_beyond: bool = False
     """Whether the table has rows beyond the list; looked up once all partitions are done."""
     full: str | None = None
@@ -55,6 +55,8 @@ class Request(NamedTuple):
     last: int
     open: bool = False
     """Whether the last one can still grow: its rows are published, and it is not done."""
+    live: bool = False
+    """Whether the run stays, and publishes rows as the table gets them."""
 
     def bricks(self, feed: Feed) -> str:
         """The range as it is launched in the UI."""
@@ -70,8 +72,11 @@ def first_to_publish(feed: Feed, missing: int | None, recorded: EntryId, state: 
     return lost if missing is None else min(lost, missing)
 
 
-def next_bricks(feed: Feed, seen: FeedSnapshot, most: int) -> Request | str:
-    """The next partitions to publish, at most `most` of them; or why there are none now, in one sentence."""
+def next_bricks(feed: Feed, seen: FeedSnapshot, most: int, *, live: bool = False) -> Request | str:
+    """The next partitions to publish, at most `most` of them; or why there are none now, in one sentence.
+
+    `live`: by a run that stays, for which it does not matter what the table has by now.
+    """
     bricks = feed.partitions
     if seen.busy is not None:
         return f"feed {feed.name!r}: a run is publishing already (brick {bricks.name(seen.busy)})"
@@ -79,15 +84,18 @@ def next_bricks(feed: Feed, seen: FeedSnapshot, most: int) -> Request | str:
     if start is None:
         beyond = ", and the table has rows beyond the list: raise `bricks.last`" if seen.has_rows_beyond else ""
         return f"feed {feed.name!r}: all {len(bricks.starts):,} {bricks.unit}s are done{beyond}"
-    if isinstance(seen.seal, str):
+    if not live and isinstance(seen.seal, str):
         return seen.seal
     if seen.full:
         return f"feed {feed.name!r}: stream {feed.stream_name!r} is full: {seen.full}"
-    open_ = seen.seal.open
     following = (seen.stretch or bricks.starts[bisect_left(bricks.starts, start) :])[:most]
+    if live:
+        return Request(start, following[-1], live=True)
+    assert isinstance(seen.seal, Seal)
+    open_ = seen.seal.open
     if open_ is None or start < open_:
         sealed = following if open_ is None else between(following, start, open_ - 1)
-        follows = feed.tail == "follow" and open_ is not None and len(sealed) < most
+        follows = feed.tail != "hold" and open_ is not None and len(sealed) < most
         return Request(start, following[len(sealed)], open=True) if follows else Request(start, sealed[-1])
     name = bricks.name(start)
     if feed.tail == "hold":
@@ -128,7 +136,9 @@ class LaunchBackoff(NamedTuple):
         if not self._same(feed, request, at):
             return None
         pause = _FIRST_PAUSE_SECONDS * 2 ** min(self.tries - 1, MANY_TRIES)
-        left = self.at + min(pause, _LONGEST_PAUSE_SECONDS) - now
+        # A run that stays may well have met no row.
+        longest = min(_LONGEST_PAUSE_SECONDS, feed.live_max_s) if request.live else _LONGEST_PAUSE_SECONDS
+        left = self.at + min(pause, longest) - now
         if left <= 0:
             return None
         stuck = ": it is stuck, see why its last run failed" if self.tries >= MANY_TRIES else ""

@@ -51,7 +51,7 @@ def situation_of(
     newest = source.newest_key(start) if feed.bricks.kind == "number" else None
     found = Seal(None) if asked and feed.bricks.kind == "text" else seal(feed, start, newest, time.time())
     rows: Mapping[int, int] = {}
-    if feed.tail == "follow" and isinstance(found, Seal) and found.open == start:
+    if feed.tail != "hold" and isinstance(found, Seal) and found.open == start:
         rows = source.count(start, feed.partitions.end(start))
     return replace(situation, seal=found, open_rows=rows, full=fullness(stream, feed.stream, state))
 
