@@ -133,7 +133,11 @@ def _table(home: Path) -> Iterator[tuple[str, Callable[[Sequence[int]], None]]]:
     if url := os.environ.get(CLICKHOUSE_URL):
         with closing(clickhouse_connect.get_client(dsn=url)) as client:
             client.command("CREATE OR REPLACE TABLE live_rows (id UInt64) ENGINE = MergeTree ORDER BY id")
-            yield "live_rows", lambda ids: client.insert("live_rows", [ids], ["id"], column_oriented=True) and None
+
+            def insert(ids: Sequence[int]) -> None:
+                client.insert("live_rows", [ids], ["id"], column_oriented=True)
+
+            yield "live_rows", insert
         return
     (files := home / "rows").mkdir()
 

@@ -43,7 +43,7 @@ def launch(
 ) -> Launched:
     """Makes a backfill of the bricks that `publish` would publish; of a sharded feed, one for each shard.
 
-    The open brick of a feed that follows its tail is left out: a backfill waits until each of its bricks is done.
+    The open brick of a feed that publishes it is left out: a backfill waits until each of its bricks is done.
 
     Raises:
         UcsError: the next bricks cannot be found out.
