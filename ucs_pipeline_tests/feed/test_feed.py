@@ -149,7 +149,11 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["tail: live is for one stream, and stream.shards is 2: set `tail: follow`"],
     ),
     "a run that stays and waits for the clock": (
-        {"bricks": {"class": "time", "first": "2013", "last": "2013"}, "stream": {"pace": 5}, "tail": "live"},
+        {
+            "bricks": {"class": "time", "first": "2013-01-01", "last": "2013-01-02"},
+            "stream": {"pace": 5},
+            "tail": "live",
+        },
         ["tail: live publishes rows as they come, and stream.pace goes by the times of their keys"],
     ),
     "a run that stays and that nobody launches": (
