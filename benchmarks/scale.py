@@ -28,7 +28,14 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.adopt import adopt
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.support.connections import build_defs, connect_redis, feed_statuses, open_source, resources
+from ucs_pipeline_tests.support.connections import (
+    build_defs,
+    connect_redis,
+    evaluate_tick,
+    feed_statuses,
+    open_source,
+    resources,
+)
 
 PROJECT = Path(__file__).parents[1]
 _TICKS = 5
@@ -83,7 +90,7 @@ def _measure(home: Path, url: str, bricks: int) -> tuple[float, float, float]:
             context = dg.build_sensor_context(
                 instance, repository_def=repository, sensor_name=sensor.name, resources=resources()
             )
-            [request] = sensor.evaluate_tick(context).run_requests or []
+            [request] = evaluate_tick(sensor, context).run_requests or []
             assert request.tags["ucs/bricks"] == f"{name_of_ordinal(bricks - 2)}...{name_of_ordinal(bricks - 2)}"
 
         first = _seconds(tick)

@@ -19,6 +19,7 @@ from ucs_pipeline.orchestration.materializations import ROWS
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.connections import (
     build_defs,
+    evaluate_tick,
     feed_statuses,
     open_source,
     open_stream,
@@ -132,7 +133,7 @@ def _tick(instance: dg.DagsterInstance) -> tuple[str, str] | str:
     """The bricks that the sensor launches, or why it launches none."""
     definitions = build_defs(_feed())
     context = dg.build_sensor_context(instance=instance, definitions=definitions, resources=resources())
-    found = definitions.resolve_sensor_def("numbers_sensor").evaluate_tick(context)
+    found = evaluate_tick(definitions.resolve_sensor_def("numbers_sensor"), context)
     if not found.run_requests:
         return str(found.skip_message)
     tags = found.run_requests[0].tags

@@ -18,7 +18,7 @@ from ucs_pipeline import BrickFeed
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.support.connections import build_defs, publish, resources
+from ucs_pipeline_tests.support.connections import build_defs, evaluate_tick, publish, resources
 from ucs_pipeline_tests.support.home import write_table
 
 PATIENCE_S = 120
@@ -85,8 +85,8 @@ class Run(threading.Thread):
         """One look of the sensor: the run that it asks for, or why it does not."""
         repository = self._defs.get_repository_def()
         sensor = repository.get_sensor_def("live_sensor")
-        data = sensor.evaluate_tick(
-            dg.build_sensor_context(instance=self.instance, repository_def=repository, resources=resources())
+        data = evaluate_tick(
+            sensor, dg.build_sensor_context(instance=self.instance, repository_def=repository, resources=resources())
         )
         return data.run_requests[0] if data.run_requests else str(data.skip_message)
 

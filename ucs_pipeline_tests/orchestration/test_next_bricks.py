@@ -24,7 +24,7 @@ from ucs_pipeline.orchestration.sensors.next_bricks import (
 )
 from ucs_pipeline.orchestration.sensors.sealed import Seal, seal
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.support.connections import build_defs, open_source, resources
+from ucs_pipeline_tests.support.connections import build_defs, evaluate_tick, open_source, resources
 from ucs_pipeline_tests.support.home import write_table
 
 
@@ -183,7 +183,7 @@ def test_a_schedule_publishes_text_bricks(home: Path, instance: dg.DagsterInstan
     context = dg.build_schedule_context(
         instance, repository_def=build_defs(feed).get_repository_def(), resources=resources()
     )
-    [request] = schedule.evaluate_tick(context).run_requests or ()
+    [request] = list(evaluate_tick(schedule, context).run_requests)
     assert request.tags["dagster/asset_partition_range_start"] == "2.0.0.0"
     assert request.tags["dagster/asset_partition_range_end"] == "2.0.0.2"
 
@@ -270,7 +270,7 @@ class Cockpit:
             sensor_name=sensor.name,
             resources=resources(),
         )
-        data = sensor.evaluate_tick(context)
+        data = evaluate_tick(sensor, context)
         self.cursor = data.cursor
         return self._outcome(data, run)
 
@@ -283,7 +283,7 @@ class Cockpit:
             scheduled_execution_time=datetime.now(tz=timezone.utc),
             resources=resources(),
         )
-        return self._outcome(schedule.evaluate_tick(context), True)
+        return self._outcome(evaluate_tick(schedule, context), True)
 
     def _outcome(self, data: Any, run: bool) -> str:
         if not data.run_requests:

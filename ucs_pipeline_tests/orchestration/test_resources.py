@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -136,7 +137,7 @@ def test_a_missing_variable_or_resource_is_named_and_no_other_server_is_taken(
     with pytest.raises(FeedError, match=r"`clickhouse` and `redis` name one resource, 'one': a feed needs one of each"):
         _feed(clickhouse="one", redis="one")
     with pytest.raises(StreamError, match=r"^`url` of resource 'cache' is empty: write"):
-        open_stream(_feed(redis="cache"), dg.build_resources({"cache": RedisResource(url="")}).__enter__())
+        open_stream(_feed(redis="cache"), SimpleNamespace(cache=RedisResource(url="")))
     assert not (home / ".ucs" / "redis").exists()
 
 

@@ -33,6 +33,7 @@ from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.connections import (
     build_defs,
     connect_redis,
+    evaluate_tick,
     feed_statuses,
     open_source,
     open_stream,
@@ -309,7 +310,7 @@ def test_each_shard_publishes_what_the_table_seals(
         context = dg.build_sensor_context(
             instance, repository_def=repository, sensor_name=sensor.name, resources=resources()
         )
-        data = sensor.evaluate_tick(context)
+        data = evaluate_tick(sensor, context)
         for request in data.run_requests or []:
             job = repository.get_implicit_global_asset_job_def()
             chosen = request.asset_selection
@@ -381,7 +382,7 @@ def test_a_sensor_says_that_the_number_of_shards_is_another(instance: dg.Dagster
     _move(streams_of(_feed(shards=2))[0])
     for shard in range(3):
         sensor = build_defs(_feed()).get_repository_def().get_sensor_def(f"rows_{shard}_sensor")
-        data = sensor.evaluate_tick(dg.build_sensor_context(instance, resources=resources()))
+        data = evaluate_tick(sensor, dg.build_sensor_context(instance, resources=resources()))
         assert "'rows.0' was written as shard 0 of 2" in str(data.skip_message)
 
 

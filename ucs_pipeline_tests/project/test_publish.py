@@ -189,7 +189,8 @@ def test_command_and_sensor_never_disagree(instance: dg.DagsterInstance, setting
     sensor = defs.resolve_sensor_def("orders_sensor")
 
     def tick() -> dg.SensorResult:
-        found = sensor(dg.build_sensor_context(instance=instance, definitions=defs, resources=resources()))
+        with dg.build_sensor_context(instance=instance, definitions=defs, resources=resources()) as context:
+            found = sensor(context)
         assert isinstance(found, dg.SensorResult)
         return found
 

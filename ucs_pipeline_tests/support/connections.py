@@ -87,6 +87,12 @@ def launch(feed: Feed, *bricks: Any, **more: Any) -> Launched:
     return by_name.launch(feed, *bricks, resources=resources(), **more)
 
 
+def evaluate_tick(automation: Any, context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext) -> Any:
+    """What a sensor or a schedule does. Its resources are closed before the instance that their end is told to."""
+    with context:
+        return automation.evaluate_tick(context)
+
+
 def feed_statuses(feeds: Sequence[Feed], instance: dg.DagsterInstance) -> list[status.FeedStatus]:
     """Where feeds are."""
     return status.feed_statuses(feeds, instance, opened())

@@ -74,10 +74,9 @@ def test_a_feed_s_own_resource_keys_are_there(ucs: Kit) -> None:
 def test_a_feed_s_sensor_is_asked_with_the_kit(ucs: Kit) -> None:
     ucs.table("orders", ROWS)
     [sensor] = [found for found in build_defs(feed()).sensors or () if found.name == "orders_sensor"]
-    context = dg.build_sensor_context(
-        instance=ucs.instance, resources=ucs.resources, definitions=build_defs(feed(), resources=ucs.resources)
-    )
-    [request] = sensor.evaluate_tick(context).run_requests or ()
+    defs = build_defs(feed(), resources=ucs.resources)
+    with dg.build_sensor_context(instance=ucs.instance, resources=ucs.resources, definitions=defs) as context:
+        [request] = sensor.evaluate_tick(context).run_requests or ()
     assert request.tags["ucs/bricks"] == "0.0.0.0...0.0.0.0"
 
 
