@@ -267,7 +267,7 @@ def test_a_transform_is_not_imported_to_load_the_definitions(project: Path) -> N
 
 def test_what_is_no_mistake_of_the_user_keeps_its_traceback(project: Path) -> None:
     with (project / "ucs_pipeline" / "orchestration" / "asset_page.py").open("a") as module:
-        module.write("\n\ndef columns(feed):\n    raise RuntimeError('a bug')\n")
+        module.write("\n\ndef fields(*_):\n    raise RuntimeError('a bug')\n")
     for command in ("check", "status"):
         done = _ucs(project, command)
         assert done.returncode == 1
