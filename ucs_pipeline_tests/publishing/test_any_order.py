@@ -797,6 +797,7 @@ def test_the_command_shows_a_feed_in_the_order_of_its_stream(
     stream: RedisStream, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("UCS_REDIS_URL", redis_server.url)
+    monkeypatch.setattr("ucs_pipeline.cli.entry_tables.read_entries", read_entries)
     table = numbers(ROWS)
     _publish(table, stream, [2])
     _publish(table, stream, [0])
