@@ -19,7 +19,9 @@ NAMES = [f"feed_{number}" for number in range(10)]
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the project, with ten feeds of a fleet in the place of the demo's."""
-    shutil.rmtree(copy_project(tmp_path) / "ucs_pipeline" / "defs")
+    for directory in (copy_project(tmp_path) / "ucs_pipeline" / "defs").iterdir():
+        if directory.is_dir():
+            shutil.rmtree(directory)
     for number, name in enumerate(NAMES):
         feed = {
             "name": name,
