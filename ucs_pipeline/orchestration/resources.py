@@ -1,4 +1,7 @@
-"""Where a feed's table and its stream are: Dagster resources, which a feed names by their keys."""
+"""Where a feed's table and its stream are: Dagster resources, which a feed names by their keys.
+
+The clients are imported where they are used: definitions do without.
+"""
 
 import re
 from collections.abc import Mapping
@@ -12,13 +15,13 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redaction import HIDDEN
 from ucs_pipeline.feed.rules import check_settings
 from ucs_pipeline.orchestration._dagster import resource_class
-from ucs_pipeline.redis.connection import EMBEDDED, RedisServer, connect_redis
 
 if TYPE_CHECKING:
     import redis
     from clickhouse_connect.driver.client import Client
 
     from ucs_pipeline.clickhouse.source import ClickHouseServer, Source
+    from ucs_pipeline.redis.connection import RedisServer
     from ucs_pipeline.stream.stream import OrderedStream
 
 _Kind = TypeVar("_Kind")
@@ -91,6 +94,8 @@ class ClickHouseResource(_Server):
         """A client of clickhouse-connect, for assets of one's own."""
         import clickhouse_connect
 
+        from ucs_pipeline.clickhouse.source import EMBEDDED
+
         url = _urls.get(self.url, self.url)
         dsn = "chdb://memory" if url == EMBEDDED else url
         return clickhouse_connect.get_client(dsn=dsn, secure=url.startswith("https:"), settings=self.settings)
@@ -104,12 +109,16 @@ class RedisResource(_Server):
         "redis+cluster://..., best as EnvVar; or `embedded`: a redis-server of Dagster's home, with its data in .ucs."
     )
 
-    def server(self, key: str = "redis") -> RedisServer:
+    def server(self, key: str = "redis") -> "RedisServer":
         """Where the server is; `key`: what the resource is called."""
+        from ucs_pipeline.redis.connection import RedisServer
+
         return RedisServer(_urls.get(self.url, self.url), self._name(key))
 
     def client(self, stream: str = "") -> "redis.Redis":
         """A client of redis-py, for assets of one's own; `stream`: the key that it is for, in a cluster."""
+        from ucs_pipeline.redis.connection import connect_redis
+
         return connect_redis(self.server(), stream)
 
 
@@ -146,7 +155,7 @@ def clickhouse_server(feed: Feed, resources: object) -> "ClickHouseServer":
     return _resource(feed, resources, "clickhouse", ClickHouseResource).server(feed.clickhouse)
 
 
-def redis_server(feed: Feed, resources: object) -> RedisServer:
+def redis_server(feed: Feed, resources: object) -> "RedisServer":
     """Where the stream of a feed is; as `open_feed`."""
     return _resource(feed, resources, "redis", RedisResource).server(feed.redis)
 

@@ -6,10 +6,9 @@ What the project takes as resources, tests mostly take as they go: these are its
 import os
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 import redis
 
 from ucs_pipeline import ClickHouseResource, RedisResource
@@ -26,6 +25,9 @@ from ucs_pipeline.redis import connection
 from ucs_pipeline.redis.connection import RedisServer
 from ucs_pipeline.stream import stream
 from ucs_pipeline.stream.stream import OrderedStream
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CLICKHOUSE_URL, REDIS_URL = "UCS_CLICKHOUSE_URL", "UCS_REDIS_URL"
 
@@ -98,7 +100,7 @@ def feed_statuses(feeds: Sequence[Feed], instance: dg.DagsterInstance) -> list[s
     return status.feed_statuses(feeds, instance, opened())
 
 
-def read_brick(feed: Feed, name: str, client: "redis.Redis | None" = None) -> pd.DataFrame:
+def read_brick(feed: Feed, name: str, client: "redis.Redis | None" = None) -> "pd.DataFrame":
     """The entries of a brick."""
     return brick.read_brick(feed, name, client or redis_server(), open_source)
 
