@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ucs_pipeline.stream.stream import OrderedStream
 
 _Kind = TypeVar("_Kind")
-_LOGIN = re.compile(r"//([^/?#@:]*):.+@|(?<=[?&])(\w*(?:password|token|secret))=[^&#]*", re.IGNORECASE)
+_OPTION = re.compile(r"(?<=[?&])(\w*(?:password|token|secret))=[^&#]*", re.IGNORECASE)
 _urls: dict[str, str] = {}
 """The URLs of this process that hold a password, by what Dagster is given instead."""
 
@@ -52,7 +52,7 @@ class _Server(dg.ConfigurableResource[Any]):
     @property
     def address(self) -> str:
         """Where the server is, without scheme, login and options: `host:6379/0`."""
-        return self.url.partition("://")[2].rpartition("@")[2].partition("?")[0] or self.url
+        return self.url.rpartition("@")[2].rpartition("://")[2].partition("?")[0]
 
     def _name(self, key: str) -> str:
         return self._variable or f"`url` of resource {key!r}"
@@ -60,7 +60,12 @@ class _Server(dg.ConfigurableResource[Any]):
 
 def _without_password(url: str) -> str:
     """What Dagster is given for a URL: it shows what it has in the UI, and writes it down with each run."""
-    shown = _LOGIN.sub(lambda found: f"{found[2]}={HIDDEN}" if found[2] else f"//{found[1]}:{HIDDEN}@", url)
+    login, at, place = url.rpartition("@")
+    scheme, known, words = login.partition("://")
+    # Of what is no URL, all that may be a login is left out.
+    user, colon, _ = words.partition(":") if known else ("", ":", "")
+    shown = f"{scheme if known else ''}{known}{user}{colon}{HIDDEN}@{place}" if at and colon else url
+    shown = _OPTION.sub(rf"\1={HIDDEN}", shown)
     if shown == url:
         return url
     # Of two URLs that differ in their passwords alone, the second has a longer mark.

@@ -21,7 +21,7 @@ from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.connections import build_defs, evaluate_tick, publish, resources
 from ucs_pipeline_tests.support.home import write_table
 
-PATIENCE_S = 120
+PATIENCE_S = 300
 
 
 def _feed(**more: Any) -> Feed:

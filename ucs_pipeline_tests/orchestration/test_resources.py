@@ -94,8 +94,13 @@ def test_the_resources_tab_and_a_run_show_no_password(
     assert written.server().url == "redis://publisher:hunter2@127.0.0.1:1/0?sentinel_password=hunter3"
     assert same.server().url == "redis://publisher:hunter4@127.0.0.1:1/0?sentinel_password=hunter3"
     assert RedisResource(url=written.url).server() == written.server()
-    for url in ("redis://:hunter2/#@h@127.0.0.1:1", "https://h:8443/?access_token=hunter2&b=c", "http://a:hunter2@h/d"):
-        assert "hunter" not in str(ClickHouseResource(url=url))
+    for url in (
+        "redis://:hunter2/#@h@127.0.0.1:1",
+        "https://h:8443/?access_token=hunter2&b=c",
+        "http://a:hunter2@h/d",
+        "me:/hunter2@h",
+    ):
+        assert "hunter" not in f"{ClickHouseResource(url=url)} {ClickHouseResource(url=url).address}"
         assert ClickHouseResource(url=url).server().url == url
     monkeypatch.setenv("WAREHOUSE", "http://reader:hunter5@127.0.0.1:1/default")
     table = ClickHouseResource(url=dg.EnvVar("WAREHOUSE"))

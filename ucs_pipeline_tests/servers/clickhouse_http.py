@@ -81,7 +81,10 @@ class ClickHouseServer:
                 command, cwd=Path(__file__).parents[2], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
             )
             assert self._process.stdout is not None
-            ready, _, _ = select.select([self._process.stdout], [], [], 60)
+            # Not `select`, which refuses descriptors from 1,024 on: a test process may have as many.
+            waiting = select.poll()
+            waiting.register(self._process.stdout, select.POLLIN)
+            ready = waiting.poll(60_000)
             line = self._process.stdout.readline() if ready else b""
             if not line:
                 self.stop()
