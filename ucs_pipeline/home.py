@@ -6,6 +6,9 @@ from pathlib import Path
 
 from ucs_pipeline.errors import UcsError
 
+EMBEDDED = "embedded"
+"""The URL that asks for the engine, or the server, of this home; nothing else does."""
+
 _MARKS = ("dagster.yaml", "workspace.yaml")
 
 

@@ -22,10 +22,11 @@ import pyarrow.parquet as pq
 
 from ucs_pipeline.clickhouse.embedded import tables_dir
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.home import EMBEDDED
 from ucs_pipeline.orchestration.build import build_defs
+from ucs_pipeline.orchestration.names import range_tags
 from ucs_pipeline.orchestration.resources import ClickHouseResource, RedisResource, open_feed, resource_keys
 from ucs_pipeline.reading.verify import Verdict, verify
-from ucs_pipeline.redis.connection import EMBEDDED
 from ucs_pipeline.redis.embedded_server import stop_embedded_redis
 
 if TYPE_CHECKING:
@@ -38,11 +39,6 @@ from ucs_pipeline.redis.embedded_server import stop_embedded_redis
 stop_embedded_redis()
 shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
-
-
-def range_tags(first: str, last: str) -> dict[str, str]:
-    """The `tags` of a run over all bricks from the first to the last, as backfills, sensors and schedules run."""
-    return {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
 
 
 def write_table(directory: Path, name: str, rows: "Mapping[str, Any] | pa.Table | pd.DataFrame | str | Path") -> None:
@@ -63,6 +59,7 @@ class Kit:
     """Tables, streams and Dagster's records of one test; `kit` makes it."""
 
     bricks = staticmethod(range_tags)
+    """The `tags` of a run over all bricks from the first to the last, as backfills, sensors and schedules run."""
 
     def __init__(self, home: Path, instance: dg.DagsterInstance) -> None:
         self.home = home

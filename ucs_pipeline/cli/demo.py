@@ -12,15 +12,14 @@ from ucs_pipeline.cli.output import console, print_verdict, row_bar
 from ucs_pipeline.clickhouse.embedded import tables_dir
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.operations.publish import run_request
+from ucs_pipeline.home import EMBEDDED
+from ucs_pipeline.operations.publish import Deployment, run_request
 from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.orchestration.resources import clickhouse_server, open_feed, redis_server
 from ucs_pipeline.orchestration.sensors.next_bricks import Request
 from ucs_pipeline.project.feeds import feed_named, location_of, resources_of, use_project_home
-from ucs_pipeline.project.locations import Location
 from ucs_pipeline.publishing.ordered.plan import known
 from ucs_pipeline.reading.verify import verify
-from ucs_pipeline.redis.connection import EMBEDDED
 from ucs_pipeline.redis.embedded_server import embedded_redis_url
 from ucs_pipeline.stream.stream import OrderedStream
 
@@ -45,19 +44,19 @@ def run_demo() -> bool:
     use_project_home()
     feeds = [feed_named(name) for name in DATASETS]
     agree = True
-    location = location_of(feeds[0])
     with dg.DagsterInstance.get() as instance, resources_of(feeds[0]) as resources:
+        at = Deployment(location_of(feeds[0]).repository, resources, instance)
         for feed in feeds:
-            agree &= _run(feed, location, resources, instance)
+            agree &= _run(feed, at)
         _say_what_next(feeds[0], redis_server(feeds[0], resources).url)
     return agree
 
 
-def _run(feed: Feed, location: Location, resources: object, instance: dg.DagsterInstance) -> bool:
+def _run(feed: Feed, at: Deployment) -> bool:
     data = DATASETS[feed.table]
-    _prepare_table(data, clickhouse_server(feed, resources).url)
-    table, stream = open_feed(feed, resources)
-    seconds = _publish(feed, stream, location, resources, instance)
+    _prepare_table(data, clickhouse_server(feed, at.resources).url)
+    table, stream = open_feed(feed, at.resources)
+    seconds = _publish(feed, stream, at)
     with row_bar("comparing", data.rows) as compared:
         verdict = verify(feed, table, stream, compared)
     figures = [("partitions", f"{len(feed.partitions.starts):,} {feed.partitions.unit}s")]
@@ -75,18 +74,16 @@ def _prepare_table(data: Dataset, url: str) -> None:
     write_data(data, tables_dir())
 
 
-def _publish(
-    feed: Feed, stream: OrderedStream, location: Location, resources: object, instance: dg.DagsterInstance
-) -> float | None:
+def _publish(feed: Feed, stream: OrderedStream, at: Deployment) -> float | None:
     """Runs the feed's asset over all its bricks. Returns seconds, or None if there was nothing to do."""
     bricks = feed.partitions
-    done = len(known(feed, bricks.starts, stream.state(), recorded(instance, feed, bricks.starts)))
+    done = len(known(feed, bricks.starts, stream.state(), recorded(at.instance, feed, bricks.starts)))
     if done == len(bricks.starts):
         console.print(f"nothing to do: all {done} {bricks.unit}s are in stream {feed.stream_name!r} already")
         return None
     wanted = bricks.starts[done:]
     started = time.monotonic()
-    run_request(location.repository, resources, feed, Request(wanted[0], wanted[-1]), instance, bar=row_bar)
+    run_request(feed, at, Request(wanted[0], wanted[-1]), bar=row_bar)
     return time.monotonic() - started
 
 

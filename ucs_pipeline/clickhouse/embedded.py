@@ -1,5 +1,6 @@
 """The default ClickHouse: the real engine inside this process (chDB), on the Parquet files of the project."""
 
+import atexit
 import ctypes
 import importlib.util
 import signal
@@ -43,6 +44,8 @@ def embedded_connection() -> "Connection":
         if _anchor is None:
             # The engine and its views end with its last handle; this one stays.
             _anchor = _connect()
+            # Ended while Python takes its modules apart, the engine would print that it cannot.
+            atexit.register(_anchor.close)
         _show_files(_anchor)
         return _connect()
 

@@ -24,6 +24,7 @@ from ucs_pipeline.clickhouse.sql.row_payload import TEXT_SETTINGS
 from ucs_pipeline.entries.transform import Transform
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.home import EMBEDDED
 
 _SCAN_SETTINGS: Mapping[str, str | int] = {
     **TEXT_SETTINGS,
@@ -35,9 +36,6 @@ _CENSUS_SETTINGS: Mapping[str, str | int] = {
     "short_circuit_function_evaluation": "force_enable",
 }
 _NOTHING: Mapping[str, int] = MappingProxyType({})
-EMBEDDED = "embedded"
-"""The URL that asks for the engine in this process; nothing else does."""
-
 _MOST_PORTIONS = 20
 _AHEAD_ROWS = 100_000
 """Rows before the end of a portion at which the next one is begun: about what the engine needs for its first rows."""

@@ -7,7 +7,7 @@ import dagster as dg
 
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.operations.publish import Span, following_one, replay_config, requests
+from ucs_pipeline.operations.publish import Deployment, Span, following_one, replay_config, requests
 from ucs_pipeline.orchestration._dagster import (
     BULK_ACTION_TERMINAL_STATUSES,
     AssetGraphSubset,
@@ -33,9 +33,7 @@ class Launched:
 
 def launch(
     feed: Feed,
-    repository: dg.RepositoryDefinition,
-    resources: object,
-    instance: dg.DagsterInstance,
+    at: Deployment,
     span: Span | None = None,
     most: int | None = None,
     *,
@@ -50,13 +48,13 @@ def launch(
     """
     backfills: dict[str, str] = {}
     reasons: list[str] = []
-    under_way = [] if span else unfinished_backfills(instance)
+    under_way = [] if span else unfinished_backfills(at.instance)
     for part in streams_of(feed):
         key = feed_key(part)
         if same := next((other for other in under_way if key in (other.asset_selection or ())), None):
             reasons.append(f"feed {part.name!r}: backfill {same.backfill_id} is under way")
             continue
-        found = _sealed(part, requests(part, repository, resources, instance, span, most, len(part.partitions.starts)))
+        found = _sealed(part, requests(part, at, span, most, len(part.partitions.starts)))
         if isinstance(found, str):
             reasons.append(found)
             continue
@@ -68,16 +66,16 @@ def launch(
             backfill_id=make_new_backfill_id(),
             backfill_timestamp=get_current_timestamp(),
             tags=run_tags(part, first, last),
-            dynamic_partitions_store=instance,
+            dynamic_partitions_store=at.instance,
             asset_graph_subset=AssetGraphSubset(  # type: ignore[call-arg]  # its decorator hides its signature
                 partitions_subsets_by_asset_key={key: partitions.subset_with_partition_keys(names)},
                 non_partitioned_asset_keys=set(),
             ),
             title=None,
             description=None,
-            run_config=replay_config(repository, part) if replay else None,
+            run_config=replay_config(part, at) if replay else None,
         )
-        instance.add_backfill(backfill)
+        at.instance.add_backfill(backfill)
         backfills[backfill.backfill_id] = bricks.span(first, last)
     return Launched(backfills, "; ".join(reasons) or None)
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 
@@ -24,6 +24,21 @@ Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 Span = tuple[int, int]
 """Starts of a feed's first and last partition to publish; of a sharded feed, partitions of the whole feed."""
+
+
+class Deployment(NamedTuple):
+    """Where feeds run."""
+
+    repository: dg.RepositoryDefinition
+    """Their assets."""
+    resources: object
+    """Has their resources as attributes."""
+    instance: dg.DagsterInstance
+    """Records their runs."""
+
+    def asset(self, feed: Feed) -> dg.AssetsDefinition:
+        """The asset of a feed with one stream."""
+        return self.repository.assets_defs_by_key[feed_key(feed)]
 
 
 @dataclass(frozen=True)
@@ -46,9 +61,7 @@ class Published:
 
 def publish(
     feed: Feed,
-    repository: dg.RepositoryDefinition,
-    resources: object,
-    instance: dg.DagsterInstance,
+    at: Deployment,
     span: Span | None = None,
     most: int | None = None,
     *,
@@ -59,9 +72,7 @@ def publish(
 
     Args:
         feed: the feed, or one of its shards.
-        repository: has its assets.
-        resources: has its resources as attributes.
-        instance: where the runs are recorded.
+        at: where it runs.
         span: what to publish; left out, the bricks that come next, as the feed's sensor finds them.
         most: at most so many of those that come next, of each shard.
         replay: for an any-order feed, publishes bricks that are done once more.
@@ -72,15 +83,15 @@ def publish(
             raised.
         KeyboardInterrupt: the run was stopped.
     """
-    end_abandoned(instance)
+    end_abandoned(at.instance)
     started = time.monotonic()
     bricks, rows, runs = 0, 0, list[str]()
     reasons, failures = list[str](), list[UcsError]()
     for part in streams_of(feed):
         try:
-            wanted = requests(part, repository, resources, instance, span, most, part.max_bricks_per_run)
+            wanted = requests(part, at, span, most, part.max_bricks_per_run)
             while isinstance(request := following_one(wanted), Request):
-                result = run_request(repository, resources, part, request, instance, replay=replay, bar=bar)
+                result = run_request(part, at, request, replay=replay, bar=bar)
                 bricks += len(part.partitions.between(request.first, request.last))
                 rows += _rows_added(result)
                 runs.append(result.run_id)
@@ -93,21 +104,13 @@ def publish(
 
 
 def requests(
-    feed: Feed,
-    repository: dg.RepositoryDefinition,
-    resources: object,
-    instance: dg.DagsterInstance,
-    span: Span | None,
-    most: int | None,
-    per_run: int,
+    feed: Feed, at: Deployment, span: Span | None, most: int | None, per_run: int
 ) -> Generator[Request, None, str | None]:
     """What to publish of a feed with one stream, each part found after the one before is published.
 
     Args:
         feed: the feed.
-        repository: has its asset.
-        resources: has its resources as attributes.
-        instance: where its runs are recorded.
+        at: where it runs.
         span: what is named; None for what comes next.
         most: at most so many partitions of what comes next.
         per_run: at most so many partitions in one request.
@@ -125,9 +128,9 @@ def requests(
             chunk = wanted[position : position + per_run]
             yield Request(chunk[0], chunk[-1])
         return None if wanted else f"feed {feed.name!r}: none of these bricks is in stream {feed.stream_name!r}"
-    asset = repository.assets_defs_by_key[feed_key(feed)]
+    asset = at.asset(feed)
     while most is None or most > 0:
-        seen = situation_of(feed, asset, instance, resources, asked=True)
+        seen = situation_of(feed, asset, at.instance, at.resources, asked=True)
         found = next_bricks(feed, seen, per_run if most is None else min(per_run, most))
         if isinstance(found, str):
             if seen.full and isinstance(next_bricks(feed, replace(seen, full=None), 1), Request):
@@ -152,11 +155,9 @@ def following_one(wanted: Generator[Request, None, str | None]) -> Request | str
 
 
 def run_request(
-    repository: dg.RepositoryDefinition,
-    resources: object,
     feed: Feed,
+    at: Deployment,
     request: Request,
-    instance: dg.DagsterInstance,
     *,
     replay: bool = False,
     bar: Bar | None = None,
@@ -167,17 +168,17 @@ def run_request(
         UcsError: the run failed. Dagster has recorded it.
         KeyboardInterrupt: the run was stopped. Dagster has recorded that it failed.
     """
-    job = repository.get_implicit_global_asset_job_def()
+    job = at.repository.get_implicit_global_asset_job_def()
     # Dagster's events are in its records; here they would hide the one message that counts.
     quiet = {"console": {"config": {"log_level": "CRITICAL"}}}
     config: dict[str, Any] = {"loggers": quiet if "console" in job.loggers else {}}
     if replay:
-        config |= replay_config(repository, feed)
-    progress = following(feed, resources, request, bar, replay=replay) if bar else nullcontext()
-    with progress, _recorded_end(instance) as run_id:
+        config |= replay_config(feed, at)
+    progress = following(feed, at.resources, request, bar, replay=replay) if bar else nullcontext()
+    with progress, _recorded_end(at.instance) as run_id:
         result = job.execute_in_process(
             run_config=config,
-            instance=instance,
+            instance=at.instance,
             asset_selection=[feed_key(feed)],
             raise_on_error=False,
             run_id=run_id,
@@ -189,9 +190,9 @@ def run_request(
     return result
 
 
-def replay_config(repository: dg.RepositoryDefinition, feed: Feed) -> dict[str, Any]:
+def replay_config(feed: Feed, at: Deployment) -> dict[str, Any]:
     """The run config that asks an any-order feed to publish bricks that are done once more."""
-    return {"ops": {repository.assets_defs_by_key[feed_key(feed)].op.name: {"config": {"replay": True}}}}
+    return {"ops": {at.asset(feed).op.name: {"config": {"replay": True}}}}
 
 
 @contextmanager

@@ -113,14 +113,10 @@ def fields(feed: Feed, shape: "Shape | None" = None) -> dict[str, dg.TableSchema
         shape: what the feed selects, with the types that the table has now; None in definitions, which connect to
             nothing. Without it there are no types, and there is nothing of a feed that takes every column.
     """
-    if shape is None:
-        # The UI puts the names of columns into lower case where both a definition and an event have them.
-        schema = _schema(feed, None)
-        shown = all(column.name == column.name.lower() for column in schema)
-    else:
-        schema = _schema(feed, shape)
-        shown = len(schema) <= _MOST_FIELDS
-    if not schema or not shown:
+    schema = _schema(feed, shape)
+    # The UI puts the names of columns into lower case where both a definition and an event have them.
+    misread = shape is None and any(column.name != column.name.lower() for column in schema)
+    if not schema or misread or (shape and len(schema) > _MOST_FIELDS):
         return {}
     return {_SCHEMA: dg.TableSchema(schema), _LINEAGE: dg.TableColumnLineage(_origins(feed, shape))}
 

@@ -26,7 +26,7 @@ from ucs_pipeline.orchestration.names import (
     stream_key,
     table_key,
 )
-from ucs_pipeline.orchestration.resources import addresses, resource_keys
+from ucs_pipeline.orchestration.resources import resource_keys, table_address
 from ucs_pipeline.publishing.brick_results import BrickReport
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
     ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation | dg.Output[None]]:
         # Imports Arrow and the clients, which definitions do without.
-        from ucs_pipeline.orchestration.brick_run import publish_bricks
+        from ucs_pipeline.orchestration.runs.brick_run import publish_bricks
 
         graph = context.job_def.asset_layer.asset_graph
         refuse_unordered(feed, graph)
@@ -123,7 +123,7 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
             raise dg.Failure(str(error)) from error
         if feed.table_asset is None:
             span = feed.partitions.span(wanted[0], wanted[-1])
-            server, _ = addresses(feed, context.resources)
+            server = table_address(feed, context.resources)
             yield dg.AssetObservation(
                 table_key(feed), metadata={"feed": feed.name, "bricks": span, "rows": rows, "server": server}
             )

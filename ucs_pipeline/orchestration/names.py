@@ -25,6 +25,10 @@ LIVE_TAG = "ucs/live"
 """Run tag, with the value `yes`, of a run that stays and publishes rows as the table gets them."""
 
 
+RANGE_TAGS = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+"""Dagster's tags of the first and the last partition of a run."""
+
+
 def feed_key(feed: Feed) -> dg.AssetKey:
     """Key of the feed's asset."""
     return dg.AssetKey([*feed.key_prefix, feed.name])
@@ -62,6 +66,11 @@ def feeds_in(specs: Iterable[dg.AssetSpec]) -> list[Feed]:
     """The feeds behind assets, by name; where a feed has several streams, its shards."""
     found = [spec.metadata[FEED_METADATA].instance for spec in specs if FEED_METADATA in spec.metadata]
     return sorted(found, key=lambda feed: (feed.parent.name, feed.shard_id or ()))
+
+
+def range_tags(first: str, last: str) -> dict[str, str]:
+    """Dagster's tags of a run over all partitions from the first to the last, by their names."""
+    return dict(zip(RANGE_TAGS, (first, last), strict=True))
 
 
 def run_tags(feed: Feed, first: int, last: int, together: Sequence[str] = ()) -> dict[str, str]:

@@ -14,6 +14,7 @@ from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redaction import HIDDEN
 from ucs_pipeline.feed.rules import check_settings
+from ucs_pipeline.home import EMBEDDED
 from ucs_pipeline.orchestration._dagster import resource_class
 
 if TYPE_CHECKING:
@@ -99,11 +100,14 @@ class ClickHouseResource(_Server):
         """A client of clickhouse-connect, for assets of one's own."""
         import clickhouse_connect
 
-        from ucs_pipeline.clickhouse.source import EMBEDDED
-
         url = _urls.get(self.url, self.url)
-        dsn = "chdb://memory" if url == EMBEDDED else url
-        return clickhouse_connect.get_client(dsn=dsn, secure=url.startswith("https:"), settings=self.settings)
+        if url == EMBEDDED:
+            from ucs_pipeline.clickhouse.embedded import embedded_connection
+
+            # The process has one engine: from here on it shows the files of this home as tables.
+            embedded_connection().close()
+            return clickhouse_connect.get_client(dsn="chdb://memory", settings=self.settings)
+        return clickhouse_connect.get_client(dsn=url, secure=url.startswith("https:"), settings=self.settings)
 
 
 class RedisResource(_Server):
@@ -165,10 +169,14 @@ def redis_server(feed: Feed, resources: object) -> "RedisServer":
     return _resource(feed, resources, "redis", RedisResource).server(feed.redis)
 
 
-def addresses(feed: Feed, resources: object) -> tuple[str, str]:
-    """Where the table and the stream of a feed are, to be shown; as `open_feed`."""
-    table = _resource(feed, resources, "clickhouse", ClickHouseResource).address
-    return table, _resource(feed, resources, "redis", RedisResource).address
+def table_address(feed: Feed, resources: object) -> str:
+    """Where the table of a feed is, to be shown; as `open_feed`."""
+    return _resource(feed, resources, "clickhouse", ClickHouseResource).address
+
+
+def stream_address(feed: Feed, resources: object) -> str:
+    """Where the stream of a feed is, to be shown; as `open_feed`."""
+    return _resource(feed, resources, "redis", RedisResource).address
 
 
 def resource_keys(feed: Feed) -> set[str]:

@@ -78,6 +78,7 @@ def choose(chosen: Chosen) -> None:
     """Makes `locations` mean what a user has said."""
     global _chosen
     _chosen = chosen
+    locations.cache_clear()
 
 
 def origins() -> Sequence[CodeLocationOrigin]:
@@ -117,17 +118,13 @@ def _looked_for() -> Sequence[WorkspaceLoadTarget]:
     return []
 
 
+@cache
 def locations() -> Sequence[Location]:
     """The code locations, loaded once.
 
     Raises:
         UcsError: nothing says where they are, or one cannot be loaded in this process.
     """
-    return _loaded(_chosen, Path.cwd())
-
-
-@cache
-def _loaded(_chosen: Chosen, _cwd: Path) -> Sequence[Location]:
     return [_explained(origin) for origin in origins()]
 
 
@@ -158,15 +155,12 @@ def load(origin: CodeLocationOrigin) -> Location:
             f"code location {origin.location_name!r} is loaded by another process: run ucs where its code is, and name "
             "it with -m MODULE or -f FILE"
         )
-    directory = target.working_directory or str(Path.cwd())
-    if directory not in sys.path:
-        sys.path.insert(0, directory)
     found = get_loadable_targets(
         python_file=target.python_file,
         module_name=target.module_name,
         package_name=target.package_name,
         autoload_defs_module_name=target.autoload_defs_module_name,
-        working_directory=directory,
+        working_directory=_importable(target.working_directory),
         attribute=target.attribute,
         resolve_lazy_defs=True,
     )
@@ -185,9 +179,15 @@ def package_of(origin: CodeLocationOrigin) -> Path | None:
     module = target.module_name or target.package_name or target.autoload_defs_module_name
     if not module:
         return None
-    directory = target.working_directory or str(Path.cwd())
-    if directory not in sys.path:
-        sys.path.insert(0, directory)
+    _importable(target.working_directory)
     spec = find_spec(module.partition(".")[0])
     places = spec.submodule_search_locations if spec else None
     return Path(next(iter(places))) if places else None
+
+
+def _importable(directory: str | None) -> str:
+    """A location's directory, or else the current one, made one that Python imports from; for good, as for Dagster."""
+    found = directory or str(Path.cwd())
+    if found not in sys.path:
+        sys.path.insert(0, found)
+    return found

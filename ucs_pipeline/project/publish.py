@@ -1,6 +1,7 @@
 """Publishing a feed, or one of the project's by its name: what `ucs publish` and `ucs_pipeline.publish` do."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import dagster as dg
 
@@ -10,7 +11,7 @@ from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.operations import launch as by_daemon
 from ucs_pipeline.operations import publish as in_process
 from ucs_pipeline.operations.launch import Launched
-from ucs_pipeline.operations.publish import Bar, Published, Span
+from ucs_pipeline.operations.publish import Bar, Deployment, Published, Span
 from ucs_pipeline.orchestration.build import build_defs
 from ucs_pipeline.orchestration.resources import resource_keys
 from ucs_pipeline.project.feeds import feed_named, location_of, use_project_home
@@ -47,9 +48,8 @@ def publish(
     """
     use_project_home()
     found, span = _asked(feed, first, last, next, replay=replay)
-    location = location_of(found) if resources is None else _alone(found, resources)
-    with dg.DagsterInstance.get() as instance, location.resources(resource_keys(found)) as opened:
-        return in_process.publish(found, location.repository, opened, instance, span, next, replay=replay, bar=bar)
+    with _deployment(found, resources) as at:
+        return in_process.publish(found, at, span, next, replay=replay, bar=bar)
 
 
 def launch(
@@ -68,14 +68,20 @@ def launch(
     """
     use_project_home()
     found, span = _asked(feed, first, last, next, replay=replay)
-    location = location_of(found) if resources is None else _alone(found, resources)
-    with dg.DagsterInstance.get() as instance, location.resources(resource_keys(found)) as opened:
-        return by_daemon.launch(found, location.repository, opened, instance, span, next, replay=replay)
+    with _deployment(found, resources) as at:
+        return by_daemon.launch(found, at, span, next, replay=replay)
 
 
-def _alone(feed: Feed, resources: Mapping[str, object]) -> Location:
-    repository = build_defs(feed.parent, resources=resources).get_repository_def()
-    return Location(feed.name, repository, streams_of(feed.parent))
+@contextmanager
+def _deployment(feed: Feed, resources: Mapping[str, object] | None) -> Iterator[Deployment]:
+    """Where a feed runs: in its code location or, with resources of its own, in none."""
+    if resources is None:
+        location = location_of(feed)
+    else:
+        alone = build_defs(feed.parent, resources=resources).get_repository_def()
+        location = Location(feed.name, alone, streams_of(feed.parent))
+    with dg.DagsterInstance.get() as instance, location.resources(resource_keys(feed)) as opened:
+        yield Deployment(location.repository, opened, instance)
 
 
 def _asked(

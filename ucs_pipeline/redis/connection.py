@@ -21,12 +21,10 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.home import EMBEDDED
 from ucs_pipeline.redis.discovery import WrongServerError, found
 from ucs_pipeline.redis.embedded_server import embedded_redis_url
 from ucs_pipeline.redis.url import ADDRESS, Nodes, parse_nodes
-
-EMBEDDED = "embedded"
-"""The URL that asks for the project's own server; nothing else does."""
 
 URL_VARIABLE = "UCS_REDIS_URL"
 

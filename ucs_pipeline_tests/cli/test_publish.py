@@ -106,6 +106,18 @@ def test_without_bricks_it_publishes_what_is_sealed_and_then_says_what_it_waits_
     assert len(_runs(project, monkeypatch, "orders")) == 1
 
 
+def test_an_engine_that_has_no_table_ends_without_a_word(project: Path, redis_server: RedisServer) -> None:
+    (project / ".ucs" / "tables" / "orders.parquet").unlink()
+    file = project / "ucs_pipeline" / "defs" / "orders" / "defs.yaml"
+    text = (
+        FEED.format(name="orders").replace("table: orders", "table: numbers(20000)").replace("key: id", "key: number")
+    )
+    file.write_text(text + "  columns: {id: number}")
+    code, _, err = _publish(project, redis_server, "orders", "0...1")
+    assert (code, err) == (0, "")
+    assert _ids(redis_server, "orders") == list(range(20_000))
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -19,9 +19,8 @@ from ucs_pipeline.cli.demo_data import DATASETS, ROWS
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.build import feeds_of
-from ucs_pipeline.orchestration.names import stream_key, table_key
+from ucs_pipeline.orchestration.names import range_tags, stream_key, table_key
 from ucs_pipeline.project.feeds import feed_named
-from ucs_pipeline.testing import range_tags
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.connections import build_defs
 from ucs_pipeline_tests.support.home import PROJECT, RUN_IN_PROCESS, make_home, python, run_bricks, write_table

@@ -13,7 +13,7 @@ from ucs_pipeline import BrickFeed
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.assets import brick_event
-from ucs_pipeline.orchestration.checks.numbering_guard import refuse_renumbered
+from ucs_pipeline.orchestration.runs.numbering_guard import refuse_renumbered
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer

@@ -13,6 +13,7 @@ import pyarrow as pa
 from ucs_pipeline import testing
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.cli.demo_data import DATASETS
+from ucs_pipeline.orchestration.names import range_tags
 
 PROJECT = Path(__file__).parents[2]
 
@@ -94,7 +95,7 @@ def run_bricks(
     """
     if first is not None and last is not None:
         names = [end if isinstance(end, str) else name_of_ordinal(end) for end in (first, last)]
-        tags |= testing.range_tags(*names)
+        tags |= range_tags(*names)
     return defs.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=instance, asset_selection=[*map(dg.AssetKey, (feed, *together))], tags=tags, raise_on_error=False
     )

@@ -71,6 +71,19 @@ def test_a_feed_s_own_resource_keys_are_there(ucs: Kit) -> None:
     assert ucs.verify(one).agrees
 
 
+def test_a_client_of_the_embedded_engine_sees_the_tables_before_any_feed_is_read() -> None:
+    code = """
+from ucs_pipeline import ClickHouseResource
+from ucs_pipeline.testing import kit
+with kit() as ucs:
+    ucs.table("orders", {"id": [1, 2, 3]})
+    with ClickHouseResource(url="embedded").client() as client:
+        print(client.query("SELECT count() FROM orders").result_rows)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+    assert (done.stdout, done.stderr) == ("[(3,)]\n", "")
+
+
 def test_a_feed_s_sensor_is_asked_with_the_kit(ucs: Kit) -> None:
     ucs.table("orders", ROWS)
     [sensor] = [found for found in build_defs(feed()).sensors or () if found.name == "orders_sensor"]

@@ -14,7 +14,7 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.checks.finding import CHECKS, STREAM_NOT_BEHIND, Check, CheckResult
 from ucs_pipeline.orchestration.checks.findings import findings, not_behind
 from ucs_pipeline.orchestration.names import feed_key, stream_key
-from ucs_pipeline.orchestration.resources import addresses, resource_keys
+from ucs_pipeline.orchestration.resources import resource_keys, stream_address
 
 SHOWN = 100
 """Offenders shown in a check's table, at most."""
@@ -118,7 +118,7 @@ def after_run(
                 "last_id": str(state.top),
                 "last_feed": feed.name,
                 "published": published,
-                "server": addresses(feed, resources)[1],
+                "server": stream_address(feed, resources),
             },
         )
         yield dg.AssetCheckEvaluation(

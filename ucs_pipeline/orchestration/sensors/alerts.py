@@ -14,7 +14,7 @@ from dagster import AssetCheckEvaluation, DagsterEventType
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.checks.definitions import check_key, checks_name
 from ucs_pipeline.orchestration.checks.finding import CHECKS
-from ucs_pipeline.orchestration.names import feed_key, feeds_in, runs_tag
+from ucs_pipeline.orchestration.names import RANGE_TAGS, feed_key, feeds_in, runs_tag
 from ucs_pipeline.orchestration.sensors.webhook import URL_VARIABLE, WebhookError, post, webhook_url
 
 _RUNS_AT_ONCE = 20
@@ -27,7 +27,6 @@ _SECONDS = 30
 _LONGEST_TEXT = 2000
 _BRICKS_TAG = "ucs/bricks"
 _RETRIED_TAG = "dagster/will_retry"
-_RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 _Change = Literal[DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_SUCCESS]
 _FeedsOf = Callable[[dg.DagsterRun], Sequence[str]]
@@ -130,7 +129,7 @@ def alert(instance: dg.DagsterInstance, run: dg.DagsterRun, feeds: Sequence[str]
 
 
 def _bricks(run: dg.DagsterRun) -> str | None:
-    ends = [run.tags.get(tag) for tag in _RANGE_TAGS]
+    ends = [run.tags.get(tag) for tag in RANGE_TAGS]
     return run.tags.get(_BRICKS_TAG) or ("...".join(map(str, ends)) if all(ends) else run.tags.get("dagster/partition"))
 
 

@@ -6,7 +6,7 @@ import dagster as dg
 
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.names import LIVE_TAG, OPEN_BRICK_TAG, feed_key, run_tags
+from ucs_pipeline.orchestration.names import LIVE_TAG, OPEN_BRICK_TAG, feed_key, range_tags, run_tags
 from ucs_pipeline.orchestration.resources import resource_keys
 from ucs_pipeline.orchestration.sensors.next_bricks import FeedSnapshot, LaunchBackoff, Request, next_bricks
 
@@ -61,8 +61,7 @@ def _schedule(feed: Feed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinition:
 def request_tags(feed: Feed, request: Request) -> dict[str, str]:
     """The tags of a run over some partitions, by which Dagster takes them and people find it."""
     tags = {
-        "dagster/asset_partition_range_start": feed.partitions.name(request.first),
-        "dagster/asset_partition_range_end": feed.partitions.name(request.last),
+        **range_tags(feed.partitions.name(request.first), feed.partitions.name(request.last)),
         **run_tags(feed, request.first, request.last),
     }
     if request.open:

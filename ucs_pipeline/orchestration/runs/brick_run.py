@@ -9,11 +9,11 @@ from ucs_pipeline.clickhouse.sql.queries import Shape
 from ucs_pipeline.errors import SourceError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration._dagster import BACKFILL_ID_TAG, ROOT_BACKFILL_ID_TAG
-from ucs_pipeline.orchestration.checks.numbering_guard import refuse_renumbered
 from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.orchestration.names import LIVE_TAG, OPEN_BRICK_TAG
-from ucs_pipeline.orchestration.resources import addresses, open_feed
-from ucs_pipeline.orchestration.sensors.live import stay
+from ucs_pipeline.orchestration.resources import open_feed, stream_address, table_address
+from ucs_pipeline.orchestration.runs.live import stay
+from ucs_pipeline.orchestration.runs.numbering_guard import refuse_renumbered
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.shard_progress import noted
 from ucs_pipeline.publishing.progress_log import Progress
@@ -42,7 +42,7 @@ def publish_bricks(
         return None
 
     source, stream = open_feed(feed, context.resources)
-    at, to = addresses(feed, context.resources)
+    at, to = table_address(feed, context.resources), stream_address(feed, context.resources)
     context.log.info(
         f"table {feed.redacted.table} at {at} ({feed.clickhouse}), stream {stream.name} at {to} ({feed.redis})"
     )
