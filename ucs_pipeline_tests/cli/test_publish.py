@@ -28,6 +28,16 @@ attributes:
   key: id
   bricks: {{class: number, last: 1999999}}
 """
+NO_TABLES = """
+import dagster as dg
+
+from ucs_pipeline import BrickFeed, ClickHouseResource, RedisResource, build_defs
+
+bricks = {"class": "number", "last": 19_999}
+feed = BrickFeed(name="counted", table="numbers(20000)", key="number", bricks=bricks, columns={"id": "number"})
+servers = {"clickhouse": ClickHouseResource(url="embedded"), "redis": RedisResource(url=dg.EnvVar("UCS_REDIS_URL"))}
+defs = build_defs(feed, resources=servers)
+"""
 FEEDS = {
     "orders": "",
     "shared": "  stream: {order: any}",
@@ -106,16 +116,11 @@ def test_without_bricks_it_publishes_what_is_sealed_and_then_says_what_it_waits_
     assert len(_runs(project, monkeypatch, "orders")) == 1
 
 
-def test_an_engine_that_has_no_table_ends_without_a_word(project: Path, redis_server: RedisServer) -> None:
-    (project / ".ucs" / "tables" / "orders.parquet").unlink()
-    file = project / "ucs_pipeline" / "defs" / "orders" / "defs.yaml"
-    text = (
-        FEED.format(name="orders").replace("table: orders", "table: numbers(20000)").replace("key: id", "key: number")
-    )
-    file.write_text(text + "  columns: {id: number}")
-    code, _, err = _publish(project, redis_server, "orders", "0...1")
+def test_the_embedded_engine_ends_without_a_word(project: Path, redis_server: RedisServer) -> None:
+    (project / "feeds.py").write_text(NO_TABLES)
+    code, _, err = _publish(project, redis_server, "counted", "0...1", DAGSTER_PYTHON_FILE="feeds.py")
     assert (code, err) == (0, "")
-    assert _ids(redis_server, "orders") == list(range(20_000))
+    assert _ids(redis_server, "counted") == list(range(20_000))
 
 
 @pytest.mark.parametrize(
