@@ -145,10 +145,10 @@ def contents(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) ->
     return {**reports, **recorded(instance, feed, others)} if others else reports
 
 
-def rows_by_brick(instance: dg.DagsterInstance, feed: str) -> Mapping[str, int]:
+def rows_by_brick(instance: dg.DagsterInstance, feed: Feed) -> Mapping[str, int]:
     """Rows recorded for every finished brick of a feed, by name; reads nothing but the data versions."""
     kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-    found = instance.event_log_storage.get_latest_tags_by_partition(dg.AssetKey(feed), kind, [DATA_VERSION_TAG])
+    found = instance.event_log_storage.get_latest_tags_by_partition(feed_key(feed), kind, [DATA_VERSION_TAG])
     return {name: int(tags[DATA_VERSION_TAG].partition("-")[0]) for name, tags in found.items()}
 
 

@@ -116,7 +116,7 @@ def _status(feed: Feed, instance: dg.DagsterInstance, stream: StreamStatus | str
     # A brick that is being published again counts as done, which its status alone would not say.
     done = instance.get_materialized_partitions(key)
     statuses = instance.get_status_by_partition(key, names, partitions) or {}
-    rows = rows_by_brick(instance, feed.name)
+    rows = rows_by_brick(instance, feed)
     return FeedStatus(
         feed.name,
         feed.stream_name,
