@@ -14,7 +14,7 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.operations.abandoned import at_work, end_abandoned
 from ucs_pipeline.operations.confirmed import following
-from ucs_pipeline.orchestration.names import feed_key
+from ucs_pipeline.orchestration.names import MAX_RETRIES_TAG, feed_key
 from ucs_pipeline.orchestration.sensors.feed_sensor import request_tags
 from ucs_pipeline.orchestration.sensors.next_bricks import Request, next_bricks
 from ucs_pipeline.orchestration.sensors.snapshot import situation_of
@@ -183,7 +183,7 @@ def run_request(
             raise_on_error=False,
             run_id=run_id,
             # A daemon cannot launch it again, and would let people wait for that.
-            tags={**request_tags(feed, request), "dagster/max_retries": "0"},
+            tags={**request_tags(feed, request), MAX_RETRIES_TAG: "0"},
         )
     if not result.success:
         raise _failure(result)

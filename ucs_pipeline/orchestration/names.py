@@ -25,6 +25,10 @@ LIVE_TAG = "ucs/live"
 """Run tag, with the value `yes`, of a run that stays and publishes rows as the table gets them."""
 
 
+MAX_RETRIES_TAG = "dagster/max_retries"
+"""Dagster's tag of how often it launches a failed run again."""
+
+
 RANGE_TAGS = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 """Dagster's tags of the first and the last partition of a run."""
 

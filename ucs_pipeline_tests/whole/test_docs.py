@@ -14,7 +14,7 @@ from ucs_pipeline_tests.support.home import PROJECT
 
 PAGES = [
     *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/celery/README.md")),
-    *sorted((PROJECT / "docs").glob("*.md")),
+    *sorted((PROJECT / "docs").rglob("*.md")),
 ]
 
 

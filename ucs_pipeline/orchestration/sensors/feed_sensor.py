@@ -6,7 +6,7 @@ import dagster as dg
 
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.names import LIVE_TAG, OPEN_BRICK_TAG, feed_key, range_tags, run_tags
+from ucs_pipeline.orchestration.names import LIVE_TAG, MAX_RETRIES_TAG, OPEN_BRICK_TAG, feed_key, range_tags, run_tags
 from ucs_pipeline.orchestration.resources import resource_keys
 from ucs_pipeline.orchestration.sensors.next_bricks import FeedSnapshot, LaunchBackoff, Request, next_bricks
 
@@ -67,7 +67,8 @@ def request_tags(feed: Feed, request: Request) -> dict[str, str]:
     if request.open:
         tags[OPEN_BRICK_TAG] = feed.partitions.name(request.last)
     if request.live:
-        tags[LIVE_TAG] = "yes"
+        # The sensor begins the next one. A retry of Dagster's would wait in the queue behind it, for an hour.
+        tags |= {LIVE_TAG: "yes", MAX_RETRIES_TAG: "0"}
     return tags
 
 
