@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import dagster as dg
@@ -12,9 +13,10 @@ from ucs_pipeline import BrickFeed
 from ucs_pipeline.cli.demo_data import DATASETS
 from ucs_pipeline.cli.output import print_statuses
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.operations.prune import prune
 from ucs_pipeline.orchestration.status import FeedStatus, Group
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.support.connections import build_defs, feed_statuses
+from ucs_pipeline_tests.support.connections import build_defs, evaluate_tick, feed_statuses, publish, resources
 from ucs_pipeline_tests.support.home import make_home, run_bricks, run_ucs, write_table
 
 FEED = BrickFeed(name="numbers", table="numbers", key="n", bricks={"class": "number", "last": 59_999})
@@ -190,3 +192,34 @@ def test_a_redis_that_cannot_be_reached_is_a_sentence(tmp_path: Path, url: str, 
     assert code == 0
     assert "Traceback" not in output
     assert "0 of 34 done" in output
+
+
+@pytest.mark.parametrize("order", ["strict", "any"])
+def test_what_asks_for_the_record_of_a_feed_asks_for_its_whole_key(instance: dg.DagsterInstance, order: str) -> None:
+    settings = FEED.model_dump(include={"table", "key", "bricks"}, exclude_defaults=True, by_alias=True)
+    feed = BrickFeed(name="numbers", key_prefix=["shop", "eu"], stream={"order": order}, **settings)
+    assert publish(feed, 0, 1).rows == 20_000
+    status = _status(instance, feed)
+    assert (status.done, status.next_brick, status.rows) == (2, "0.0.0.2", 20_000)
+    assert not publish(feed).bricks
+    [sensor] = build_defs(feed).sensors or ()
+    assert isinstance(sensor, dg.SensorDefinition)
+    context = dg.build_sensor_context(instance, resources=resources())
+    assert "brick 0.0.0.2" in evaluate_tick(sensor, context).skip_message
+    assert prune([feed], instance, datetime.now(timezone.utc) + timedelta(days=1)).deleted == 0
+    assert instance.get_materialized_partitions(dg.AssetKey(["shop", "eu", "numbers"])) == {"0.0.0.0", "0.0.0.1"}
+
+
+AUTOMATED = """
+name: numbers
+table: numbers
+key: n
+bricks: {class: number, last: 59999}
+automation_condition: '{{ dg.AutomationCondition.eager() }}'
+"""
+
+
+def test_a_condition_of_dagster_s_is_written_as_elsewhere_in_its_yaml() -> None:
+    feed = BrickFeed.resolve_from_yaml(AUTOMATED)
+    node = build_defs(feed).resolve_asset_graph().get(dg.AssetKey("numbers"))
+    assert node.automation_condition == dg.AutomationCondition.eager()
