@@ -120,8 +120,8 @@ def _transformed(rows: int) -> Feed:
     return replace(feed, fields=fields)
 
 
-def _growing(rows: int) -> Feed:
-    return replace(_numbers(_dense, rows, tail="follow"), filled=0.6)
+def _growing(rows: int, **settings: Any) -> Feed:
+    return replace(_numbers(_dense, rows, **settings), filled=0.6)
 
 
 def _times(first: str, zone: str, rows_an_hour: int, level: str, rows: int) -> Feed:
@@ -191,7 +191,11 @@ FEEDS: Mapping[str, tuple[str, Callable[[int], Feed]]] = {
     "blocks": ("number, a block a partition", partial(_numbers, _twins, width=10, level="block")),
     "offset": ("number, above an old program's entries", partial(_numbers, _dense, offset=10**13)),
     "transformed": ("number, through a Python function", _transformed),
-    "growing": ("number, its open brick followed", _growing),
+    "growing": ("number, its open brick followed", partial(_growing, tail="follow")),
+    "live": (
+        "number, by a run that stays until the table is whole",
+        partial(_growing, tail="live", poll_s=0.05, live_max_s=3),
+    ),
     "hours": ("time, an hour of Berlin twice", partial(_times, "2013-10-26", "Europe/Berlin", 600, "brick")),
     "days": (
         "time, a day a partition, one of New York an hour short",
@@ -205,5 +209,5 @@ FEEDS: Mapping[str, tuple[str, Callable[[int], Feed]]] = {
 }
 """Each kind by name: what it is, and the feed of so many rows."""
 
-ORDERED = ("offset", "growing")
+ORDERED = ("offset", "growing", "live")
 """Those that only a feed with `order: strict` can be."""

@@ -7,7 +7,7 @@ import random
 import resource
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,8 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.instance.event_log import PooledSqliteEventLogStorage
 from ucs_pipeline.orchestration.assets import brick_asset
 from ucs_pipeline.orchestration.materializations import recorded
-from ucs_pipeline.orchestration.names import OPEN_BRICK_TAG
+from ucs_pipeline.orchestration.names import LIVE_TAG, OPEN_BRICK_TAG
+from ucs_pipeline.orchestration.runs.live import stay
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.run import publish
 from ucs_pipeline.stream.stream import OrderedStream
@@ -70,14 +71,18 @@ class Publish:
             reports = move(feed, open_source(feed), stream)
             with self.record.open("ab", buffering=0) as record:
                 for report in reports:
-                    if report.ordinal != self.open:
+                    if report.ordinal != self.open and not report.open:
                         record.write(_line(report))
         except UcsError as error:
             return Reply(str(error), isinstance(error, StreamUnavailableError | SourceUnavailableError))
         return Reply()
 
     def _in_order(self, feed: Feed, source: Source, stream: OrderedStream) -> Iterator[BrickReport]:
-        return publish(feed, source, stream, _wanted(feed, self.open), self._records, say)
+        def published(starts: Sequence[int], *, again: bool = False) -> Generator[BrickReport, None, None]:
+            return publish(feed, source, stream, starts, self._records, say, again=again)
+
+        wanted = _wanted(feed, self.open)
+        return stay(feed, source, stream, wanted, published, say) if _stays(feed, self.open) else published(wanted)
 
     def _in_any_order(self, feed: Feed, source: Source, stream: OrderedStream) -> Iterator[BrickReport]:
         """A few bricks at a time, in an order that differs from publisher to publisher."""
@@ -116,6 +121,7 @@ class Materialise:
         with dg.DagsterInstance.get() as instance:
             names = [feed.partitions.name(start) for start in _wanted(feed, self.open)]
             tags = {} if self.open is None else {OPEN_BRICK_TAG: names[-1]}
+            tags = {LIVE_TAG: "yes"} if _stays(feed, self.open) else tags
             result = run_bricks(defs, feed.name, instance, names[0], names[-1], **tags)
             if not result.success:
                 return Reply(f"run {result.run_id} failed")
@@ -188,7 +194,12 @@ def _feed(environment: Mapping[str, str], settings: Mapping[str, Any]) -> Feed:
 
 def _wanted(feed: Feed, last: int | None) -> Sequence[int]:
     starts = feed.partitions.starts
-    return starts if last is None else feed.partitions.between(starts[0], last)
+    return starts if last is None or _stays(feed, last) else feed.partitions.between(starts[0], last)
+
+
+def _stays(feed: Feed, last: int | None) -> bool:
+    """Whether a run stays: until the table is whole."""
+    return feed.tail == "live" and last is not None
 
 
 def _limit_files(size: int | None) -> None:
