@@ -31,7 +31,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     shape = SHAPES[options.shape]
     with (
         tempfile.TemporaryDirectory() as name,
-        RedisServer(Path(name), _AOF if options.aof else {}) as server,
+        RedisServer(Path(name), _AOF if options.aof else {}, options.server) as server,
         clickhouse_over_http() if options.http else nullcontext(),
     ):
         if not options.http:
@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--http", action="store_true", help="read from a ClickHouse over HTTP: the tests' own server")
     parser.add_argument("--unix", action="store_true", help="reach Redis over its unix socket")
     parser.add_argument("--aof", action="store_true", help="a Redis with appendonly yes and appendfsync everysec")
+    parser.add_argument("--server", metavar="PROGRAM", help="a redis-server or valkey-server, by its path")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture too: uv run --group plot python ...")
     parser.add_argument("--json", action="store_true", help="print every figure for machines")
     options = parser.parse_args()

@@ -29,7 +29,7 @@ _PING_SECONDS = 5.0
 _LOCALE = {"LC_ALL": "C"}
 # The servers of the wheels use the malloc of glibc. A transaction frees thousands of small pieces at once, and each
 # larger request after that, such as a script's answer, would first put them all in order: 0.4 ms a script.
-_TUNED = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=65535"}
+TUNED = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=65535"}
 
 
 def embedded_redis_url() -> str:
@@ -126,7 +126,7 @@ def _start(directory: Path, path: Path, lock: IO[str]) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**_TUNED, **os.environ, **_LOCALE},
+            env={**TUNED, **os.environ, **_LOCALE},
             # The server inherits the lock on its data: it is held exactly as long as the server lives.
             pass_fds=(lock.fileno(),),
             check=False,
