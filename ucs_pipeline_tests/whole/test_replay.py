@@ -1,4 +1,4 @@
-"""The replay of a period as docs/operations.md describes it, its consumer included, only faster."""
+"""The replay of a period as docs/how-to/publish.md describes it, its consumer included, only faster."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ PACE = 200_000
 def test_a_consumer_sees_every_flight_of_the_week_once_in_order_and_none_before_its_time(
     home: Path, redis_server: RedisServer
 ) -> None:
-    page = (PROJECT / "docs" / "operations.md").read_text().split("## Replay a period")[1].split("\n## ")[0]
+    page = (PROJECT / "docs" / "how-to" / "publish.md").read_text().split("## Replay a period")[1].split("\n## ")[0]
     [settings] = re.findall(r"```yaml\n.*?attributes:\n(.*?)```", page, re.DOTALL)
     [consumer] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert "pace: 1000}" in settings
