@@ -16,8 +16,6 @@ settings.register_profile("suite", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("suite")
 
 
-
-
 def _without_browser() -> bool:
     return shutil.which("chromium") is None
 
