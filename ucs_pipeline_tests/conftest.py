@@ -1,5 +1,6 @@
 """Servers every test file may ask for. Nothing starts before the first test that names it."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,23 @@ from ucs_pipeline_tests.servers.redis_server import RedisServer
 # An example takes as long as a busy machine makes it.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+
+def _without_browser() -> bool:
+    return shutil.which("chromium") is None
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Says that the tests in a browser are left out; `-q` hides what pytest itself would print of it."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and _without_browser():
+        terminal.write_line("left out: the tests in a browser (`-m browser`), for there is no `chromium` on the PATH")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves the tests in a browser out where there is none; `.ci/run` does not begin without one."""
+    if _without_browser():
+        items[:] = [item for item in items if item.get_closest_marker("browser") is None]
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ _CODES: dict[type[redis.RedisError], str] = {
 _DISCARDED = "EXECABORT Transaction discarded because of: "
 _WAIT_REFUSED = "WAIT cannot be used with replica instances"
 _SCRIPT_USER = "The user executing the script"
-_RIGHTS = "docs/configuration.md lists all that it needs, under Redis rights"
+_RIGHTS = "docs/how-to/connect.md lists all that it needs, under Redis rights"
 PERMANENT = {
     "WRONGTYPE": "the key holds another type, expected a stream: choose another stream name, or delete the key",
     "MOVED": f"the stream is on another node of a Redis cluster: name the cluster in {ADDRESS}, as "

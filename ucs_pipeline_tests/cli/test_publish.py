@@ -245,7 +245,7 @@ def test_on_a_terminal_a_bar_counts_the_rows_in_redis(project: Path, redis_serve
 
 
 def _block(name: str) -> str:
-    page = (PROJECT / "docs" / "commands.md").read_text()
+    page = (PROJECT / "docs" / "reference" / "commands.md").read_text()
     [found] = re.findall(rf"<!-- publish {name} -->\n```\w+\n(.*?)```", page, re.DOTALL)
     return str(found)
 

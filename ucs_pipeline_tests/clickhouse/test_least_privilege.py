@@ -1,4 +1,4 @@
-"""A ClickHouse user that may do no more than it must, as docs/security.md has it, on ClickHouse's access control."""
+"""The ClickHouse user of docs/concepts/security.md reads a feed and may do no more, on ClickHouse's access control."""
 
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -97,7 +97,7 @@ def _everything(feed: Feed, engine: HttpEngine) -> list[object]:
 
 
 def test_the_documented_user_reads_the_columns_of_a_feed_and_may_do_nothing_else(data: Path) -> None:
-    page = (PROJECT / "docs" / "security.md").read_text()
+    page = (PROJECT / "docs" / "concepts" / "security.md").read_text()
     grants = re.findall(r"^(GRANT .* ON shop\.orders) TO publisher;$", page, re.MULTILINE)
     assert len(grants) == 2
     with _user(data, 2, *grants) as url:
@@ -121,7 +121,7 @@ def test_the_documented_user_reads_the_columns_of_a_feed_and_may_do_nothing_else
 
 
 def test_the_settings_that_queries_need_are_documented(data: Path) -> None:
-    page = (PROJECT / "docs" / "security.md").read_text()
+    page = (PROJECT / "docs" / "concepts" / "security.md").read_text()
     [listed] = re.findall(r"<!-- settings -->\n(.*?)<!-- /settings -->", page, re.DOTALL)
     with _user(data, 2, "GRANT SELECT ON shop.orders") as url:
         asked = _Asking(url)

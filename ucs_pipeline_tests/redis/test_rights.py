@@ -1,4 +1,4 @@
-"""The rights in docs/configuration.md are those that a Redis user needs: all of them, and no other."""
+"""The rights in docs/how-to/connect.md are those that a Redis user needs: all of them, and no other."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ from ucs_pipeline_tests.support.home import PROJECT, run_bricks, write_table
 from ucs_pipeline_tests.support.tables import Table, numbers, source_of
 
 ROWS = 3_000
-PAGE = (PROJECT / "docs" / "configuration.md").read_text()
+PAGE = (PROJECT / "docs" / "how-to" / "connect.md").read_text()
 [_RULES] = re.findall(r"<!-- rights -->\n```text\n(.*?)```\n<!-- /rights -->", PAGE, re.DOTALL)
 RULES = {line.split()[2]: line for line in _RULES.splitlines()}
 """The commands of the page, by user."""
@@ -151,7 +151,7 @@ def test_a_whole_feed_does_with_the_rights_of_the_page(
     _all_is_well(feed, instance)
     become("watcher")
     _all_is_well(feed, instance)
-    with pytest.raises(StreamError, match=r"may not run EXISTS: grant it \+exists; docs/configuration\.md"):
+    with pytest.raises(StreamError, match=r"may not run EXISTS: grant it \+exists; docs/how-to/connect\.md"):
         Publisher(open_stream(feed, connect_redis("flights")))
 
 
@@ -193,7 +193,7 @@ def memory() -> Iterator[dg.DagsterInstance]:
 def _grant(right: str) -> str:
     """What the error says that names a right; Redis 6 names no subcommand."""
     command, _, more = right.partition("|")
-    return rf"grant it {re.escape(command)}(\|{more})?; docs/configuration\.md"
+    return rf"grant it {re.escape(command)}(\|{more})?; docs/how-to/connect\.md"
 
 
 def _feed(table: Table, **settings: Any) -> Feed:
@@ -252,7 +252,7 @@ def test_a_publisher_needs_each_of_its_keys(
     assert len(keys) == 3
     for key in keys:
         become("publisher", without=key)
-        with pytest.raises(StreamError, match=r"may not do this: grant it the keys.*docs/configuration\.md"):
+        with pytest.raises(StreamError, match=r"may not do this: grant it the keys.*docs/how-to/connect\.md"):
             _publish(table, memory)
     assert guarded.client().keys("*") in ([], [b"{flights}:writer"])
 

@@ -33,22 +33,21 @@ def _settings(schema: dict[str, Any], model: dict[str, Any], prefix: str = "") -
 
 
 def settings_table() -> str:
-    """The table of a feed's settings in docs/configuration.md, from the component's schema."""
+    """The table of a feed's settings in docs/reference/settings.md, from the component's schema."""
     schema = BrickFeed.model().model_json_schema()
     return "\n".join(["| setting | default | meaning |", "| --- | --- | --- |", *_settings(schema, schema)])
 
 
 def test_every_setting_of_a_feed_is_documented_as_it_is() -> None:
-    page = (PROJECT / "docs" / "configuration.md").read_text()
+    page = (PROJECT / "docs" / "reference" / "settings.md").read_text()
     [table] = re.findall(r"<!-- settings -->\n(.*?)\n<!-- /settings -->", page, re.DOTALL)
     assert table == settings_table()
 
 
 def test_python_examples_are_true() -> None:
-    for page in ("README.md", "docs/numbering.md"):
-        failures, tried = doctest.testfile(str(PROJECT / page), module_relative=False)
-        assert tried >= 4
-        assert failures == 0
+    failures, tried = doctest.testfile(str(PROJECT / "docs/concepts/numbering.md"), module_relative=False)
+    assert tried >= 4
+    assert failures == 0
 
 
 def test_the_readme_s_feed_loads() -> None:

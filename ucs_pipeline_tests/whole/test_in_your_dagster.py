@@ -1,4 +1,4 @@
-"""The code of docs/in_your_dagster.md makes a code location."""
+"""The code of docs/how-to/in-your-dagster.md makes a code location."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ root_module = "my_company"
 
 
 def _block(mark: str) -> str:
-    page = (PROJECT / "docs" / "in_your_dagster.md").read_text()
+    page = (PROJECT / "docs" / "how-to" / "in-your-dagster.md").read_text()
     [block] = re.findall(rf"<!-- in_your_dagster {mark} -->\n```\w+\n(.*?)```", page, re.DOTALL)
     return str(block)
 

@@ -141,7 +141,7 @@ def test_the_kit_needs_no_pytest() -> None:
 
 
 def test_the_page_s_examples_are_true(tmp_path: Path) -> None:
-    page = (PROJECT / "docs" / "test_a_feed.md").read_text()
+    page = (PROJECT / "docs" / "how-to" / "test-a-feed.md").read_text()
     assert len(re.sub(r"```.*?```", "", page, flags=re.DOTALL).split()) < 500
     examples = re.findall(r"```python\n# (\S+)\n(.*?)```", page, re.DOTALL)
     assert len(examples) == page.count("```python")

@@ -1,4 +1,4 @@
-"""The procedures of docs/operations.md and docs/service.md: the commands on the page are run, and do what it says."""
+"""The procedures of docs/how-to: the commands on the page are run, and do what it says."""
 
 import itertools
 import os
@@ -128,7 +128,8 @@ def test_a_stream_moves_with_its_groups_and_its_feed_goes_on(
     way: str,
 ) -> None:
     old_port = str(redis_server.port)
-    shell(block("operations.md", way), OLD=redis_server.url, NEW=new_redis.url, OLD_HOST="127.0.0.1", OLD_PORT=old_port)
+    urls = {"OLD": redis_server.url, "NEW": new_redis.url}
+    shell(block("how-to/change-move-retire.md", way), **urls, OLD_HOST="127.0.0.1", OLD_PORT=old_port)
     before, after = redis_server.client(), new_redis.client()
     assert after.xinfo_stream("flights") == before.xinfo_stream("flights")
     assert after.xpending("flights", "workers") == before.xpending("flights", "workers")
@@ -142,7 +143,7 @@ def test_a_stream_moves_with_its_groups_and_its_feed_goes_on(
 def test_old_entries_may_be_left_behind(
     begun: dg.DagsterInstance, new_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "ucs adopt flights 0.0.0.2" in block("operations.md", "leave behind")
+    assert "ucs adopt flights 0.0.0.2" in block("how-to/change-move-retire.md", "leave behind")
     monkeypatch.setenv("UCS_REDIS_URL", new_redis.url)
     assert "publishing 0.0.0.2 now would leave a hole" in str(publish(begun, 2, 2))
     it = feed()
@@ -159,7 +160,7 @@ def test_old_entries_may_be_left_behind(
 def test_of_a_retired_feed_nothing_is_left_and_one_of_its_name_begins_anew(
     begun: dg.DagsterInstance, redis_server: RedisServer
 ) -> None:
-    shell(block("operations.md", "retire"), UCS_REDIS_URL=redis_server.url)
+    shell(block("how-to/change-move-retire.md", "retire"), UCS_REDIS_URL=redis_server.url)
     assert redis_server.client().keys() == []
     assert not begun.has_asset_key(KEY)
     assert publish(begun, 0, 2) is None
@@ -223,9 +224,9 @@ def test_a_record_that_was_put_back_is_caught_up_and_no_row_is_published_twice(
     with dg.DagsterInstance.get() as instance:
         assert publish(instance, 0, 0) is None
         with _others_at_work(instance):
-            shell(block("service.md", copy), **environment)
+            shell(block("how-to/back-up-upgrade.md", copy), **environment)
         assert publish(instance, 1, 1) is None
-    shell(block("service.md", restore), **environment)
+    shell(block("how-to/back-up-upgrade.md", restore), **environment)
     with dg.DagsterInstance.get() as instance:
         assert instance.get_materialized_partitions(KEY) == {"0.0.0.0"}
         assert instance.get_materialized_partitions(OTHER)
@@ -245,7 +246,7 @@ def test_a_migration_of_the_current_version_changes_nothing(home: Path) -> None:
         for n in range(3):
             instance.report_runless_asset_event(dg.AssetMaterialization(KEY, partition=f"0.0.0.{n}"))
     # As the page has it, but for the user and the places.
-    as_ucs = block("service.md", "as ucs").splitlines()[0]
+    as_ucs = block("how-to/deploy-one-machine.md", "as ucs").splitlines()[0]
     for here, there in (("sudo -u ucs ", ""), ("/etc/ucs/", f"{home}/"), ("/opt/ucs/.venv", sys.prefix)):
         as_ucs = as_ucs.replace(here, there)
     said = shell(f"{as_ucs.replace('/opt/ucs', str(PROJECT))}\nas_ucs dagster instance migrate", DAGSTER_HOME="")
@@ -284,9 +285,9 @@ def test_the_log_of_the_project_rotates(home: Path) -> None:
 
 
 def test_the_log_that_logrotate_moves_is_begun_anew(home: Path) -> None:
-    config = yaml.safe_load(block("service.md", "logs"))
+    config = yaml.safe_load(block("how-to/monitor.md", "logs"))
     handler = config["python_logs"]["dagster_handler_config"]["handlers"]["file"]
-    assert handler["filename"] in block("service.md", "logrotate")
+    assert handler["filename"] in block("how-to/monitor.md", "logrotate")
     log = home / "ucs.log"
     handler["filename"] = str(log)
     _speak(config, 1, home)

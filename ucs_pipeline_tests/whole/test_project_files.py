@@ -154,3 +154,19 @@ def test_bricks_are_published_and_verified_without_pandas(
     server = {"UCS_CLICKHOUSE_URL": clickhouse_http.url} if over_http else {}
     assert python(_PUBLISH, home, UCS_REDIS_URL=redis_server.url, **server).wait() == 0
     assert (home / "process.log").read_text() == "20000 20000 False\n"
+
+
+@pytest.mark.parametrize("browser", [True, False])
+def test_the_tests_in_a_browser_are_left_out_where_there_is_none(tmp_path: Path, browser: bool) -> None:
+    if browser:
+        (tmp_path / "chromium").touch(0o755)
+    path = "ucs_pipeline_tests/whole/test_ui_automation.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", path],
+        cwd=ROOT,
+        env={**os.environ, "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ("left out: the tests in a browser" in done.stdout) is not browser, done.stdout
+    assert ("test_ui_automation.py::" in done.stdout) is browser, done.stdout

@@ -1,7 +1,8 @@
-"""The replay of a period as docs/operations.md describes it, its consumer included, only faster."""
+"""The replay of a period as docs/how-to/replay.md describes it, its consumer included, only faster."""
 
 import re
 import subprocess
+import textwrap
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -22,9 +23,10 @@ PACE = 200_000
 def test_a_consumer_sees_every_flight_of_the_week_once_in_order_and_none_before_its_time(
     home: Path, redis_server: RedisServer
 ) -> None:
-    page = (PROJECT / "docs" / "operations.md").read_text().split("## Replay a period")[1].split("\n## ")[0]
+    page = (PROJECT / "docs" / "how-to" / "replay.md").read_text()
     [settings] = re.findall(r"```yaml\n.*?attributes:\n(.*?)```", page, re.DOTALL)
-    [consumer] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    [shown] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    consumer = textwrap.dedent(shown)
     assert "pace: 1000}" in settings
     feed = BrickFeed.resolve_from_yaml(settings.replace("pace: 1000}", f"pace: {PACE}}}"))
     expected, week = _flights(write_flights(home / ".ucs" / "tables"))

@@ -11,6 +11,8 @@ from ucs_pipeline_tests.support.cockpit import Cockpit, chromium, chromium_page,
 
 # The servers take 10 to 25 seconds to start; Dagster looks for new backfills, and for finished ones, every 30 seconds.
 
+pytestmark = pytest.mark.browser
+
 _RUN_ENDS_MS = 240_000
 _TOP_OF_STACK_TRACE = """() => {
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);

@@ -14,6 +14,8 @@ from ucs_pipeline_tests.support.cockpit import Cockpit, chromium, chromium_page,
 
 # The servers take 10 to 25 seconds to start, and the sensor looks every 30 seconds.
 
+pytestmark = pytest.mark.browser
+
 _RUN_ENDS_MS = 240_000
 
 

@@ -1,8 +1,7 @@
-"""The worker that README.md shows: what it does when it is killed and started again."""
+"""The worker that docs/tutorial.md shows: what it does when it is killed and started again."""
 
 import re
 import subprocess
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +16,11 @@ from ucs_pipeline_tests.support.tables import Table, source_of
 ROWS = 20_000
 
 
-def test_the_readme_s_worker_misses_no_row_and_repeats_at_most_the_one_it_was_killed_at(
+def test_the_tutorial_s_worker_misses_no_row_and_repeats_at_most_the_one_it_was_killed_at(
     home: Path, redis_server: RedisServer
 ) -> None:
-    [shown] = re.findall(r"   ```python\n(   import redis\n.*?)   ```", (PROJECT / "README.md").read_text(), re.DOTALL)
-    worker = textwrap.dedent(shown)
+    page = (PROJECT / "docs" / "tutorial.md").read_text()
+    [worker] = re.findall(r"<!-- tutorial worker.py -->\n```python\n(.*?)```", page, re.DOTALL)
     client, log = redis_server.client(), home / "process.log"
     table = Table("id UInt32, customer String, total String", f"SELECT number, 'c', '1.5' FROM numbers({ROWS})")
     feed = table.feed(ROWS - 1, stream={"name": "orders"})
