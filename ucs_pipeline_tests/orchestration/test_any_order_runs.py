@@ -20,6 +20,7 @@ from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.connections import (
     build_defs,
     evaluate_tick,
+    feed_figures,
     feed_statuses,
     open_source,
     open_stream,
@@ -189,6 +190,12 @@ def test_the_checks_find_rows_among_those_of_others(instance: dg.DagsterInstance
     found = _check(instance)
     assert _failed(found) == {"all_rows_arrived"}
     assert "1 missing" in str(found["all_rows_arrived"].description)
+    # A group that was given it may have had a worker that deleted it.
+    client.xgroup_create("events", "workers", "0")
+    client.xreadgroup("workers", "one", {"events": ">"})
+    found = _check(instance)
+    assert _failed(found) == set()
+    assert found["all_rows_arrived"].metadata["entries_deleted_by_workers"].value == 1
     _write(home, IDS, {40_000: "other"})
     assert _failed(_check(instance)) == {"all_rows_arrived", "no_late_rows"}
 
@@ -243,7 +250,7 @@ def test_status_and_metrics_leave_out_what_ids_do_not_say(instance: dg.DagsterIn
     _run(instance, 2, 2)
     [status] = feed_statuses([_feed()], instance)
     assert (status.done, status.next_brick, status.rows, status.order) == (1, "0.0.0.0", 5_000, "any")
-    text = prometheus_text([status])
+    text = prometheus_text(feed_figures([_feed()], instance))
     assert 'ucs_stream_entries{feed="numbers",stream="events"} 5000.0' in text
     assert "ucs_stream_top" not in text
 
