@@ -44,8 +44,8 @@ def messages(_: str) -> str:
     parts = [
         _EDIT,
         "# Messages",
-        "Every error message and every failed check ends with a code, such as `[UCS-GAP]`. The code stays the same when "
-        "the words of the message change, so search for it and match on it. `UcsError.code` has it in Python; the "
+        "Every error message and every failed check ends with a code, such as `[UCS-GAP]`. The code stays the same "
+        "when the words of the message change, so search for it and match on it. `UcsError.code` has it in Python; the "
         "metadata of a failed run or check has it as `code`; `ucs status --json` prints it at the end of `problem`.",
         "Running the same command or run again is always safe: no row is added twice. *Again* states whether it can "
         "succeed without a change.",

@@ -22,14 +22,14 @@ from ucs_pipeline.project.locations import locations
 
 @click.command()
 def check() -> None:
-    """Check every feed of the code location, and say what is wrong with each. Connects to nothing."""
+    """Check the settings of every feed of the code location. Connects to nothing."""
     with disable_dagster_warnings():
         feeds, mistakes = check_feeds()
     for mistake in mistakes:
         click.echo(mistake)
     if mistakes:
         sys.exit(2)
-    click.echo(f"{len(feeds)} {'feed is' if len(feeds) == 1 else 'feeds are'} right: {', '.join(feeds) or 'none'}")
+    click.echo(f"{len(feeds)} {'feed is' if len(feeds) == 1 else 'feeds are'} valid: {', '.join(feeds) or 'none'}")
 
 
 @click.command()
@@ -43,7 +43,7 @@ def check() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def status(form: str, as_json: bool) -> None:
-    """Show where every feed is: bricks done, what its stream holds, what its consumers have yet to read."""
+    """Show the progress of every feed: materialized bricks, entries in its stream, entries to be read by consumers."""
     use_project_home()
     found = []
     with dg.DagsterInstance.get() as instance:
@@ -54,7 +54,7 @@ def status(form: str, as_json: bool) -> None:
         click.echo(json.dumps([dataclasses.asdict(feed) for feed in found], indent=2))
     elif form == "prometheus":
         click.echo(prometheus_text(found), nl=False)
-        # Texts are no metrics. Each is said once, though it may be that of every feed.
+        # Texts are no metrics. Each is printed once, though it may be that of every feed.
         for problem in dict.fromkeys(feed.problem for feed in found if feed.problem):
             click.echo(f"ucs: {problem}", err=True)
     else:
@@ -64,7 +64,10 @@ def status(form: str, as_json: bool) -> None:
 @click.command()
 @click.argument("feed")
 def verify(feed: str) -> None:
-    """Compare every row of FEED with its entry in the stream, and run its checks. Exits with 0 only if all is well."""
+    """Compare every row of FEED with its entry in the stream, and run its checks.
+
+    Exits with 0 only if table and stream agree and every check passes.
+    """
     use_project_home()
     well, whole = True, feed_named(feed)
     with dg.DagsterInstance.get() as instance, resources_of(whole) as resources:
