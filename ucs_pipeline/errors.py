@@ -1,37 +1,76 @@
-"""Errors a user can act on: one sentence that says what was found, what was expected and what to do."""
+"""Errors a user can act on: what happened, why and what to do, in two or three sentences, and a stable code."""
+
+import re
+
+_CODE = re.compile(r" \[(UCS-[A-Z-]+)\]$")
 
 
 class UcsError(Exception):
-    """Base of every error this package raises on purpose. Its text is one plain sentence."""
+    """Base of every error this package raises on purpose. Its text ends with its code, such as `[UCS-GAP]`."""
+
+    code: str = "UCS-ARGUMENT"
+    """Names the situation; `docs/reference/messages.md` explains it. Each class has a default."""
+
+    def __init__(self, text: str, code: str | None = None) -> None:
+        """`code`: where it is not that of the class, or the one that the text ends with already."""
+        written = _CODE.search(text)
+        self.code = code or (written[1] if written else self.code)
+        super().__init__(f"{without_code(text)} [{self.code}]")
+
+    @property
+    def text(self) -> str:
+        """The message without its code."""
+        return without_code(str(self))
+
+
+def without_code(text: str) -> str:
+    """A message without the code that it ends with."""
+    return _CODE.sub("", text)
 
 
 class BrickError(UcsError, ValueError):
     """An id, a brick name or a range that the numbering standard does not have."""
 
+    code = "UCS-BRICK-NAME"
+
 
 class FeedError(UcsError, ValueError):
     """A feed whose settings cannot work. Raised while definitions load, without connecting anywhere."""
+
+    code = "UCS-SETTING"
 
 
 class SourceError(UcsError):
     """The table cannot be read: no server, no table, no column, or a scan that failed half-way."""
 
+    code = "UCS-TABLE"
+
 
 class SourceUnavailableError(SourceError):
     """ClickHouse cannot answer right now, or broke a scan off. Reading again is safe."""
+
+    code = "UCS-CLICKHOUSE-UNAVAILABLE"
 
 
 class StreamError(UcsError):
     """The stream cannot be written as asked. Publishing again without a change would fail again."""
 
+    code = "UCS-REDIS-REFUSED"
+
 
 class OutOfTurnError(StreamError):
     """The bricks are not the next ones. Publishing them works once those before them are in the stream."""
+
+    code = "UCS-GAP"
 
 
 class StreamUnavailableError(StreamError):
     """Redis cannot take rows right now (down, loading, full, read-only). Publishing again later is safe."""
 
+    code = "UCS-REDIS-UNAVAILABLE"
+
 
 class StreamFullError(StreamUnavailableError):
-    """The stream is at its cap and nobody made room for too long. Publishing again later is safe."""
+    """The stream is at its cap, and no entries were trimmed for too long. Publishing again later is safe."""
+
+    code = "UCS-STREAM-FULL"

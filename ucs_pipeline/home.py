@@ -22,15 +22,18 @@ def project_home() -> Path:
     if configured:
         home = Path(configured).expanduser()
         if not home.is_dir():
-            raise UcsError(f"DAGSTER_HOME is {configured!r}, which is not a directory: create it or set another one")
+            raise UcsError(
+                f"DAGSTER_HOME is {configured!r}, which is not a directory. Create it, or set another one.", "UCS-HOME"
+            )
         return home.resolve()
     here = Path.cwd().resolve()
     for directory in (here, *here.parents):
         if all((directory / mark).is_file() for mark in _MARKS):
             return directory
     raise UcsError(
-        f"DAGSTER_HOME is not set, and neither {here} nor a directory above it holds {' and '.join(_MARKS)}: set it to "
-        "the directory where Dagster keeps its records, the same as for `dagster dev`"
+        f"DAGSTER_HOME is not set, and neither {here} nor a directory above it has {' and '.join(_MARKS)}. Set it to "
+        "the directory that `dagster dev` uses.",
+        "UCS-HOME",
     )
 
 

@@ -53,7 +53,7 @@ class BrickClass(ABC):
         start, stop = self.ordinal_of_name(first), self.ordinal_of_name(last)
         if stop < start:
             raise BrickError(
-                f"brick range {first}...{last} is reversed: give the earlier brick first ({last}...{first})"
+                f"brick range {first}...{last} is reversed. Give the earlier brick first: {last}...{first}."
             )
         return [self.name_of_ordinal(ordinal) for ordinal in self.ordinals(start, stop)]
 
@@ -129,4 +129,6 @@ class BrickClass(ABC):
     def no_unit(name: object, depth: int) -> BrickError:
         """The refusal of a name that is no unit of a level."""
         form = ".".join(LEVELS[: depth - 1 if depth else None : -1])
-        return BrickError(f"{name!r} is not a {LEVELS[depth]} name: expected {form}, as its bricks' names begin")
+        return BrickError(
+            f"{name!r} is not a {LEVELS[depth]} name. Expected {form}, the first parts of a brick's name."
+        )

@@ -71,8 +71,8 @@ def ordinal_of_name(name: str) -> int:
     match = _NAME.fullmatch(name) if isinstance(name, str) else None
     if match is None:
         raise BrickError(
-            f"{name!r} is not a brick name: expected shard.part.block.brick, four numbers without leading zeros, "
-            "the last three from 0 to 999, such as 0.0.1.42"
+            f"{name!r} is not a brick name. Expected shard.part.block.brick: four numbers without leading zeros, the "
+            "last three from 0 to 999, such as 0.0.1.42."
         )
     shard, part, block, brick = map(int, match.groups())
     return ((shard * 1000 + part) * 1000 + block) * 1000 + brick
@@ -151,7 +151,7 @@ def _size(depth: int) -> int:
 def _integer(value: object, what: str) -> int:
     # bool is an int to Python, but True is nobody's id; a float has already lost digits above 2**53.
     if not isinstance(value, int) or isinstance(value, bool):
-        raise BrickError(f"{what} {value!r} is not an integer: bricks number whole, non-negative ids only")
+        raise BrickError(f"{what} {value!r} is not an integer. Number bricks take integers of 0 or more.")
     if value < 0:
-        raise BrickError(f"{what} {value} is negative: bricks number ids from 0 up")
+        raise BrickError(f"{what} {value} is negative. Number bricks take integers of 0 or more.")
     return value

@@ -34,7 +34,9 @@ class TextBricks(BrickClass):
             BrickError: there is no such base or digit.
         """
         if base not in BASES or digit not in ("sum", "integer"):
-            raise BrickError(f"base {base} with digit {digit!r}: expected base 10, 100 or 1000, digit sum or integer")
+            raise BrickError(
+                f"base {base} with digit {digit!r} is invalid. Expected base 10, 100 or 1000, and digit sum or integer."
+            )
         self.base = base
         self.digit = digit
 
@@ -54,7 +56,7 @@ class TextBricks(BrickClass):
             BrickError: the key is neither text nor bytes.
         """
         if not isinstance(key, str | bytes):
-            raise BrickError(f"key {key!r} is no text: text bricks number strings and bytes")
+            raise BrickError(f"key {key!r} is not text. Text bricks take strings and bytes.")
         md5 = hashlib.md5(key.encode() if isinstance(key, str) else key, usedforsecurity=False).hexdigest()
         ordinal = 0
         for start in range(0, 32, 8):
@@ -74,8 +76,8 @@ class TextBricks(BrickClass):
             ordinal = ordinal * self.base + int(part)
         if len(parts) != 4:
             raise BrickError(
-                f"{name!r} is not a brick name: expected shard.part.block.brick, four numbers from 0 to "
-                f"{self.base - 1} without leading zeros, such as 2.0.2.6"
+                f"{name!r} is not a brick name. Expected shard.part.block.brick: four numbers from 0 to "
+                f"{self.base - 1} without leading zeros, such as 2.0.2.6."
             )
         return ordinal
 
@@ -83,7 +85,7 @@ class TextBricks(BrickClass):
         """Name of the brick whose digits make this number."""
         if not 0 <= ordinal < self.base**4:
             raise BrickError(
-                f"ordinal {ordinal} is no text brick: they are 0 to {self.base**4 - 1} at base {self.base}"
+                f"ordinal {ordinal} is no text brick. At base {self.base} they are 0 to {self.base**4 - 1}."
             )
         rest, brick = divmod(ordinal, self.base)
         rest, block = divmod(rest, self.base)

@@ -64,12 +64,12 @@ class TimeBricks(BrickClass):
         """
         if zone.casefold().startswith(_OF_THE_MACHINE):
             raise BrickError(
-                f"{zone!r} may be other hours on another machine: expected a name such as UTC or Europe/Berlin"
+                f"{zone!r} may be another time zone on another machine. Name one, such as UTC or Europe/Berlin."
             )
         try:
             self.zone = ZoneInfo(zone)
         except (ValueError, OSError, KeyError):
-            raise BrickError(f"{zone!r} is no time zone: expected a name such as UTC or Europe/Berlin") from None
+            raise BrickError(f"{zone!r} is not a time zone. Name one, such as UTC or Europe/Berlin.") from None
 
     def get_brick_name(self, key: date) -> str:
         """Name of the brick that holds a time; one without a zone is in the bricks' own, a day is its first hour.
@@ -98,7 +98,7 @@ class TimeBricks(BrickClass):
             BrickError: it is before 1970, or no time.
         """
         if not isinstance(key, date):
-            raise BrickError(f"{key!r} is no time: time bricks number dates and datetimes")
+            raise BrickError(f"{key!r} is not a time. Time bricks take dates and datetimes.")
         moment = key if isinstance(key, datetime) else datetime(key.year, key.month, key.day)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=self.zone)
         seconds = (moment - datetime.fromtimestamp(0, timezone.utc)) // timedelta(seconds=1)
@@ -121,11 +121,11 @@ class TimeBricks(BrickClass):
         start = self._first_from(name)
         if start is None:
             raise BrickError(
-                f"{name!r} is not a brick name: expected YYYY.MM.DD.HH, a day of the calendar and an hour from 00 to "
-                "23, such as 2013.01.31.07"
+                f"{name!r} is not a brick name. Expected YYYY.MM.DD.HH: a day of the calendar and an hour from 00 to "
+                "23, such as 2013.01.31.07."
             )
         if self._name(start) != name:
-            raise BrickError(f"{name!r} is not a brick: clocks in {self.zone.key} skip that hour")
+            raise BrickError(f"{name!r} is not a brick. Clocks in {self.zone.key} skip that hour.")
         return self._ordinal(start, name)
 
     def name_of_ordinal(self, ordinal: int) -> str:
@@ -223,9 +223,7 @@ class TimeBricks(BrickClass):
 
     def _ordinal(self, start: int, what: object) -> int:
         if start < 0:
-            raise BrickError(
-                f"{str(what)!r} is before 1970: time bricks number hours that begin in 1970 or later, in UTC"
-            )
+            raise BrickError(f"{str(what)!r} is before 1970. Time bricks are hours that begin in 1970 (UTC) or later.")
         return start * MILLISECONDS
 
     def _offset(self, seconds: int) -> int:
@@ -274,9 +272,9 @@ class TimeBricks(BrickClass):
             before, now = self._hour(start - 1), self._hour(start)
             if start != first and now < before:
                 raise BrickError(
-                    f"clocks in {self.zone.key} were set back by more than the hour they showed at "
-                    f"{datetime.fromtimestamp(start, timezone.utc).isoformat()}: its hours make no row; "
-                    "choose another zone"
+                    f"clocks in {self.zone.key} were set back by more than one hour at "
+                    f"{datetime.fromtimestamp(start, timezone.utc).isoformat()}. Its hours have no order: choose "
+                    "another zone."
                 )
             if start == first or now > before:
                 yield start, min(start + 1, stop)

@@ -24,14 +24,14 @@ from ucs_pipeline.project.locations import locations
 
 @click.command()
 def check() -> None:
-    """Check every feed of the code location, and say what is wrong with each. Connects to nothing."""
+    """Check the settings of every feed of the code location. Connects to nothing."""
     with disable_dagster_warnings():
         feeds, mistakes = check_feeds()
     for mistake in mistakes:
         click.echo(mistake)
     if mistakes:
         sys.exit(2)
-    click.echo(f"{len(feeds)} {'feed is' if len(feeds) == 1 else 'feeds are'} right: {', '.join(feeds) or 'none'}")
+    click.echo(f"{len(feeds)} {'feed is' if len(feeds) == 1 else 'feeds are'} valid: {', '.join(feeds) or 'none'}")
 
 
 @click.command()
@@ -45,7 +45,7 @@ def check() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def status(form: str, as_json: bool) -> None:
-    """Show where every feed is: bricks done, what its stream holds, what its consumers have yet to read."""
+    """Show the progress of every feed: materialized bricks, entries in its stream, entries to be read by consumers."""
     use_project_home()
     if form == "prometheus" and not as_json:
         _print_metrics()
@@ -130,7 +130,10 @@ def _serve(listen: str, table_every: float | None) -> None:
 @click.command()
 @click.argument("feed")
 def verify(feed: str) -> None:
-    """Compare every row of FEED with its entry in the stream, and run its checks. Exits with 0 only if all is well."""
+    """Compare every row of FEED with its entry in the stream, and run its checks.
+
+    Exits with 0 only if table and stream agree and every check passes.
+    """
     use_project_home()
     well, whole = True, feed_named(feed)
     with dg.DagsterInstance.get() as instance, resources_of(whole) as resources:

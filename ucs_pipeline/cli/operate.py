@@ -24,14 +24,14 @@ from ucs_pipeline.redis.embedded_server import stop_embedded_redis
 @click.option(
     "--rows",
     type=click.IntRange(min=0),
-    help="Rows of the brick after LAST_BRICK, by key, that were handled too. Left out, they are found by the entries.",
+    help="Rows of the brick after LAST_BRICK, in key order, that were handled too. Left out, the entries decide.",
 )
 def adopt(feed: str, last_brick: str, rows: int | None) -> None:
-    """Take over from another program: record the bricks of FEED up to LAST_BRICK as done without publishing them.
+    """Continue after a previous writer: record the bricks of FEED up to LAST_BRICK without publishing them.
 
-    LAST_BRICK is a name (0.0.0.299) or, of number bricks, the plain number (299). The stream of FEED begins after them:
-    a new one or, with `stream.id_offset`, that of the other program, whose entries are compared with the table. Broken
-    off, or after the stream was lost, run it again.
+    LAST_BRICK is a name (0.0.0.299) or, for number bricks, a plain number (299). The stream of FEED begins after
+    LAST_BRICK: a new stream or, with `stream.id_offset`, the stream of the previous writer, whose entries are compared
+    with the table. If the command was stopped, or the stream was lost, run the command again.
     """
     use_project_home()
     whole = feed_named(feed)
@@ -41,14 +41,14 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
     parts = [(part, adopted[-1]) for part in streams_of(whole) if (adopted := part.partitions.between(0, start))]
     if rows and len(parts) > 1:
         raise UcsError(
-            f"feed {whole.name!r} has {len(parts)} shards, and `--rows` is about one: adopt each by its own name, such "
-            f"as {parts[0][0].name}"
+            f"feed {whole.name!r} has {len(parts)} stream shards, and `--rows` is about one. Adopt each shard by its "
+            f"name, such as {parts[0][0].name}."
         )
     if sys.stdin.isatty():
         names = " and ".join(repr(part.stream_name) for part, _ in parts)
         click.confirm(
-            f"Record {bricks:,} bricks of feed {whole.name!r} as done, without publishing them, and begin stream "
-            f"{names} after {whole.partitions.name(start)}?",
+            f"Record {bricks:,} {whole.partitions.unit}s of feed {whole.name!r} without publishing them, and begin "
+            f"stream {names} after {whole.partitions.name(start)}?",
             abort=True,
         )
     for chosen, last in parts:
@@ -72,25 +72,29 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
             where += f", row {found.top.row:,} of brick {chosen.partitions.brick_name(found.top.ordinal)}"
         console.print(
             f"recorded {found.bricks:,} bricks with {found.rows:,} rows ({found.before:,} were recorded before); "
-            f"stream {chosen.stream_name!r} goes on {where}",
+            f"stream {chosen.stream_name!r} continues {where}",
             markup=False,
         )
 
 
 @click.command()
 @click.option(
-    "--days", default=30, show_default=True, type=click.IntRange(min=1), help="Keep runs that ended since so many days."
+    "--days",
+    default=30,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Keep runs that ended in the last DAYS days.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say how many runs would be deleted.")
+@click.option("--dry-run", is_flag=True, help="Only print how many runs would be deleted.")
 def prune(days: int, dry_run: bool) -> None:
-    """Delete old runs of the feeds, and the files they left. Runs that a brick is recorded by stay."""
+    """Delete old runs of the feeds and their files. Runs that hold the latest record of a brick or a check stay."""
     use_project_home()
     before = datetime.now(tz=timezone.utc) - timedelta(days=days)
     with dg.DagsterInstance.get() as instance:
         found = prune_runs(all_feeds(), instance, before, dry_run=dry_run)
     click.echo(
         f"{'would delete' if dry_run else 'deleted'} {found.deleted:,} runs that ended before {before:%Y-%m-%d %H:%M} "
-        f"UTC; kept {found.kept:,}, by which bricks or checks are recorded"
+        f"UTC; kept {found.kept:,} that record bricks or checks"
     )
 
 
@@ -106,6 +110,6 @@ def stop() -> None:
         runs = publishing(instance)
     if runs:
         click.echo(
-            f"{runs:,} run{'s are' if runs > 1 else ' is'} publishing, and will wait for it for as long as "
-            "`stream.timeout_s` says; `ucs status` starts it again"
+            f"{runs:,} run{'s are' if runs > 1 else ' is'} publishing, and will wait for it for `stream.timeout_s` "
+            "seconds. `ucs status` starts it again."
         )

@@ -78,7 +78,7 @@ def print_findings(found: Sequence[CheckResult]) -> None:
         console.print(
             f"[green]pass[/] {finding.check.name}" if finding.passed else f"[red]FAIL[/] {finding.check.name}"
         )
-        console.print(f"  {finding.sentence}", markup=False)
+        console.print(f"  {finding.message}", markup=False)
         for offender in finding.offenders[:_SHOWN]:
             parts = zip(finding.columns, offender, strict=True)
             console.print("    " + ", ".join(f"{column}: {part}" for column, part in parts if part != ""), markup=False)
@@ -140,8 +140,8 @@ def _stream_lines(status: FeedStatus) -> list[str]:
     if status.redis is None:
         return [str(status.problem)]
     if status.redis.top is None:
-        return ["not there yet"]
-    return [f"{status.redis.length:,} of {status.max_len:,} entries", f"top: {status.redis.top}"]
+        return ["no entries yet"]
+    return [f"{status.redis.length:,} of {status.max_len:,} entries", f"last ID: {status.redis.top}"]
 
 
 def _backlog(group: Group) -> str:

@@ -15,21 +15,23 @@ NOTHING_TO_DO = 3
 @click.command()
 @click.argument("feed")
 @click.argument("bricks", required=False, metavar="[FIRST[...LAST]]")
-@click.option("--next", "most", type=click.IntRange(min=1), help="At most so many of the bricks that come next.")
-@click.option("--replay", is_flag=True, help="Of an any-order feed: publish bricks that are done once more.")
-@click.option("--launch", is_flag=True, help="Leave it to Dagster's daemon: make a backfill, as the UI does.")
+@click.option("--next", "most", type=click.IntRange(min=1), help="Publish at most this many of the next partitions.")
+@click.option("--replay", is_flag=True, help="For an any-order feed: publish materialized bricks once more.")
+@click.option("--launch", is_flag=True, help="Create a backfill for Dagster's daemon, as the UI does.")
 def publish(feed: str, bricks: str | None, most: int | None, replay: bool, launch: bool) -> None:
-    """Publish bricks of FEED, recorded in Dagster as its sensor's runs are.
+    """Publish bricks of FEED. Dagster records them as it records the runs of the feed's sensor.
 
-    FIRST and LAST are names (0.0.0.12...0.0.0.33) or, of number bricks, plain numbers (12...33). Without them: all
-    sealed bricks that come next. Exits with 0 if the bricks are in the stream, 3 if there is nothing to do now, 2 if
-    they are refused, and 75 if ClickHouse or Redis is unavailable for now or the stream is full.
+    FIRST and LAST are names (0.0.0.12...0.0.0.33) or, for number bricks, plain numbers (12...33). Without FIRST, the
+    command publishes all sealed bricks that come next.
+
+    Exits with 0 if the bricks are in the stream, 2 if the bricks are refused, 3 if there is nothing to do now, and 75
+    if ClickHouse or Redis is unavailable or the stream is full.
     """
     # Dagster takes it for Ctrl-C inside a run only.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     first, dots, last = (bricks or "").partition("...")
     if bricks and not (first and (last or not dots)):
-        raise click.UsageError(f"{bricks!r} is no range of bricks: expected FIRST...LAST", click.get_current_context())
+        raise click.UsageError(f"{bricks!r} is not a brick range. Expected FIRST...LAST.", click.get_current_context())
     named = (first or None, last or None)
     if launch:
         _launch(feed, *named, most, replay=replay)

@@ -116,9 +116,10 @@ class HttpEngine:
             except (ValueError, TypeError):
                 # What went wrong is left out: it may quote a part of the password.
                 raise SourceError(
-                    f"{ADDRESS} is not a ClickHouse URL; expected https://user:password@host:8443/database, or "
-                    "http://...:8123, with other characters than letters and digits percent-encoded in user and "
-                    "password, and only options of clickhouse-connect after a question mark"
+                    f"{ADDRESS} is not a ClickHouse URL. Expected https://user:password@host:8443/database or "
+                    "http://...:8123. Percent-encode all but letters and digits in user and password, and put only "
+                    "options of clickhouse-connect after a question mark.",
+                    "UCS-URL",
                 ) from None
         return self._client
 

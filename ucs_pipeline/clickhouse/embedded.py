@@ -37,8 +37,9 @@ def embedded_connection() -> "Connection":
     global _anchor
     if importlib.util.find_spec("chdb") is None:
         raise SourceError(
-            "the embedded ClickHouse engine (chdb) is not installed: name a server you have in "
-            f"{ADDRESS}, or install it with `pip install 'ucs-pipeline[embedded]'`"
+            f"The embedded ClickHouse engine (chdb) is not installed. Name a server in {ADDRESS}, or install the "
+            "engine with `pip install 'ucs-pipeline[embedded]'`.",
+            "UCS-EMBEDDED",
         )
     with _lock, _signals_untouched():
         if _anchor is None:
@@ -76,8 +77,9 @@ def _show_files(connection: "Connection") -> None:
             continue
         if _GLOBS & set(str(path)):
             raise SourceError(
-                f"the path {path} holds one of * ? {{ }}, which ClickHouse expands in file names: rename it, or move "
-                "the project to a directory without these characters"
+                f"The path {path} has one of * ? {{ }}, which ClickHouse expands in file names. Rename it, or move "
+                "the project to a directory without these characters.",
+                "UCS-EMBEDDED",
             )
         try:
             connection.query(
@@ -86,7 +88,8 @@ def _show_files(connection: "Connection") -> None:
         except RuntimeError as error:
             reason = first_line(str(error))
             raise SourceError(
-                f"{path} cannot be read as Parquet ({reason}): write it again, or take it out of {path.parent}"
+                f"{path} cannot be read as Parquet ({reason}). Write it again, or take it out of {path.parent}.",
+                "UCS-EMBEDDED",
             ) from error
         _views[name] = seen
 

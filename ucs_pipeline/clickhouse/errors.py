@@ -33,20 +33,20 @@ _UNREACHABLE = re.compile(r"Caused by \w+\(\W?(.*?)\W?\)\) executing")
 
 
 _FILE_HINT = (
-    "check the path in the feed's `table`: one that does not begin with / counts from the directory in which the "
-    "command or Dagster was started or, on a server, from its user_files_path"
+    "check the path in the feed's `table`. A path that does not begin with / is relative to the directory in which the "
+    "command or Dagster was started or, on a server, to its user_files_path"
 )
 
 
 _TOO_LONG = "Max query size exceeded"
 _TOO_LONG_HINT = (
-    "the query grows with the columns that the feed selects: list fewer in its `columns`, or let the user change "
-    "max_query_size, max_ast_elements and max_expanded_ast_elements, or raise them in its profile"
+    "list fewer columns in the feed's `columns`, or let the user change max_query_size, max_ast_elements and "
+    "max_expanded_ast_elements, or raise them in its profile"
 )
 _HINTS = {
     "CANNOT_STAT": _FILE_HINT,
     "FILE_DOESNT_EXIST": _FILE_HINT,
-    "CANNOT_EXTRACT_TABLE_STRUCTURE": "check the path or address in the feed's `table`, and what is there",
+    "CANNOT_EXTRACT_TABLE_STRUCTURE": "check the path or address in the feed's `table`, and the file there",
     "UNKNOWN_TABLE": "check the feed's `table`",
     "UNKNOWN_DATABASE": "check the database in the feed's `table` and in " + ADDRESS,
     "UNKNOWN_IDENTIFIER": "check the feed's `key`, `columns` and `where` against the table's columns",
@@ -55,16 +55,22 @@ _HINTS = {
     "TOO_BIG_AST": _TOO_LONG_HINT,
     "AUTHENTICATION_FAILED": f"check user and password in {ADDRESS}",
     "ACCESS_DENIED": "grant the user SELECT on the table",
-    "READONLY": "let the user change settings: its profile needs readonly = 0 or 2",
-    "SETTING_CONSTRAINT_VIOLATION": "let the user change this setting: its profile constrains it",
+    "READONLY": "set readonly to 0 or 2 in the user's profile",
+    "SETTING_CONSTRAINT_VIOLATION": "let the user change this setting, which its profile constrains",
     "UNKNOWN_SETTING": "check the feed's `settings`",
     "QUOTA_EXCEEDED": "raise the user's quota, or set `stream.timeout_s` above the quota's interval",
 }
 
 
+_OUR_CODES = {
+    "AUTHENTICATION_FAILED": "UCS-LOGIN",
+    **dict.fromkeys(("ACCESS_DENIED", "READONLY", "SETTING_CONSTRAINT_VIOLATION"), "UCS-RIGHTS"),
+}
+
+
 _NO_TABLE_HERE = (
-    "check the feed's `table`: the tables of the embedded engine are the files .ucs/tables/<table>.parquet; `ucs demo` "
-    f"makes those of the demo; for the tables of a server name it in {ADDRESS}"
+    "check the feed's `table`: the tables of the embedded engine are the files .ucs/tables/<table>.parquet. `ucs demo` "
+    f"makes the demo's tables; for the tables of a server, name the server in {ADDRESS}"
 )
 
 
@@ -97,7 +103,8 @@ def _broken_off(reason: object, tail: bytes, hide: Redact) -> SourceError:
     if position >= 0 and b"DB::Exception" in seen[position:]:
         return _refusal(seen[position:].decode(errors="replace"), hide)
     return SourceUnavailableError(
-        f"the scan was broken off ({first_line(hide(str(reason)))}) by ClickHouse or something between"
+        f"The scan ended early ({first_line(hide(str(reason)))}): ClickHouse or the network stopped it. Try again, and "
+        "if the error comes back, check the server's log."
     )
 
 
@@ -108,7 +115,7 @@ def _refusal(words: str, hide: Redact, hints: Mapping[str, str] = MappingProxyTy
     if match is None:
         found = _UNREACHABLE.search(message)
         return SourceUnavailableError(
-            f"ClickHouse cannot be read ({first_line(found[1] if found else message)}); check {ADDRESS} and the server"
+            f"ClickHouse cannot be read ({first_line(found[1] if found else message)}). Check {ADDRESS} and the server."
         )
     names = _NAME.findall(match[2])
     name = names[-1] if names else f"code {match[1]}"
@@ -116,7 +123,7 @@ def _refusal(words: str, hide: Redact, hints: Mapping[str, str] = MappingProxyTy
     hint = _TOO_LONG_HINT if _TOO_LONG in match[2] else hints.get(name)
     text = f"ClickHouse refused the query with {name}: {first_line(match[2])}"
     kind = SourceUnavailableError if name in TRANSIENT else SourceError
-    return kind(f"{text}; {hint}" if hint else text)
+    return kind(f"{text}. {hint[0].upper()}{hint[1:]}." if hint else f"{text}.", _OUR_CODES.get(name))
 
 
 def first_line(message: str) -> str:

@@ -30,13 +30,13 @@ def selected(feed: Feed, rows: RowsOf) -> sql.Shape:
     if clash:
         raise SourceError(
             f"feed {feed.name!r}: field {clash[0]!r} is both a column of table {feed.redacted.table!r} and a "
-            "constant: list the columns to publish, or rename the constant"
+            "constant. List the columns to publish, or rename the constant."
         )
     expressions = [sql.column_expression(text, own) for text in (feed.key, *chosen.values())]
     types = [row["type"] for row in rows(sql.describe_expressions(feed.table, expressions), {})]
     keys = _key_sql(feed, own)
     if expected := keys.refusal(types[0]):
-        raise SourceError(f"feed {feed.name!r}: key {feed.redacted.key!r} has type {types[0]}, expected {expected}")
+        raise SourceError(f"feed {feed.name!r}: key {feed.redacted.key!r} has type {types[0]}, expected {expected}.")
     refuse_varying(feed, rows, described, [*expressions, *keys.mentioned()])
     columns = [Column(*three) for three in zip(chosen, expressions[1:], types[1:], strict=True)]
     key = Key(expressions[0], types[0])

@@ -191,9 +191,8 @@ def encode(stream: bytes, batches: Iterator[pa.RecordBatch], kind: type[Entries]
             first = int(ordinals[0])
             if first < ordinal or bool((ordinals[1:] < ordinals[:-1]).any()):
                 raise SourceError(
-                    f"the rows for stream {stream.decode(errors='replace')!r} do not come in the order of the bricks "
-                    f"(near brick number {first}): numbering them would be wrong; the table's engine does not keep "
-                    "to ORDER BY, report it"
+                    f"The rows for stream {stream.decode(errors='replace')!r} are not in the order of the bricks (near "
+                    f"brick number {first}). The table's engine ignores ORDER BY: report it."
                 )
             entries = kind(stream, batch, rows + 1 if first == ordinal else 1)
             ordinal, rows = entries.segments[-1].last

@@ -37,11 +37,12 @@ class Transform:
         except Exception as error:
             # Besides what is not there: whatever the module does when it is imported may fail.
             raise SourceError(
-                f"transform {name!r} cannot be imported ({type(error).__name__}: {error}): expected "
-                "package.module:function, importable where the feed runs"
+                f"transform {name!r} cannot be imported ({type(error).__name__}: {error}). Expected "
+                "package.module:function, importable where the feed runs.",
+                "UCS-TRANSFORM",
             ) from error
         if not callable(found):
-            raise SourceError(f"transform {name!r} is a {type(found).__name__}, expected a function")
+            raise SourceError(f"transform {name!r} is a {type(found).__name__}, expected a function.", "UCS-TRANSFORM")
         self._function: Callable[[pd.DataFrame], pd.DataFrame] = found
 
     def apply(self, batch: pa.RecordBatch, fields: Mapping[str, str], brick: str) -> pa.RecordBatch:
@@ -77,8 +78,10 @@ class Transform:
                     key = batch.column("key")[_first_broken(column)].as_py()
                     shown = key.decode(errors="replace") if isinstance(key, bytes) else key
                     raise SourceError(
-                        f"column {name!r} of the row with key {shown} is no UTF-8, at brick {brick}: a transform is "
-                        f"given text. Set `columns` with {name}: hex(...), base64Encode(...) or toValidUTF8(...) of it"
+                        f"brick {brick}: column {name!r} of the row with key {shown} is not UTF-8, and a transform is "
+                        f"given text. Set `columns` with {name}: hex(...), base64Encode(...) or toValidUTF8(...) of "
+                        "it.",
+                        "UCS-ROW",
                     ) from None
         # Arrow's types keep integers exact and NULL apart from nan.
         frame: pd.DataFrame = pa.table(arrays).to_pandas(types_mapper=pd.ArrowDtype)
@@ -90,15 +93,13 @@ class Transform:
         if not isinstance(result, pd.DataFrame):
             raise self._wrong(brick, f"it returned a {type(result).__name__}, expected a DataFrame")
         if len(result) != len(index):
-            raise self._wrong(brick, f"it returned {len(result):,} rows for {len(index):,}, expected one for each")
+            raise self._wrong(brick, f"it returned {len(result):,} rows for {len(index):,}, expected one a row")
         if not result.index.equals(index):
-            raise self._wrong(
-                brick, "it returned the rows in another order (another index), expected them as they came"
-            )
+            raise self._wrong(brick, "it returned the rows with another index, expected the same order")
         names = [str(name) for name in result.columns]
         doubled = [name for position, name in enumerate(names) if name in names[:position] or name in self._constants]
         if doubled:
-            raise self._wrong(brick, f"field {doubled[0]!r} is there twice, or is a constant as well")
+            raise self._wrong(brick, f"it returned field {doubled[0]!r} twice, or the field is a constant too")
         columns = {}
         for position, name in enumerate(names):
             try:
@@ -108,7 +109,7 @@ class Transform:
         return columns
 
     def _wrong(self, brick: str, what: str) -> SourceError:
-        return SourceError(f"transform {self._name!r}, at brick {brick}: {what}")
+        return SourceError(f"transform {self._name!r}: brick {brick}: {what}. Fix the function.", "UCS-TRANSFORM")
 
 
 def _first_broken(column: pa.Array) -> int:

@@ -8,7 +8,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails
 
-from ucs_pipeline.errors import FeedError
+from ucs_pipeline.errors import FeedError, without_code
 from ucs_pipeline.feed.redaction import hider
 from ucs_pipeline.feed.yaml_text import TEMPLATE, named
 
@@ -76,23 +76,23 @@ def texts(value: object) -> Iterator[str]:
 
 def words(problems: Iterable[ErrorDetails], model: type[BaseModel]) -> str:
     """What pydantic says about settings that are those of `model`, in words of this project."""
-    # A setting that may be of several types has a problem with each of them, which say the same.
-    return "; ".join(
-        dict.fromkeys(
-            _said(problem, model)
-            for problem in problems
-            if not (isinstance(problem["input"], str) and TEMPLATE in problem["input"])
-        )
+    # A setting that may be of several types has the same problem with each of them.
+    found = dict.fromkeys(
+        _said(problem, model)
+        for problem in problems
+        if not (isinstance(problem["input"], str) and TEMPLATE in problem["input"])
     )
+    return " ".join(text if text.endswith((".", "?")) else f"{text}." for text in found)
 
 
 def _said(problem: ErrorDetails, model: type[BaseModel]) -> str:
-    where, what, kind = named(problem["loc"]), problem["msg"].removeprefix("Value error, "), problem["type"]
+    where, kind = named(problem["loc"]), problem["type"]
+    what = without_code(problem["msg"].removeprefix("Value error, "))
     if kind == "missing":
         return f"{where} is missing"
     if kind == "extra_forbidden":
         nearest = _nearest(problem["loc"], model)
-        return f"{where} is not a setting" + (f": did you mean {nearest}?" if nearest else "")
+        return f"{where} is not a setting" + (f". Did you mean {nearest}?" if nearest else "")
     expected = _expected(problem)
     if expected is not None:
         what = f"expected {expected}"
@@ -104,7 +104,7 @@ def _said(problem: ErrorDetails, model: type[BaseModel]) -> str:
             # What has another shape has another meaning: `columns: decrypt(...)`.
             return f"{where}: {what} (found a text)".removeprefix(": ")
         if kind == "string_type" and isinstance(problem["input"], bool | int | float):
-            return f"{where}: {what} (found {shown(problem['input'])}): quote it"
+            return f"{where}: {what} (found {shown(problem['input'])}). Quote it"
     elif isinstance(problem["input"], Mapping | BaseModel):
         complete = not where or what.startswith(f"{where}.")
         return what if complete else f"{where}: {what}"

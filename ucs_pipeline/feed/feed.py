@@ -176,7 +176,7 @@ class Feed(Settings):
             return None
         return (
             f"feed {self.name!r}: the sum of eight hex digits never exceeds 120, so at base {bricks.base} few bricks "
-            "get most of the keys: set `digit: integer`, or base 10"
+            "get most of the keys. Set `digit: integer`, or base 10."
         )
 
     @property
@@ -243,7 +243,7 @@ class Feed(Settings):
             rules.refuse_endless(self.bricks, self.stream.shards)
             partitions = self.partitions
         except BrickError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(error.text) from None
         rules.check_partitions(partitions, self.stream.shards, self.bricks.last)
         rules.check_order(self.bricks, self.stream, self.stream_name, self.tail)
         if self.tail == "live":
@@ -251,7 +251,7 @@ class Feed(Settings):
         rules.check_fields(self.columns, self.constants)
         rules.check_settings(self.settings)
         if self.clickhouse == self.redis:
-            raise ValueError(f"`clickhouse` and `redis` name one resource, {self.redis!r}: a feed needs one of each")
+            raise ValueError(f"`clickhouse` and `redis` name one resource, {self.redis!r}. A feed needs one of each.")
         return self
 
 
@@ -279,8 +279,9 @@ def last_whole_in(feed: Feed, brick: str) -> int:
     if bricks.end(start) != ordinal:
         raise UcsError(
             f"feed {feed.name!r}: brick {bricks.brick_name(ordinal)} is inside {bricks.unit} {bricks.name(start)}, and "
-            f"{bricks.unit}s are adopted as a whole: name the {bricks.unit} before it, and with `--rows` the rows of "
-            f"{bricks.name(start)} that were handled too"
+            f"only whole {bricks.unit}s are adopted. Name the {bricks.unit} before it, and give the handled rows of "
+            f"{bricks.name(start)} with `--rows`.",
+            "UCS-ADOPT",
         )
     return start
 
@@ -303,5 +304,5 @@ def _listed(feed: Feed, ordinal: int, brick: str) -> int:
     bricks = feed.partitions
     if ordinal not in bricks:
         first, last = bricks.name(bricks.first), bricks.name(bricks.last)
-        raise UcsError(f"feed {feed.name!r} has no brick {brick}: its bricks are {first} to {last}")
+        raise UcsError(f"feed {feed.name!r} has no brick {brick}. Its bricks are {first} to {last}.", "UCS-BRICK-NAME")
     return ordinal

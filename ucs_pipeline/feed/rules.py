@@ -60,18 +60,18 @@ _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 def check_name(name: str) -> None:
     """Dagster and Redis both take the name."""
     if not _NAME.fullmatch(name):
-        raise ValueError("name must be letters, digits and underscores, starting with a letter")
+        raise ValueError("name is invalid. Use letters, digits and underscores, beginning with a letter.")
 
 
 def check_settings(settings: Iterable[str]) -> None:
     """The ClickHouse settings are names, and none of those that decide which rows and columns an answer has."""
     for setting in settings:
         if not _SETTING.fullmatch(setting):
-            raise ValueError(f"settings: {named([setting])} is not the name of a ClickHouse setting")
+            raise ValueError(f"settings: {named([setting])} is not the name of a ClickHouse setting.")
         if setting in FIXED_SETTINGS:
             raise ValueError(
-                f"settings: {setting} is fixed, since it could cut a result short or change its columns: use `where`, "
-                "`final` or `columns` instead"
+                f"settings: {setting} is fixed, because it could cut a result short or change its columns. Use "
+                "`where`, `final` or `columns` instead."
             )
 
 
@@ -79,8 +79,8 @@ def check_partitions(partitions: Partitions, shards: int, last: object) -> None:
     """Entry ids can carry the bricks, Dagster the partitions, and every shard has some. `last`: as it is written."""
     if partitions.last > MAX_ORDINAL:
         raise ValueError(
-            f"bricks.last ({last}) is beyond what an entry id can carry: its brick has the number "
-            f"{partitions.last}, and the largest is {MAX_ORDINAL}"
+            f"bricks.last ({last}) is too large for an entry ID. Its brick has the number {partitions.last}, and the "
+            f"largest is {MAX_ORDINAL}."
         )
     count = len(partitions.starts)
     if 1 < shards <= count:
@@ -89,8 +89,8 @@ def check_partitions(partitions: Partitions, shards: int, last: object) -> None:
         sizes = [count, *[0] * (shards > 1)]
     if not min(sizes):
         raise ValueError(
-            f"stream.shards ({shards}) is more than the feed's {count:,} "
-            f"{partitions.unit}s go round: one shard would have none; choose fewer, or a finer `level`"
+            f"stream.shards is {shards}, and the feed has {count:,} {partitions.unit}s: a stream shard would have "
+            "none. Choose fewer shards, or a finer `level`."
         )
     if max(sizes) > MAX_PARTITIONS:
         raise _too_many(f"{count:,} {partitions.unit}s")
@@ -106,13 +106,13 @@ def refuse_endless(bricks: Bricks, shards: int) -> None:
     if units * 0.99 > MAX_PARTITIONS * shards:
         raise _too_many(f"about {units:,} {bricks.level}s")
     if last >= _LAST_YEAR * MILLISECONDS:
-        raise ValueError(f"bricks.last ({bricks.last}) is too late: the last hour is 9998-12-31T23")
+        raise ValueError(f"bricks.last ({bricks.last}) is too late. The last hour is 9998-12-31T23.")
 
 
 def _too_many(partitions: str) -> ValueError:
     return ValueError(
-        f"bricks.first to bricks.last make {partitions}, and Dagster carries at most {MAX_PARTITIONS:,} partitions per "
-        "asset: choose a coarser `level`, more `stream.shards`, or split the range over several feeds"
+        f"bricks.first to bricks.last make {partitions}, and Dagster supports {MAX_PARTITIONS:,} partitions an asset. "
+        "Choose a coarser `level`, more `stream.shards`, or several feeds."
     )
 
 
@@ -122,8 +122,8 @@ def check_order(bricks: Bricks, stream: Stream, stream_name: str, tail: str) -> 
         _check_any_order(stream, stream_name, tail)
     if stream.pace is not None and bricks.kind != "time":
         raise ValueError(
-            f"stream.pace goes by the times of keys, and bricks.class is {bricks.kind}: set "
-            "`stream.max_rows_per_second` instead"
+            f"stream.pace needs keys that are times, and bricks.class is {bricks.kind}. Set "
+            "`stream.max_rows_per_second` instead."
         )
 
 
@@ -131,48 +131,48 @@ def check_live(bricks: Bricks, stream: Stream, *, sensor: bool) -> None:
     """A run can stay with the table: a newer row has a larger key, and somebody launches the next run."""
     if bricks.kind == "text":
         raise ValueError(
-            "tail: live is for keys that rise, and bricks.class is text: a new row may come into any brick; set `tail: "
-            "hold`, and a `schedule`"
+            "tail: live needs keys that rise, and bricks.class is text: a new row may belong to any brick. Set `tail: "
+            "hold` and a `schedule`."
         )
     if stream.shards > 1:
-        raise ValueError(f"tail: live is for one stream, and stream.shards is {stream.shards}: set `tail: follow`")
+        raise ValueError(f"tail: live needs one stream, and stream.shards is {stream.shards}. Set `tail: follow`.")
     if stream.pace is not None:
         raise ValueError(
-            "tail: live publishes rows as they come, and stream.pace goes by the times of their keys: leave one of "
-            "them out"
+            "tail: live publishes rows as they arrive, and stream.pace by the times of their keys. Leave one of them "
+            "out."
         )
     if not sensor:
-        raise ValueError("tail: live needs the feed's sensor, which launches the run that stays: set `sensor: true`")
+        raise ValueError("tail: live needs the feed's sensor, which launches its run. Set `sensor: true`.")
 
 
 def _check_any_order(stream: Stream, stream_name: str, tail: str) -> None:
     for setting, given, reason in (
-        ("id_offset", stream.id_offset, "Redis gives the ids"),
-        ("pace", stream.pace, "bricks go in any order, and the clock does not: set max_rows_per_second"),
+        ("id_offset", stream.id_offset, "Leave it out: Redis gives the IDs."),
+        ("pace", stream.pace, "Set `stream.max_rows_per_second` instead."),
     ):
         if given:
-            raise ValueError(f"stream.{setting} is for `order: strict`, and stream.order is any: {reason}")
+            raise ValueError(f"stream.{setting} needs `order: strict`, and stream.order is any. {reason}")
     if stream.shards > 1:
         raise ValueError(
-            "stream.shards is for `order: strict`, and stream.order is any: bricks of any order go into one stream "
-            "in parallel as it is; leave `shards` out"
+            "stream.shards needs `order: strict`, and stream.order is any. Leave `shards` out: any-order bricks are "
+            "published in parallel to one stream."
         )
     if tail != "hold":
         raise ValueError(
-            f"tail: {tail} is for `order: strict`, and stream.order is any: a brick is published when it can no "
-            "longer change; set `tail: hold`"
+            f"tail: {tail} needs `order: strict`, and stream.order is any: only sealed bricks are published. Set "
+            "`tail: hold`."
         )
     if not has_neighbours(stream_name):
         raise ValueError(
-            f"stream.name {stream_name!r} has a brace that is no hash tag, by which no ledger can be in its "
-            "cluster slot: leave the brace out"
+            f"stream.name {stream_name!r} has a brace that is no hash tag, so its ledger cannot have the same cluster "
+            "slot. Leave the brace out."
         )
 
 
 def check_fields(columns: Mapping[str, str] | None, constants: Mapping[str, str]) -> None:
     """An entry has fields, each of them once."""
     if columns is not None and not columns and not constants:
-        raise ValueError("columns is empty and there are no constants: an entry needs at least one field")
+        raise ValueError("columns is empty and there are no constants. An entry needs at least one field.")
     twice = sorted(set(columns or ()) & set(constants))
     if twice:
-        raise ValueError(f"field {twice[0]!r} is both in columns and in constants: name it once")
+        raise ValueError(f"field {twice[0]!r} is both in columns and in constants. Name it once.")

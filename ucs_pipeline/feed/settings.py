@@ -108,11 +108,13 @@ class Bricks(Settings):
         for kind, settings in _ONLY.items():
             for setting in settings:
                 if kind != self.kind and getattr(self, setting) != type(self).model_fields[setting].default:
-                    raise ValueError(f"bricks.{setting} is for the {kind} class, and bricks.class is {self.kind}")
+                    raise ValueError(
+                        f"bricks.{setting} is for the {kind} class, and bricks.class is {self.kind}. Leave it out."
+                    )
         if self.kind != "text" and self.last is None:
-            raise ValueError("bricks.last is missing")
+            raise ValueError("bricks.last is missing.")
         if self.kind == "time" and self.first is None:
-            raise ValueError("bricks.first is missing")
+            raise ValueError("bricks.first is missing.")
         return self
 
     def brick_class(self) -> BrickClass:
@@ -151,7 +153,7 @@ class Bricks(Settings):
 
     def _refuse_reversed(self, first: int, last: int) -> None:
         if last < first:
-            raise BrickError(f"bricks.last ({self.last}) comes before bricks.first ({self.first or 0}): swap them")
+            raise BrickError(f"bricks.last ({self.last}) comes before bricks.first ({self.first or 0}). Swap them.")
 
     def partitions(self, offset: int) -> Partitions:
         """The bricks and partitions.
@@ -238,5 +240,5 @@ def _hour(bricks: TimeBricks, setting: str, value: object, hour: int) -> int:
         raise BrickError(f"bricks.{setting}: {error}") from None
     except ValueError:
         raise BrickError(
-            f"bricks.{setting}: expected an hour such as 2013-01-01T00, or a day such as 2013-01-01 (found {value!r})"
+            f"bricks.{setting}: expected an hour such as 2013-01-01T00, or a day such as 2013-01-01 (found {value!r})."
         ) from None

@@ -35,7 +35,7 @@ def refuse_misread(text: str, line: int | None = None) -> None:
         if document is not None and line in (None, document.start_mark.line + 1):
             mistakes = list(dict.fromkeys(_misread(document, ())))
             if mistakes:
-                raise FeedError("; ".join(mistakes))
+                raise FeedError(" ".join(mistakes))
 
 
 def _misread(node: yaml.Node, path: tuple[str, ...]) -> Iterator[str]:
@@ -48,7 +48,7 @@ def _misread(node: yaml.Node, path: tuple[str, ...]) -> Iterator[str]:
             name, line = str(key.value), key.start_mark.line + 1
             inner = (*path, name)
             if isinstance(key, yaml.ScalarNode) and name in lines:
-                yield f"{_setting(inner)} is written twice, in lines {lines[name]} and {line}: keep one of them"
+                yield f"{_setting(inner)} is written twice, in lines {lines[name]} and {line}. Keep one of them."
             lines[name] = line
             yield from _misread(key, inner)
             yield from _misread(value, inner)
@@ -61,11 +61,11 @@ def _number(node: yaml.Node, path: tuple[str, ...]) -> str | None:
     text = node.value
     if not _DECIMAL.fullmatch(text):
         if node.tag == _FLOAT and ":" not in text:
-            return "expected a number"
+            return "expected a number."
         base = next((base for sign, base in _ANOTHER_BASE.items() if sign in text.lower()), "8, for its leading zero")
-        return f"YAML reads the number in base {base}: write it in base 10 or, if it is a text, quote it"
+        return f"YAML reads the number in base {base}. Write it in base 10 or, if it is text, quote it."
     if node.tag == _FLOAT and _inner(path)[:1] == ("settings",) and str(float(text.replace("_", ""))) != text:
-        return "YAML reads a number, and not all its digits are kept: quote it"
+        return "YAML reads a number and does not keep all its digits. Quote it."
     return None
 
 

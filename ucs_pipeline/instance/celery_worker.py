@@ -26,8 +26,9 @@ def make_app() -> Celery:
     launcher = InstanceRef.from_dir(str(home)).run_launcher
     if not isinstance(launcher, LeasedCeleryRunLauncher):
         raise UcsError(
-            f"run_launcher in {home / 'dagster.yaml'} is {type(launcher).__name__}, expected LeasedCeleryRunLauncher: "
-            "take deploy/celery/dagster.yaml"
+            f"run_launcher in {home / 'dagster.yaml'} is {type(launcher).__name__}, expected LeasedCeleryRunLauncher. "
+            "Use deploy/celery/dagster.yaml.",
+            "UCS-HOME",
         )
     create_execute_job_task(launcher.celery)
     return launcher.celery

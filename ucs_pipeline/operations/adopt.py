@@ -79,8 +79,9 @@ def adopt(
     """
     if feed.any_order:
         raise UcsError(
-            f"feed {feed.name!r}: stream.order is any, and bricks are adopted by feeds with `order: strict`, whose "
-            "stream begins after them: to leave out what another program has handled, set `bricks.first`"
+            f"feed {feed.name!r}: stream.order is any, and `ucs adopt` needs `order: strict`. To leave out bricks that "
+            "a previous writer has handled, set `bricks.first`.",
+            "UCS-ADOPT",
         )
     bricks, last = feed.partitions, last_whole_in(feed, last_brick)
     starts = bricks.between(bricks.first, last)
@@ -100,8 +101,9 @@ def adopt(
     if top != end and bricks.depth and not stream.state().exists:
         # The bricks before that row would count as missing: nothing says that such a stream ever had them.
         raise UcsError(
-            f"feed {feed.name!r}: a new stream cannot begin in the middle of a {bricks.unit}: set `bricks.level: "
-            "brick`, or let the feed go on on the previous writer's stream with `stream.id_offset`"
+            f"feed {feed.name!r}: a new stream cannot begin in the middle of a {bricks.unit}. Set `bricks.level: "
+            "brick`, or continue the previous writer's stream with `stream.id_offset`.",
+            "UCS-ADOPT",
         )
     read = versions_read(feed, instance)
     found, recorded_before = 0, len(starts) - len(missing)
@@ -171,10 +173,11 @@ def _refuse_used(feed: Feed, stream: OrderedStream, last: int, top: EntryId | No
     if (state.top <= floor(feed) or state.top == top) and state.first is None:
         return
     raise StreamError(
-        f"feed {feed.name!r}: stream {stream.name!r} is in use: its top is {state.top} and it holds "
-        f"{state.length:,} entries, expected none that it ever had; choose another stream name (`stream.name`), "
-        f"which then begins after brick {feed.partitions.name(last)}; or, to go on on this one after the program "
-        f"that wrote it, set `stream.id_offset` to {least_offset(feed, state.top)} or more"
+        f"feed {feed.name!r}: stream {stream.name!r} is in use: its last ID is {state.top}, and it holds "
+        f"{state.length:,} entries. Choose another `stream.name`, which then begins after brick "
+        f"{feed.partitions.name(last)}, or, to continue this stream after its previous writer, set `stream.id_offset` "
+        f"to {least_offset(feed, state.top)} or more.",
+        "UCS-FOREIGN-ENTRY",
     )
 
 
@@ -194,8 +197,9 @@ def _begin(feed: Feed, stream: OrderedStream, last: int, top: EntryId) -> None:
             pipe.execute()
     except redis.WatchError:
         raise StreamError(
-            f"feed {feed.name!r}: something wrote to stream {stream.name!r} while its bricks were adopted: stop what "
-            "writes to it, and adopt again"
+            f"feed {feed.name!r}: another client wrote to stream {stream.name!r} while its bricks were adopted. Stop "
+            "that client, then run `ucs adopt` again.",
+            "UCS-ADOPT",
         ) from None
     except redis.RedisError as error:
         raise stream.failure(error) from error

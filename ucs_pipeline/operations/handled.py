@@ -54,12 +54,14 @@ def rows_after(
         raise StreamError(
             f"{found} The last {more:,} entries are not the first {more:,} rows of {bricks.unit} "
             f"{bricks.name(following)} as this feed writes them: {difference}. If they are these rows in another "
-            f"form, adopt with `--rows {more}`; if they are something else, with `--rows 0`"
+            f"form, adopt with `--rows {more}`; if they are other entries, adopt with `--rows 0`.",
+            "UCS-ADOPT",
         )
     raise StreamError(
-        f"{found} {_where(feed, entries, contents)}. If the entries are no count of the handled rows (something else "
-        f"is among them, or Redis before 7 has trimmed some), adopt with `--rows N`, the handled rows of the "
-        f"{bricks.unit} after the last whole one, or `--rows 0`"
+        f"{found} {_where(feed, entries, contents)}. If the entries do not count the handled rows, because there are "
+        "other entries or Redis before 7 has trimmed some, adopt with `--rows N`, the handled rows of the "
+        f"{bricks.unit} after the last whole one, or `--rows 0`.",
+        "UCS-ADOPT",
     )
 
 
@@ -72,12 +74,15 @@ def row_after(feed: Feed, last: int, rows: int, source: Source) -> EntryId:
     """
     bricks, following = feed.partitions, feed.partitions.next(last)
     if following is None:
-        raise UcsError(f"feed {feed.name!r}: {bricks.name(last)} is its last {bricks.unit}: leave `--rows` out")
+        raise UcsError(
+            f"feed {feed.name!r}: {bricks.name(last)} is its last {bricks.unit}. Leave `--rows` out.", "UCS-ADOPT"
+        )
     counts = source.count(following, bricks.end(following))
     if rows >= (total := sum(counts.values())):
         raise UcsError(
-            f"feed {feed.name!r}: {bricks.unit} {bricks.name(following)} has {total:,} rows in the table, expected "
-            f"more than `--rows {rows}`: if the previous writer handled all of it, adopt {bricks.name(following)}"
+            f"feed {feed.name!r}: {bricks.unit} {bricks.name(following)} has {total:,} rows in the table, and `--rows "
+            f"{rows}` is not less. If the previous writer handled all of them, adopt {bricks.name(following)}.",
+            "UCS-ADOPT",
         )
     left = rows
     for brick, number in counts.items():

@@ -52,7 +52,7 @@ def launch(
     for part in streams_of(feed):
         key = feed_key(part)
         if same := next((other for other in under_way if key in (other.asset_selection or ())), None):
-            reasons.append(f"feed {part.name!r}: backfill {same.backfill_id} is under way")
+            reasons.append(f"feed {part.name!r}: skipped: backfill {same.backfill_id} is running.")
             continue
         found = _sealed(part, requests(part, at, span, most, len(part.partitions.starts)))
         if isinstance(found, str):
@@ -77,7 +77,7 @@ def launch(
         )
         at.instance.add_backfill(backfill)
         backfills[backfill.backfill_id] = bricks.span(first, last)
-    return Launched(backfills, "; ".join(reasons) or None)
+    return Launched(backfills, " ".join(reasons) or None)
 
 
 def unfinished_backfills(instance: dg.DagsterInstance) -> list[PartitionBackfill]:
@@ -90,10 +90,13 @@ def _sealed(feed: Feed, wanted: Generator[Request, None, str | None]) -> Span | 
     """Starts of the first and the last partition to launch; or why there are none."""
     request = following_one(wanted)
     if not isinstance(request, Request):
-        return request or f"feed {feed.name!r}: no bricks are asked for"
+        return request or f"feed {feed.name!r}: skipped: no bricks are requested."
     last = feed.partitions.before(request.last) if request.open and request.first < request.last else request.last
     if request.open and request.first == request.last:
         name = feed.partitions.name(request.last)
-        return f"feed {feed.name!r}: brick {name} is open, and a backfill is for sealed ones: leave `--launch` out"
+        return (
+            f"feed {feed.name!r}: skipped: brick {name} is not sealed, and a backfill takes sealed bricks. Leave "
+            "`--launch` out."
+        )
     assert last is not None
     return request.first, feed.partitions.start(last)

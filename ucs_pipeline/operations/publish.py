@@ -100,7 +100,7 @@ def publish(
             failures.append(error)
     if failures:
         raise failures[0]
-    return Published(feed, bricks, rows, time.monotonic() - started, tuple(runs), "; ".join(reasons) or None)
+    return Published(feed, bricks, rows, time.monotonic() - started, tuple(runs), " ".join(reasons) or None)
 
 
 def requests(
@@ -127,14 +127,14 @@ def requests(
         for position in range(0, len(wanted), per_run):
             chunk = wanted[position : position + per_run]
             yield Request(chunk[0], chunk[-1])
-        return None if wanted else f"feed {feed.name!r}: none of these bricks is in stream {feed.stream_name!r}"
+        return None if wanted else f"feed {feed.name!r}: none of these bricks belongs to stream {feed.stream_name!r}."
     asset = at.asset(feed)
     while most is None or most > 0:
         seen = situation_of(feed, asset, at.instance, at.resources, asked=True)
         found = next_bricks(feed, seen, per_run if most is None else min(per_run, most))
         if isinstance(found, str):
             if seen.full and isinstance(next_bricks(feed, replace(seen, full=None), 1), Request):
-                raise StreamFullError(found)
+                raise StreamFullError(f"feed {feed.name!r}: stream {feed.stream_name!r} is full. {seen.full}")
             return found
         yield found
         if found.open:
@@ -205,7 +205,7 @@ def _recorded_end(instance: dg.DagsterInstance) -> Iterator[str]:
             run = instance.get_run_by_id(run_id)
             # Stopped between two steps of Dagster's own, where it records nothing.
             if run and not run.is_finished:
-                instance.report_run_failed(run, "The process that ran it was stopped.")
+                instance.report_run_failed(run, "The process of the run was stopped.")
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> BaseException:
@@ -226,7 +226,7 @@ def _failure(result: dg.ExecuteInProcessResult) -> BaseException:
         failed = getattr(data, "user_failure_data", None)
         text = failed.description if failed and failed.description else data.error.message.strip()
         return next(kinds, UcsError)(text)
-    return UcsError(f"run {result.run_id} failed; see it in the UI")
+    return UcsError(f"Run {result.run_id} failed. Open it in the Dagster UI.", "UCS-RUN")
 
 
 def _rows_added(result: dg.ExecuteInProcessResult) -> int:

@@ -115,12 +115,12 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
                 pause = _RETRY_SECONDS * 2**context.retry_number
                 raise dg.RetryRequested(max_retries=_RETRIES, seconds_to_wait=pause) from error
             if isinstance(error, OutOfTurnError) and (other := _at_work_before(context, feed, wanted[0])):
-                context.log.info(f"run {other} publishes the bricks before these: this one waits for it")
+                context.log.info(f"run {other} publishes the bricks before these. This run waits for it.")
                 pause = min(_TURN_SECONDS * 2**context.retry_number, _LONGEST_TURN_SECONDS)
                 raise dg.RetryRequested(max_retries=_TURNS, seconds_to_wait=pause) from error
             if isinstance(error, OutOfTurnError) and queue_again(context.instance, context.run):
-                context.log.warning("a run of the bricks before these is launched again, and this one after it")
-            raise dg.Failure(str(error)) from error
+                context.log.warning("a run of the bricks before these is launched again, and this run after it")
+            raise dg.Failure(str(error), metadata={"code": error.code}) from error
         if feed.table_asset is None:
             span = feed.partitions.span(wanted[0], wanted[-1])
             server = table_address(feed, context.resources)
@@ -146,9 +146,9 @@ def _wanted(context: dg.AssetExecutionContext, feed: Feed) -> Sequence[int]:
     keys = context.partition_keys if context.has_partition_key or context.has_partition_key_range else []
     if not keys:
         raise dg.Failure(
-            f"feed {feed.name!r}: the run names no bricks, or a range whose first brick comes after its last; "
-            f"expected bricks from {bricks.name(bricks.first)} to {bricks.name(bricks.last)}: "
-            "choose partitions, the earlier one first"
+            f"feed {feed.name!r}: the run names no bricks, or a range whose first brick comes after its last. Choose "
+            f"partitions from {bricks.name(bricks.first)} to {bricks.name(bricks.last)}, the earlier one first. "
+            "[UCS-RUN]"
         )
     return bricks.between(bricks.start_named(keys[0]), bricks.start_named(keys[-1]))
 
@@ -192,9 +192,9 @@ def refuse_unordered(feed: Feed, graph: BaseAssetGraph[Any]) -> None:
         if stream in parents[key] and not waits(key):
             raise dg.Failure(
                 f"feed {feed.name!r}: asset {key.to_user_string()!r} is launched in the same run and depends on "
-                f"{stream.to_user_string()!r} only, for which Dagster does not wait: it may have read the stream "
-                f"before the rows of this run; name the feed in its `deps` ({own.to_user_string()!r}), or launch it by "
-                "itself"
+                f"{stream.to_user_string()!r} only, for which Dagster does not wait. It may read the stream before "
+                f"this run adds its rows. Name the feed in its `deps` ({own.to_user_string()!r}), or launch it by "
+                "itself. [UCS-RUN]"
             )
 
 

@@ -49,7 +49,7 @@ def build_feed(feed: Feed, together: Sequence[Feed] = (), *, alerts: bool = True
     """
     others = [stream for other in together for stream in streams_of(other)]
     for clash in conflicts(others):
-        raise FeedError(clash.sentence)
+        raise FeedError(clash.sentence, "UCS-CONFLICT")
     streams = streams_of(feed)
     others = others or list(streams)
     specs: list[dg.AssetSpec] = []
@@ -130,15 +130,15 @@ def conflicts(feeds: Sequence[Feed]) -> Iterator[Conflict]:
             if len(culprits) > 1 and together not in told:
                 told.add(together)
                 yield Conflict(
-                    f"{len(culprits)} feeds are {what} {names[key]!r} ({' and '.join(map(_shown, culprits))}): an "
-                    "ordered feed needs a name and a stream of its own; rename one",
+                    f"{len(culprits)} feeds are {what} {names[key]!r} ({' and '.join(map(_shown, culprits))}). An "
+                    "ordered feed needs a name and a stream of its own: rename one.",
                     culprits,
                 )
     taken = {feed.name: feed for feed in feeds}
     for feed in feeds:
         if other := taken.get(checks_name(feed)):
             yield Conflict(
-                f"feed {other.name!r} has the name of the job that runs the checks of feed {feed.name!r}: rename one",
+                f"feed {other.name!r} has the name of the job that runs the checks of feed {feed.name!r}. Rename one.",
                 [other, feed],
             )
 

@@ -208,6 +208,7 @@ def refuse_other_kinds(feed: Feed, definitions: Mapping[str, dg.ResourceDefiniti
 
 def _refused(feed: Feed, setting: str, kind: type, found: str) -> FeedError:
     return FeedError(
-        f"feed {feed.name!r}: resource {getattr(feed, setting)!r} {found}, expected a {kind.__name__}: add it to the "
-        f"resources of the definitions, or name another one in the feed's `{setting}`"
+        f"feed {feed.name!r}: resource {getattr(feed, setting)!r} {found}, expected a {kind.__name__}. Add it to the "
+        f"resources of the definitions, or name another one in the feed's `{setting}`.",
+        "UCS-RESOURCE",
     )

@@ -33,10 +33,17 @@ def feed_named(name: str) -> Feed:
     for location in _locations():
         own = {feed.parent.name: feed.parent for feed in location.feeds} | {feed.name: feed for feed in location.feeds}
         if name in feeds and name in own:
-            raise UcsError(f"feed {name!r} is in two code locations: name one with -m MODULE or -f FILE")
+            raise UcsError(
+                f"feed {name!r} is in two code locations. Name one with -m MODULE or -f FILE.", "UCS-NO-FEED"
+            )
         feeds |= own
     if name not in feeds:
-        raise UcsError(f"there is no feed {name!r}; the project has {', '.join(map(repr, feeds)) or 'none'}")
+        known = ", ".join(map(repr, feeds)) or "none"
+        raise UcsError(
+            f"There is no feed {name!r}. The feeds here are: {known}. Name one of them, or another code location with "
+            "-m MODULE or -f FILE.",
+            "UCS-NO-FEED",
+        )
     return feeds[name]
 
 
@@ -49,7 +56,10 @@ def location_of(feed: Feed) -> "Location":
     for location in _locations():
         if any(feed.parent.name == other.parent.name for other in location.feeds):
             return location
-    raise UcsError(f"feed {feed.name!r} is in no code location: name the one it is in with -m MODULE or -f FILE")
+    raise UcsError(
+        f"feed {feed.name!r} is in no code location that is loaded. Name its own with -m MODULE or -f FILE.",
+        "UCS-NO-FEED",
+    )
 
 
 @contextmanager

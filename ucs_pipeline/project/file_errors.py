@@ -11,7 +11,7 @@ import yaml  # type: ignore[import-untyped]
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ucs_pipeline.errors import UcsError
+from ucs_pipeline.errors import FeedError, UcsError
 from ucs_pipeline.feed.error_messages import words
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redaction import HIDDEN
@@ -24,18 +24,19 @@ _REPEATED = re.compile(r"(anchor|alias|tag|handle) (['\"]).*\2")
 
 
 class FileError(NamedTuple):
-    """Something to put right."""
+    """Something to fix."""
 
     place: str
     """The file, with its line where that is known."""
     sentence: str
+    code: str = "UCS-DEFINITIONS"
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.sentence}"
+        return f"{self.place}: {self.sentence} [{self.code}]"
 
 
 def error_in(path: Path, error: BaseException, files: Path) -> FileError | None:
-    """What the error that loading a path raised says about it; None if it is no mistake of whoever wrote that.
+    """What is wrong with a path, from the error that loading it raised; None if the path is not to blame.
 
     `files`: the directory of the files that may be wrong.
     """
@@ -43,11 +44,12 @@ def error_in(path: Path, error: BaseException, files: Path) -> FileError | None:
         if isinstance(cause, ComponentTreeException):
             # The component loader's wrapper, which shows a tree of all files.
             continue
-        place, sentence = _python_line(cause, files), _sentence(cause)
+        place, found = _python_line(cause, files), _explained(cause)
         if place:
-            return FileError(place, sentence or f"{type(cause).__name__}: {_first_line(cause)}")
-        if sentence:
-            return FileError(_yaml_line(cause) or shown_path(path), sentence)
+            text = f"{type(cause).__name__}: {_first_line(cause)}."
+            return FileError(place, found.text, found.code) if found else FileError(place, text)
+        if found:
+            return FileError(_yaml_line(cause) or shown_path(path), found.text, found.code)
     return None
 
 
@@ -64,24 +66,29 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
-def _sentence(error: BaseException) -> str | None:
+def _explained(error: BaseException) -> UcsError | None:
     if isinstance(error, UcsError):
-        return str(error)
+        return error
     if isinstance(error, yaml.MarkedYAMLError):
         problem = _REPEATED.sub(rf"\1 '{HIDDEN}'", str(error.problem))
-        return f"this is no YAML: {problem}; look at the indentation and the quotes here and in the line above"
+        return UcsError(
+            f"invalid YAML: {problem}. Check the indentation and the quotes of this line and the line above.",
+            "UCS-DEFINITIONS",
+        )
     if isinstance(error, ValidationError):
         problems = error.errors(include_url=False)
-        own = [str(wrong) for problem in problems if isinstance(wrong := problem.get("ctx", {}).get("error"), UcsError)]
-        said = [_without_position(problem) for problem in problems]
-        outside = any(problem["loc"][0] in Feed.model_fields for problem in said if problem["loc"])
-        way_out = ": indent the feed's settings below `attributes`" if outside else ""
-        return "; ".join(own) or words(said, ComponentFileModel) + way_out
+        own = [wrong for problem in problems if isinstance(wrong := problem.get("ctx", {}).get("error"), UcsError)]
+        if own:
+            return FeedError(" ".join(wrong.text for wrong in own), own[0].code)
+        placed = [_without_position(problem) for problem in problems]
+        outside = any(problem["loc"][0] in Feed.model_fields for problem in placed if problem["loc"])
+        way_out = " Indent the feed's settings below `attributes`." if outside else ""
+        return UcsError(words(placed, ComponentFileModel) + way_out, "UCS-DEFINITIONS")
     if isinstance(error, ResolutionException):
         # Shows a part of the file with a mark below, and the sentence after it.
         found = re.search(r"\^ (.+)", str(error))
-        return f"a template cannot be filled in: {found[1] if found else _first_line(error)}"
-    return _first_line(error) if isinstance(error, dg.DagsterError) else None
+        return UcsError(f"a template has no value: {found[1] if found else _first_line(error)}.", "UCS-DEFINITIONS")
+    return UcsError(f"{_first_line(error)}.", "UCS-DEFINITIONS") if isinstance(error, dg.DagsterError) else None
 
 
 def _without_position(problem: ErrorDetails) -> ErrorDetails:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import dagster as dg
 
-from ucs_pipeline.errors import SourceError, UcsError
+from ucs_pipeline.errors import SourceError, UcsError, without_code
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration._dagster import CodeLocationOrigin, defs_alone, find_defs_or_component_yaml
 from ucs_pipeline.orchestration.build import conflicts, feeds_of
@@ -32,11 +32,11 @@ def load_files(folder: Path) -> LoadResult:
     files = list(_files(folder))
     if not files:
         where = shown_path(folder)
-        return LoadResult([], [FileError(where, f"there is no feed: write one into {where}/<name>/defs.yaml")])
+        return LoadResult([], [FileError(where, f"there is no feed. Write one into {where}/<name>/defs.yaml.")])
     project = dg.ComponentTree.from_module(import_module(f"{folder.parent.name}.{folder.name}"), folder.parent.parent)
     for path, file in files:
         if file.suffix != ".py" and not _has_content(file):
-            mistakes.append(FileError(shown_path(file), "the file is empty: expected `type` and `attributes`"))
+            mistakes.append(FileError(shown_path(file), "the file is empty. Expected `type` and `attributes`."))
             continue
         try:
             # What is no feed, such as the resources, is loaded as well: it may be wrong.
@@ -49,7 +49,7 @@ def load_files(folder: Path) -> LoadResult:
     origins = {id(feed): file for file, feed in feeds} | {id(feed.parent): file for file, feed in feeds}
     for clash in conflicts([feed for _, feed in feeds]):
         places = dict.fromkeys(shown_path(origins[id(feed)]) for feed in clash.feeds)
-        mistakes.append(FileError(" and ".join(places), clash.sentence))
+        mistakes.append(FileError(" and ".join(places), clash.sentence, "UCS-CONFLICT"))
     return LoadResult(feeds, mistakes)
 
 
@@ -69,8 +69,8 @@ def load(folder: Path) -> dg.Definitions:
         if not mistakes:
             raise
     # Raised out here, it has no cause: Dagster's own errors repeat lines of the files, and with them secrets.
-    more = f" (and {len(mistakes) - 1} more: `ucs check` says all)" if len(mistakes) > 1 else ""
-    raise UcsError(f"{mistakes[0]}{more}")
+    more = f" `ucs check` lists {len(mistakes) - 1} more." if len(mistakes) > 1 else ""
+    raise UcsError(without_code(str(mistakes[0])) + more, mistakes[0].code)
 
 
 def check() -> tuple[list[str], list[FileError]]:
@@ -93,12 +93,13 @@ def check() -> tuple[list[str], list[FileError]]:
             location, wrong = _whole(origin, package or Path.cwd())
             feeds |= {feed.parent.name: feed.parent for feed in location.feeds} if location else {}
         for name, feed in feeds.items():
-            if sentence := _wrong_transform(feed):
-                wrong.append(FileError(places.get(name, origin.location_name), sentence))
+            if error := _transform_error(feed):
+                place = places.get(name, origin.location_name)
+                wrong.append(FileError(place, f"feed {feed.name!r}: {error.text}", error.code))
         names |= feeds.keys()
         mistakes += wrong
     if not names and not mistakes:
-        mistakes.append(FileError("definitions", "there is no feed: write one into defs/<name>/defs.yaml"))
+        mistakes.append(FileError("definitions", "there is no feed. Write one into defs/<name>/defs.yaml."))
     return sorted(names), mistakes
 
 
@@ -147,7 +148,7 @@ def _has_content(file: Path) -> bool:
     return any(line and not line.startswith("#") for line in lines)
 
 
-def _wrong_transform(feed: Feed) -> str | None:
+def _transform_error(feed: Feed) -> SourceError | None:
     if feed.transform is None:
         return None
     from ucs_pipeline.entries.transform import Transform
@@ -155,5 +156,5 @@ def _wrong_transform(feed: Feed) -> str | None:
     try:
         Transform(feed.transform, feed.constants)
     except SourceError as error:
-        return f"feed {feed.name!r}: {error}"
+        return error
     return None

@@ -67,7 +67,10 @@ class Location(NamedTuple):
                 unset = _UNSET.search(str(error))
                 if unset is None:
                     raise
-                raise UcsError(f"resource {unset[1]!r}: environment variable {unset[2]} is not set: set it") from None
+                raise UcsError(
+                    f"resource {unset[1]!r} needs environment variable {unset[2]}, which is not set. Set it.",
+                    "UCS-RESOURCE",
+                ) from None
             yield resources
 
 
@@ -97,9 +100,10 @@ def origins() -> Sequence[CodeLocationOrigin]:
     found = [origin for target in named or _looked_for() for origin in target.create_origins()]
     if not found:
         raise UcsError(
-            f"no code location: {Path.cwd()} has neither a pyproject.toml with [tool.dagster] or [tool.dg] nor a "
-            "workspace.yaml: change to the project's directory, or name the definitions with -m MODULE, -f FILE or "
-            "-w WORKSPACE"
+            f"There is no code location here: {Path.cwd()} has neither a pyproject.toml with [tool.dagster] or "
+            "[tool.dg] nor a workspace.yaml. Change to the project's directory, or name the definitions with -m "
+            "MODULE, -f FILE or -w WORKSPACE.",
+            "UCS-LOCATION",
         )
     return found
 
@@ -138,9 +142,9 @@ def _explained(origin: CodeLocationOrigin) -> Location:
         mistake = error_in(directory, error, directory)
         if mistake is None:
             raise
-    said = mistake.sentence if mistake.place == "." else str(mistake)
+    found = mistake.sentence if mistake.place == "." else f"{mistake.place}: {mistake.sentence}"
     # Raised out here, it has no cause: Dagster's own errors repeat lines of the files, and with them secrets.
-    raise UcsError(f"code location {origin.location_name!r} cannot be loaded: {said}")
+    raise UcsError(f"code location {origin.location_name!r} cannot be loaded: {found}", mistake.code)
 
 
 def load(origin: CodeLocationOrigin) -> Location:
@@ -152,8 +156,9 @@ def load(origin: CodeLocationOrigin) -> Location:
     target = origin.loadable_target_origin if isinstance(origin, ManagedGrpcPythonEnvCodeLocationOrigin) else None
     if target is None or target.executable_path not in (None, sys.executable):
         raise UcsError(
-            f"code location {origin.location_name!r} is loaded by another process: run ucs where its code is, and name "
-            "it with -m MODULE or -f FILE"
+            f"code location {origin.location_name!r} is served by another process. Run ucs where its code is, and name "
+            "it with -m MODULE or -f FILE.",
+            "UCS-LOCATION",
         )
     found = get_loadable_targets(
         python_file=target.python_file,
@@ -166,7 +171,11 @@ def load(origin: CodeLocationOrigin) -> Location:
     )
     repository = repository_def_from_target_def(found[0].target_definition) if len(found) == 1 else None
     if repository is None:
-        raise UcsError(f"code location {origin.location_name!r}: expected one Definitions object or repository there")
+        raise UcsError(
+            f"code location {origin.location_name!r} must have one Definitions object or repository. Name it with "
+            "--attribute.",
+            "UCS-LOCATION",
+        )
     assets = repository.assets_defs_by_key.values()
     return Location(origin.location_name, repository, feeds_in(spec for asset in assets for spec in asset.specs))
 

@@ -89,17 +89,17 @@ def _asked(
 ) -> tuple[Feed, Span | None]:
     found = feed_named(feed) if isinstance(feed, str) else feed
     if replay and not found.any_order:
-        raise UcsError(f"feed {found.name!r}: only bricks of a feed with `stream.order: any` are published once more")
+        raise UcsError(f"feed {found.name!r}: replay needs `stream.order: any`. Leave replay out.")
     if first is None:
         if replay or last is not None:
-            raise UcsError(f"feed {found.name!r}: name the first brick to publish")
+            raise UcsError(f"feed {found.name!r}: the first brick is missing. Name it.")
         return found, None
     if most is not None:
-        raise UcsError(f"feed {found.name!r}: bricks are named, or counted from the next one on, not both")
+        raise UcsError(f"feed {found.name!r}: name bricks, or give a number of next bricks, not both.")
     last = first if last is None else last
     span = _edge(found, str(first), end=False), _edge(found, str(last), end=True)
     if span[0] > span[1]:
-        raise UcsError(f"feed {found.name!r}: brick {first} comes after {last}: name the earlier one first")
+        raise UcsError(f"feed {found.name!r}: brick {first} comes after {last}. Name the earlier one first.")
     return found, span
 
 
@@ -112,6 +112,6 @@ def _edge(feed: Feed, brick: str, *, end: bool) -> int:
     if ordinal != (bricks.end(start) if end else start):
         raise UcsError(
             f"feed {feed.name!r}: brick {bricks.brick_name(ordinal)} is inside {bricks.unit} {bricks.name(start)}, and "
-            f"{bricks.unit}s are published as a whole: name the {bricks.unit}"
+            f"only whole {bricks.unit}s are published. Name the {bricks.unit}."
         )
     return start

@@ -28,6 +28,6 @@ class Backoff:
         left = self._until - now
         if left <= 0:
             raise error
-        self._log(f"{error}; trying again for another {left:.0f} s")
+        self._log(f"{error} Retrying for another {left:.0f} s.")
         time.sleep(min(self._seconds, left))
         self._seconds = min(self._seconds * 2, _LONGEST_PAUSE_SECONDS)

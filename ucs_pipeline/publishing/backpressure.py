@@ -20,10 +20,10 @@ _LOG_EVERY_SECONDS = 60
 _TRIM_STEP = 100_000
 _MAX_SEQUENCE = 2**64 - 1
 _WAYS_OUT = {
-    "wait": "trim what the consumers are done with, raise the cap, or choose another `when_full`",
-    "trim_acknowledged": "let the consumer groups acknowledge more (XACK), remove groups that nobody reads with, or "
-    "raise the cap",
-    "trim": "raise the cap",
+    "wait": "Trim the entries that the consumers have handled, raise the cap, or choose another `when_full`.",
+    "trim_acknowledged": "Let the consumer groups acknowledge more entries (XACK), remove unused groups, or raise the "
+    "cap.",
+    "trim": "Raise the cap.",
 }
 
 
@@ -95,12 +95,12 @@ class Backpressure:
                 since, shortest = now, self._length
             if now - since > self._settings.timeout_s:
                 raise StreamFullError(
-                    f"{self._full()}, and nobody made room for {self._settings.timeout_s:g} s: "
+                    f"{self._full()}. No entry was trimmed for {self._settings.timeout_s:g} s. "
                     f"{_WAYS_OUT[self._settings.when_full]}"
                 )
             if now > self._log_after:
                 left = since + self._settings.timeout_s - now
-                self._log(f"{self._full()}; waiting for room, for another {left:.0f} s")
+                self._log(f"{self._full()}. Waiting for another {left:.0f} s until entries are trimmed.")
                 self._log_after = now + _LOG_EVERY_SECONDS
             self._pause(seconds)
             seconds = min(seconds * 2, _LONGEST_POLL_SECONDS)
@@ -155,19 +155,19 @@ def fullness(stream: RedisStream, settings: Stream, state: State) -> str | None:
     try:
         taken = 0 if settings.max_bytes is None else stream.client.memory_usage(stream.name) or 0
         if state.length >= settings.max_len:
-            text = f"it holds {state.length:,} entries (max_len {settings.max_len:,})"
+            text = f"It holds {state.length:,} entries (max_len {settings.max_len:,})"
         elif settings.max_bytes is not None and taken >= settings.max_bytes:
-            text = f"it takes {taken:,} bytes (max_bytes {settings.max_bytes:,})"
+            text = f"It takes {taken:,} bytes (max_bytes {settings.max_bytes:,})"
         else:
             return None
         needed = _first_unacknowledged(stream) if settings.when_full == "trim_acknowledged" else None
     except redis.RedisError as error:
         raise stream.failure(error) from error
     if settings.when_full == "wait":
-        return f"{text}; waiting until its consumers have trimmed"
+        return f"{text}. It waits until its consumers have trimmed entries."
     if needed is not None and state.first is not None and state.first < needed:
         return None
-    return f"{text}; waiting until its consumer groups have acknowledged the oldest entries"
+    return f"{text}. It waits until its consumer groups have acknowledged the oldest entries."
 
 
 def trim_acknowledged(stream: RedisStream) -> int:

@@ -45,11 +45,11 @@ class Limits(NamedTuple):
             setting = setting or "proto-max-bulk-len"
             asked = "" if self.known else ", by default: the Redis user may not run CONFIG GET"
             return row, StreamError(
-                f"feed {feed.name!r}, brick {feed.partitions.name(feed.partitions.start(entries.id(row).ordinal))}: "
-                f"the row with key {key} has {text}, and Redis takes {most:,} ({setting}{asked}); nothing of this "
-                "row was "
-                f"sent, all rows before it were. Raise {setting} in Redis, or shorten the field or leave it out "
-                "(`columns`), or leave the row out (`where`)"
+                f"feed {feed.name!r}: brick {feed.partitions.name(feed.partitions.start(entries.id(row).ordinal))}: "
+                f"the row with key {key} has {text}, and Redis takes {most:,} ({setting}{asked}). All rows before it "
+                f"were published. Raise {setting} in Redis, shorten the field or leave it out with `columns`, or leave "
+                "the row out with `where`.",
+                "UCS-ROW",
             )
         return None
 

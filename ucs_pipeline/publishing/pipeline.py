@@ -107,8 +107,9 @@ class PipelinedPublisher(ABC, Generic[T, Sent]):
         """Makes sure that nothing lies where a closed guard moves the stream aside to."""
         if self._demand(command(b"EXISTS", parked)):
             raise StreamError(
-                f"stream {self._stream.name!r}: there is a key {parked.decode()!r}, a name that this project needs "
-                "for itself and leaves nothing under: rename or delete it"
+                f"stream {self._stream.name!r}: key {parked.decode()!r} exists. ucs reserves this name. Rename or "
+                "delete the key.",
+                "UCS-RESERVED-KEY",
             )
 
     def _look_for_errors(self, replies: list[Any]) -> None:
@@ -144,10 +145,14 @@ class PipelinedPublisher(ABC, Generic[T, Sent]):
             return [wire.reply() for _ in range(transaction.rows + AROUND_ROWS)]
 
     def _refused_for_a_moment(self) -> StreamUnavailableError:
-        return StreamUnavailableError(f"stream {self._stream.name!r}: Redis refused rows for a moment")
+        return StreamUnavailableError(
+            f"stream {self._stream.name!r}: Redis refused rows for a moment. Wait for the next attempt."
+        )
 
     def _out_of_step(self) -> StreamUnavailableError:
-        return StreamUnavailableError(f"stream {self._stream.name!r}: Redis left a question unanswered")
+        return StreamUnavailableError(
+            f"stream {self._stream.name!r}: Redis did not answer a command. Wait for the next attempt."
+        )
 
     def _confirm(self) -> None:
         if self._min_replicas:
@@ -170,5 +175,6 @@ class PipelinedPublisher(ABC, Generic[T, Sent]):
         if reply < self._min_replicas:
             raise StreamUnavailableError(
                 f"stream {self._stream.name!r}: {reply} replicas have confirmed the entries within {_WAIT_SECONDS} s, "
-                f"expected {self._min_replicas} (min_replicas): check Redis' replication"
+                f"expected {self._min_replicas} (min_replicas). Check Redis' replication.",
+                "UCS-REPLICAS",
             )

@@ -28,12 +28,17 @@ def ledger_entries(
     account = Ledger(feed, stream).accounts([start]).get(start)
     brick, state = f"feed {feed.name!r}: brick {feed.partitions.name(start)}", stream.state()
     if account is None or account.first is None or account.last is None:
-        raise UcsError(f"{brick} is not published yet, or has no rows: the ledger of {stream.name!r} has nothing of it")
+        raise UcsError(
+            f"{brick} is not published yet, or has no rows: the ledger of stream {stream.name!r} does not list it. "
+            "Publish it.",
+            "UCS-NOT-IN-STREAM",
+        )
     if state.first is None or account.last < state.first:
         there = f"begins at {state.first}" if state.first else "is empty"
         raise UcsError(
-            f"{brick} was trimmed: stream {stream.name!r} {there}, and its last entry was {account.last}; read its "
-            f"rows from table {feed.redacted.table!r}"
+            f"{brick} was trimmed: stream {stream.name!r} {there}, and its last entry was {account.last}. Read its "
+            f"rows from table {feed.redacted.table!r}.",
+            "UCS-NOT-IN-STREAM",
         )
     number = 0
     for number, _ in enumerate(stream.walk(account.first, account.last), 1):

@@ -97,12 +97,16 @@ def _refuse_absent(feed: Feed, stream: OrderedStream, ordinal: int) -> None:
     brick = f"feed {feed.name!r}: brick {feed.partitions.name(ordinal)}"
     if state.top <= floor(feed) or ordinal > state.top.ordinal:
         there = "has had no entries" if state.top <= floor(feed) else f"ends at {state.top}"
-        raise UcsError(f"{brick} is not published yet, or has no rows: stream {stream.name!r} {there}")
+        raise UcsError(
+            f"{brick} is not published yet, or has no rows: stream {stream.name!r} {there}. Publish it.",
+            "UCS-NOT-IN-STREAM",
+        )
     if state.first is None or feed.partitions.end(ordinal) < state.first.ordinal:
         there = f"begins at {state.first}" if state.first else f"is empty and had entries up to {state.top}"
         raise UcsError(
-            f"{brick} was trimmed, or adopted without being published: stream {stream.name!r} {there}; read its rows "
-            f"from table {feed.redacted.table!r}"
+            f"{brick} was trimmed, or adopted without being published: stream {stream.name!r} {there}. Read its rows "
+            f"from table {feed.redacted.table!r}.",
+            "UCS-NOT-IN-STREAM",
         )
 
 

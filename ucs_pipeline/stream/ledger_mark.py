@@ -78,27 +78,28 @@ class Pair(NamedTuple):
         if self.mark is None:
             assert self.noted
             found = (
-                f"the stream has no consumer group {group!r}, by which the ledger knows it: the stream was replaced, "
-                "or somebody destroyed the group"
+                f"The stream has no consumer group {group!r}, which identifies it: the stream was replaced, or the "
+                "group was destroyed"
             )
             ways_out = (
-                f"if the feed's rows are in the stream, or were trimmed from it, `XGROUP CREATE {self.stream} {group} "
-                f"{self.noted.decode()}`; if the stream is another one, `DEL {ledger}`, by which all bricks are "
-                "published again"
+                f"If the feed's rows are in the stream, or were trimmed from it, run `XGROUP CREATE {self.stream} "
+                f"{group} {self.noted.decode()}`. If the stream is another one, run `DEL {ledger}`: then all bricks "
+                "are published again."
             )
         else:
             found = (
-                f"the stream has consumer group {group!r} of another moment"
+                f"The stream has consumer group {group!r} of another time"
                 if self.noted
-                else f"the stream has consumer group {group!r}, and the ledger does not know it"
+                else f"The stream has consumer group {group!r}, which the ledger does not know"
             ) + ": one of the two was deleted, restored, renamed or copied over without the other"
             ways_out = (
-                "restore both from one moment; or, to publish all bricks once more, "
-                f"`XGROUP DESTROY {self.stream} {group}` and `DEL {ledger}`"
+                "Restore both from one backup, or, to publish all bricks once more, run "
+                f"`XGROUP DESTROY {self.stream} {group}` and `DEL {ledger}`."
             )
         return StreamError(
-            f"feed {self.feed!r}: stream {self.stream!r} and ledger {ledger!r} do not belong together: {found}. "
-            f"Nothing was added. Stop other runs of the feed, and then: {ways_out}"
+            f"feed {self.feed!r}: stream {self.stream!r} and ledger {ledger!r} do not belong together. {found}. No row "
+            f"was added. Stop other runs of the feed first. {ways_out}",
+            "UCS-LEDGER",
         )
 
 

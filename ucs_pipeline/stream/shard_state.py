@@ -88,8 +88,9 @@ def refuse_other_sharding(feed: Feed, stream: OrderedStream, state: State) -> Sh
         if not begun and _there(stream, f"{stream.name}.0", shard_state_key(f"{stream.name}.0")):
             raise StreamError(
                 f"feed {feed.name!r}: stream {stream.name!r} has no entries, and {stream.name + '.0'!r} has those of "
-                "the same feed with `stream.shards`: all bricks would be published once more; set `stream.shards` "
-                "again, or choose a new `stream.name`"
+                "the same feed with `stream.shards`. All bricks would be published once more. Set `stream.shards` "
+                "again, or choose a new `stream.name`.",
+                "UCS-SHARDS",
             )
         return None
     own, found = ShardState.of(feed), read_shard_state(stream)
@@ -104,21 +105,23 @@ def refuse_other_sharding(feed: Feed, stream: OrderedStream, state: State) -> Sh
     base = feed.parent.stream_name
     if _there(stream, base, fencing_token_key(base)):
         raise StreamError(
-            f"feed {feed.parent.name!r}: stream {base!r} has the entries of the feed without `stream.shards`: all "
-            f"bricks would be published once more, to {base + '.0'!r} and on; leave `stream.shards` out again, choose "
-            "a new `stream.name`, or delete that stream"
+            f"feed {feed.parent.name!r}: stream {base!r} has the entries of the feed without `stream.shards`. All "
+            f"bricks would be published once more, to {base + '.0'!r} and the next. Leave `stream.shards` out again, "
+            "choose a new `stream.name`, or delete that stream.",
+            "UCS-SHARDS",
         )
     return found
 
 
 def _sharded_otherwise(feed: Feed, stream: str, found: ShardState | None, own: ShardState) -> StreamError:
     there = (
-        f"was written as {found}" if found else f"has entries, and no {shard_state_key(stream)!r} says which shard's"
+        f"was written as {found}" if found else f"has entries, and no key {shard_state_key(stream)!r} names their shard"
     )
     return StreamError(
-        f"feed {feed.parent.name!r}: stream {stream!r} {there}, expected {own}: bricks that it has would be published "
-        "to other streams once more; put `stream.shards` and `bricks.level` back, choose a new `stream.name`, or "
-        "delete all streams of the feed"
+        f"feed {feed.parent.name!r}: stream {stream!r} {there}, expected {own}. Bricks that it has would be published "
+        "to other streams once more. Set `stream.shards` and `bricks.level` back, choose a new `stream.name`, or "
+        "delete all streams of the feed.",
+        "UCS-SHARDS",
     )
 
 

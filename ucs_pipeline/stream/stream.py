@@ -130,9 +130,9 @@ class RedisStream:
         policy = str(memory.get("maxmemory_policy", ""))
         if memory.get("maxmemory") and policy.startswith("allkeys"):
             raise StreamError(
-                f"stream {self.name!r}: Redis has maxmemory-policy {policy}, by which it may evict the whole stream "
-                "when memory is short; expected noeviction (or a volatile-* policy, which spares keys without a time "
-                "to live): change the policy"
+                f"stream {self.name!r}: Redis has maxmemory-policy {policy} and may evict the whole stream when memory "
+                "is short. Set noeviction, or a volatile-* policy, which keeps keys without a time to live.",
+                "UCS-EVICTION",
             )
 
     def reconnect(self) -> None:
@@ -142,8 +142,10 @@ class RedisStream:
     def lost(self, before: EntryId, top: EntryId | None) -> StreamUnavailableError:
         """What it means that the stream's top is below what it was, or that the stream is gone."""
         return StreamUnavailableError(
-            f"stream {self.name!r} {f'ends at {top}' if top else 'is gone'}, and ended at {before} a moment ago: Redis "
-            "lost entries (a failover to a replica that lagged, an older copy restored), or another server answers"
+            f"stream {self.name!r} {f'ends at {top}' if top else 'is gone'}, and ended at {before} a moment ago. Redis "
+            "lost entries in a failover or by a restored older copy, or another server answers. Wait: the next attempt "
+            "publishes them again.",
+            "UCS-ENTRIES-LOST",
         )
 
     def named(self, error: StreamError) -> StreamError:
@@ -223,7 +225,9 @@ def open_stream(feed: Feed, at: "RedisServer | redis.Redis") -> OrderedStream:
         StreamError: the server's URL is none.
     """
     if feed.stream.shards > 1 and not feed.shard_id:
-        raise FeedError(f"feed {feed.name!r} has {feed.stream.shards} streams: open those of its shards, one by one")
+        raise FeedError(
+            f"feed {feed.name!r} has {feed.stream.shards} stream shards. Open one of them, such as {feed.name}_0."
+        )
     client = connect_redis(at, feed.stream_name) if isinstance(at, RedisServer) else at
     return OrderedStream(feed.stream_name, client, floor(feed))
 

@@ -3,13 +3,13 @@
 import doctest
 import re
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
 
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.cli.main import ucs
+from ucs_pipeline_tests import reference
 from ucs_pipeline_tests.support.home import PROJECT
 
 PAGES = [
@@ -18,30 +18,10 @@ PAGES = [
 ]
 
 
-def _settings(schema: dict[str, Any], model: dict[str, Any], prefix: str = "") -> list[str]:
-    rows = []
-    for name, field in model["properties"].items():
-        nested = [part["$ref"] for part in field.get("anyOf", []) if "$ref" in part]
-        if nested:
-            rows += _settings(schema, schema["$defs"][nested[0].rsplit("/", 1)[-1]], f"{prefix}{name}.")
-            continue
-        required = name in model.get("required", [])
-        default = field.get("default")
-        shown = "" if required else "none" if default in (None, "__DAGSTER_UNSET_DEFAULT__") else f"`{default}`"
-        rows.append(f"| `{prefix}{name}` | {shown} | {field['description'].replace('|', chr(92) + '|')} |")
-    return rows
-
-
-def settings_table() -> str:
-    """The table of a feed's settings in docs/reference/settings.md, from the component's schema."""
-    schema = BrickFeed.model().model_json_schema()
-    return "\n".join(["| setting | default | meaning |", "| --- | --- | --- |", *_settings(schema, schema)])
-
-
-def test_every_setting_of_a_feed_is_documented_as_it_is() -> None:
-    page = (PROJECT / "docs" / "reference" / "settings.md").read_text()
-    [table] = re.findall(r"<!-- settings -->\n(.*?)\n<!-- /settings -->", page, re.DOTALL)
-    assert table == settings_table()
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_a_generated_page_is_up_to_date(name: str) -> None:
+    page = (reference.FOLDER / name).read_text()
+    assert page == reference.PAGES[name](page), "run `uv run python -m ucs_pipeline_tests.reference`"
 
 
 def test_python_examples_are_true() -> None:

@@ -22,20 +22,20 @@ def check(feed: Feed, batch: pa.RecordBatch, first: int, last: int) -> None:
     if low < first or high > last:
         bricks, foreign_entry = feed.partitions, low if low < first else high
         raise SourceError(
-            f"asked for {bricks.span(first, last)}, the table answered with rows of {bricks.name(foreign_entry)}: "
-            "check "
-            f"the parentheses in the feed's `where` and `key`{_column_hint(feed)}"
+            f"A query of {bricks.span(first, last)} returned rows of {bricks.name(foreign_entry)}. "
+            f"Check the parentheses in the feed's `where` and `key`{_column_hint(feed)}."
         )
     if batch.column("payload").null_count:
-        raise SourceError("a column became Nullable while the table was being read: run again")
+        raise SourceError("The table was altered while it was read: a column became Nullable. Launch again.")
     fewest = batch.column("arguments")
     if pc.min(fewest).as_py() == 0:
         row = int(numbers(fewest).argmin())
         brick = feed.partitions.name(batch.column("ordinal")[row].as_py())
         raise SourceError(
-            f"brick {brick}: every field of the row with key {batch.column('key')[row].as_py()} is NULL, and a "
-            "stream entry needs at least one: add a constant, or a column that is never NULL, or leave such rows "
-            "out with `where`"
+            f"brick {brick}: every field of the row with key {batch.column('key')[row].as_py()} is "
+            "NULL, and a stream entry needs at least one. Add a constant or a column that is never NULL, or leave such "
+            "rows out with `where`.",
+            "UCS-ROW",
         )
 
 
@@ -83,10 +83,11 @@ class Counted:
             if read < counted:
                 name = self._feed.partitions.brick_name(ordinal)
                 raise SourceUnavailableError(
-                    f"feed {self._feed.name!r}: brick {name}: {counted:,} rows were counted, and the scan after that "
-                    f"gave {read:,}: rows were deleted, or the scan was answered from an older state of the table (a "
-                    "cache, a replica that lags); if this stays, read from one replica, or set "
-                    "`settings: {select_sequential_consistency: 1}`"
+                    f"feed {self._feed.name!r}: brick {name}: ClickHouse counted {counted:,} rows, and the scan after "
+                    f"that returned {read:,}. Rows were deleted, or a cache or a lagging replica answered. Launch "
+                    "again; if the error comes back, read from one replica or set "
+                    "`settings: {select_sequential_consistency: 1}`.",
+                    "UCS-SCAN-INCOMPLETE",
                 )
             self._next = next(self._counts, None)
 

@@ -13,14 +13,14 @@ def empty(feed: Feed, wanted: Sequence[int], sample: str | None) -> str:
     key = "a NULL key" if sample is None else f"key {printable(sample)}"
     unit = _fitting_unit(feed, sample)
     advice = (
-        f"it would be in the feed's bricks if keys counted {unit}: set `bricks.unit: {unit}`, and give the feed "
-        "another name and another stream, since these bricks are recorded as done without rows"
+        f"The key would be in the feed's bricks if keys counted {unit}. Set `bricks.unit: {unit}`, and give the feed "
+        "another name and stream, because these bricks are recorded without rows."
         if unit
-        else "if rows were expected here, check `key`, `where` and `bricks`"
+        else "If you expect rows here, check `key`, `where` and `bricks`."
     )
     return (
         f"feed {feed.name!r}: no row is in {bricks.span(wanted[0], wanted[-1])}, but table {feed.redacted.table!r} has "
-        f"rows, such as one with {key}; {advice}"
+        f"rows, such as one with {key}. {advice}"
     )
 
 
@@ -28,8 +28,8 @@ def filtered(feed: Feed, wanted: Sequence[int]) -> str:
     """What to say of partitions without rows where the feed's filter takes no row of its table."""
     return (
         f"feed {feed.name!r}: no row is in {feed.partitions.span(wanted[0], wanted[-1])}: table "
-        f"{feed.redacted.table!r} has rows, and the feed's `where` takes none of them; if rows were expected here, "
-        "check `where`"
+        f"{feed.redacted.table!r} has rows, and the feed's `where` rejects them all. If you expect rows here, check "
+        "`where`."
     )
 
 

@@ -35,7 +35,8 @@ def refuse_varying(feed: Feed, rows: RowsOf, described: Sequence[Row], expressio
         raise SourceError(
             f"feed {feed.name!r}: {_mentions(feed, used, name)} uses {name} as a window function, whose value "
             "depends on the rows that are read together. Each run reads its own bricks, so the value would differ from "
-            "run to run. Calculate it over the whole table in a view, and name the view as `table`; or store it"
+            "run to run. Calculate it over the whole table in a view and name the view as `table`, or store it.",
+            "UCS-VARYING",
         )
     # A view's own window functions see all of its rows, whatever is selected from it.
     ordinary = own.ordinary.union(*(found.ordinary for found in _views(feed, rows, own.tables, expressions)))
@@ -46,8 +47,9 @@ def refuse_varying(feed: Feed, rows: RowsOf, described: Sequence[Row], expressio
     for name in sorted(varying & ordinary):
         raise SourceError(
             f"feed {feed.name!r}: {_mentions(feed, used, name)} uses {name}, whose value may differ each time "
-            "a row is read. What is in the stream could then not be compared with the table. Store the value in the "
-            "table (a DEFAULT or MATERIALIZED column), and publish that; or leave the function out"
+            "a row is read. The entries could then not be compared with the table. Store the value in a DEFAULT or "
+            "MATERIALIZED column and publish that column, or leave the function out.",
+            "UCS-VARYING",
         )
     for column, names in stored.items():
         for name in sorted(varying & names):
@@ -62,7 +64,8 @@ def _refuse_unstored(feed: Feed, rows: RowsOf, column: str, function: str, table
             raise SourceError(
                 f"feed {feed.name!r}: column {column!r} is not stored in {parts:,} parts of table {table}, and its "
                 f"default uses {function}, whose value may differ each time a row is read. Store it with ALTER TABLE "
-                "... MATERIALIZE COLUMN, or leave the column out of `columns`"
+                "... MATERIALIZE COLUMN, or leave the column out of `columns`.",
+                "UCS-VARYING",
             )
 
 

@@ -24,7 +24,8 @@ def read_twice(feed: Feed, what: str, advice: str = "set `final: true`") -> str:
     """The warning about such a table. `what`: what it is."""
     return (
         f"feed {feed.name!r}: table {feed.redacted.table!r} {what} without FINAL: its rows may be merged or replaced "
-        f"after they were published; {advice}, or publish bricks only when they no longer change"
+        f"after they were published. {advice[0].upper()}{advice[1:]}, or publish bricks only when they no longer "
+        "change."
     )
 
 
@@ -41,8 +42,8 @@ def behind(feed: Feed, shape: sql.Shape, rows: RowsOf) -> str | None:
         return read_twice(feed, f"reads {found}", "set `final: true`" if helps else _IN_VIEW)
     if feed.final and explained.buffered(plan) and _merging(rows, explained.tables(plan)):
         return (
-            f"feed {feed.name!r}: table {feed.redacted.table!r} is a Buffer, and rows that are still in it come beside "
-            "the versions of them in its table, in spite of FINAL: read the table behind it instead"
+            f"feed {feed.name!r}: table {feed.redacted.table!r} is a Buffer. Rows in the buffer are read in addition "
+            "to their versions in its table, in spite of FINAL. Read the table behind it instead."
         )
     return None
 

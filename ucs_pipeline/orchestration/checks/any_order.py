@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def gaps_allowed(facts: "CheckInputs") -> CheckResult:
     """Counts bricks that were left out, of which nothing is wrong."""
     figures: dict[str, int | str] = {"bricks_recorded": len(facts.records), "bricks_missing": len(facts.gaps)}
-    text = f"{finished(facts)}, {len(facts.gaps):,} below the newest are not finished, which an any-order feed allows"
+    text = f"{finished(facts)}. {len(facts.gaps):,} before the newest are not, which an any-order feed allows."
     return CheckResult(NO_GAPS, text, figures, ("brick", "rows in the table"), ())
 
 
@@ -31,12 +31,11 @@ def ledger_not_behind(facts: "CheckInputs") -> CheckResult:
     }
     ledger = f"the ledger of stream {feed.stream_name!r}"
     if not wrong:
-        text = f"{finished(facts)}, {ledger} has all"
+        text = f"{finished(facts)}, and {ledger} has them all."
     else:
         text = (
-            f"{finished(facts)}, expected {ledger} to have them as done; found {len(wrong):,} that it has not: Redis "
-            f"lost entries, or the stream was deleted; launch {ranges(feed.partitions, wrong)}, which publishes what "
-            "is missing"
+            f"{finished(facts)}, but {ledger} lacks {len(wrong):,} of them. Redis lost entries, or the stream was "
+            f"deleted. Launch {ranges(feed.partitions, wrong)}, which publishes the missing rows."
         )
     offenders = [
         (

@@ -78,7 +78,7 @@ def _checks(feed: Feed) -> dg.AssetChecksDefinition:
         except UcsError as error:
             # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
             context.log.error(str(error))
-            raise dg.Failure(str(error)) from error
+            raise dg.Failure(str(error), metadata={"code": error.code}) from error
         wanted = context.op_execution_context.selected_asset_check_keys
         for finding in findings(facts, warning):
             key = check_key(feed, finding.check)
@@ -89,7 +89,7 @@ def _checks(feed: Feed) -> dg.AssetChecksDefinition:
                     asset_key=key.asset_key,
                     check_name=key.name,
                     severity=_severity(finding.check),
-                    description=finding.sentence,
+                    description=finding.message,
                     metadata=_metadata(finding, more),
                 )
 
@@ -126,7 +126,7 @@ def after_run(
             check_name=key.name,
             passed=finding.passed,
             severity=_severity(finding.check),
-            description=finding.sentence,
+            description=finding.message,
             metadata=_metadata(finding, {}),
         )
 
@@ -152,6 +152,8 @@ def _metadata(finding: CheckResult, more: Mapping[str, dg.MetadataValue]) -> Map
         kinds = ["int" if isinstance(part, int) else "string" for part in finding.offenders[0]]
         columns = [dg.TableColumn(*column) for column in zip(finding.columns, kinds, strict=True)]
         metadata["offenders"] = dg.MetadataValue.table(records, dg.TableSchema(columns))
+    if not finding.passed:
+        metadata["code"] = finding.check.code
     if finding.warning:
         metadata["warning"] = finding.warning
     return metadata

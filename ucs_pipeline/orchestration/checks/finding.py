@@ -15,29 +15,40 @@ class Check(NamedTuple):
     description: str
     serious: bool
     """Whether a failure breaks what the feed promises, rather than something to know about its table."""
+    code: str
+    """Ends the message of a failure; see `docs/reference/messages.md`."""
 
 
 ALL_ROWS_ARRIVED = Check(
     "all_rows_arrived",
-    "Every finished brick has the rows and the content in the table that were recorded when it was published, and what "
-    "is still in the stream says the same as the table, byte for byte.",
+    "Every materialized brick has the rows and the content in the table that were recorded when it was published, and "
+    "the entries that are still in the stream equal the table, byte for byte.",
     True,
+    "UCS-CHECK-ROWS",
 )
 
 
-NO_GAPS = Check("no_gaps", "Every brick below the newest finished one is finished.", True)
+NO_GAPS = Check("no_gaps", "Every brick below the newest materialized one is materialized.", True, "UCS-CHECK-GAPS")
 
 
-NO_LATE_ROWS = Check("no_late_rows", "No finished brick has grown or changed in the table since.", False)
+NO_LATE_ROWS = Check(
+    "no_late_rows",
+    "No materialized brick has grown or changed in the table since it was published.",
+    False,
+    "UCS-CHECK-LATE",
+)
 
 
 NO_UNASSIGNED_ROWS = Check(
-    "no_unassigned_rows", "Every row's key lies in a brick of the feed: none is NULL, negative or off the list.", False
+    "no_unassigned_rows",
+    "Every row's key is in a brick of the feed: none is NULL, negative or outside the brick range.",
+    False,
+    "UCS-CHECK-UNASSIGNED",
 )
 
 
 STREAM_NOT_BEHIND = Check(
-    "stream_not_behind", "The stream reaches to the last entry that was recorded: Redis has lost nothing.", True
+    "stream_not_behind", "The stream reaches the last recorded entry: Redis has lost nothing.", True, "UCS-CHECK-BEHIND"
 )
 
 
@@ -61,6 +72,11 @@ class CheckResult:
     warning: str | None = None
 
     @property
+    def message(self) -> str:
+        """The sentence and, if the check failed, its code."""
+        return self.sentence if self.passed else f"{self.sentence} [{self.check.code}]"
+
+    @property
     def passed(self) -> bool:
         """Whether nothing was found."""
         return not self.offenders
@@ -68,4 +84,5 @@ class CheckResult:
 
 def finished(facts: "CheckInputs") -> str:
     """How a sentence about finished bricks begins."""
-    return f"feed {facts.feed.name!r}: of {len(facts.records):,} finished bricks"
+    number, unit = len(facts.records), facts.feed.partitions.unit
+    return f"feed {facts.feed.name!r}: {number:,} {unit}{' is' if number == 1 else 's are'} materialized"

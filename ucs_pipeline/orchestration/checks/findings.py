@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     # Checks are declared in every process; what they look at is imported by those that run them.
     from ucs_pipeline.orchestration.checks.facts import CheckInputs
 
-_AGAIN = "publish to another stream name, or delete the stream and launch all bricks"
+_AGAIN = "publish to another `stream.name`, or delete the stream and launch all bricks"
 _PLACES = {
     "null": "with a NULL key",
     "negative": "negative",
-    "before": "before the list",
-    "beyond": "beyond the list",
+    "before": "before the first brick",
+    "beyond": "beyond the last brick",
 }
 
 
@@ -96,15 +96,15 @@ def all_rows_arrived(facts: "CheckInputs") -> CheckResult:
     sides = f"table {feed.redacted.table!r} and stream {feed.stream_name!r}"
     if not offenders:
         text = (
-            f"{finished(facts)} with {rows:,} rows, all have the same rows in {sides}, and {verdict.equal:,} entries "
-            "that are still there were read back"
+            f"{finished(facts)} with {rows:,} rows. All have the same rows in {sides}; {verdict.equal:,} entries that "
+            "are in the stream were compared."
         )
     else:
         text = (
-            f"{finished(facts)} with {rows:,} rows, expected the same rows in {sides}; found {len(facts.changed):,} "
-            f"bricks with other rows in the table than recorded, and in the stream {verdict.different:,} entries that "
-            f"differ from the table, {verdict.missing:,} missing and {verdict.extra or 0:,} of something else: restore "
-            f"the table if it is wrong; if the stream is, {_AGAIN}"
+            f"{finished(facts)} with {rows:,} rows, and {sides} differ. The table has other rows than recorded in "
+            f"{len(facts.changed):,} bricks. The stream has {verdict.different:,} entries that differ from the table "
+            f"and {verdict.extra or 0:,} foreign entries, and lacks {verdict.missing:,}. Restore the table if it is "
+            f"wrong; if the stream is wrong, {_AGAIN}."
         )
     more = verdict.different + verdict.missing - len(verdict.differences)
     return CheckResult(ALL_ROWS_ARRIVED, text, figures, ("brick", "compared", "expected", "found"), offenders, more)
@@ -115,14 +115,14 @@ def no_gaps(facts: "CheckInputs") -> CheckResult:
     bricks, newest, gaps = facts.feed.partitions, max(facts.records, default=-1), facts.gaps
     figures: dict[str, int | str] = {"bricks_recorded": len(facts.records), "bricks_missing": len(gaps)}
     if not facts.records:
-        text = f"feed {facts.feed.name!r}: no brick is finished yet, so there is no gap between bricks"
+        text = f"feed {facts.feed.name!r}: no brick is materialized yet, so there is no gap."
     elif not gaps:
-        text = f"{finished(facts)}, up to {bricks.name(newest)}, none is missing"
+        text = f"{finished(facts)}, up to {bricks.name(newest)}. None is missing."
     else:
         text = (
-            f"{finished(facts)}, the newest is {bricks.name(newest)}; {len(gaps):,} below it are not finished, "
-            f"expected all to be: launch {ranges(bricks, gaps)} (rows that are in the stream already are compared and "
-            "recorded, not published again)"
+            f"{finished(facts)}, up to {bricks.name(newest)}, but {len(gaps):,} before it are not. Launch "
+            f"{ranges(bricks, gaps)}. Rows that are in the stream already are compared and recorded, not published "
+            "again."
         )
     offenders = [(bricks.name(start), facts.table(start).rows) for start in gaps]
     return CheckResult(NO_GAPS, text, figures, ("brick", "rows in the table"), offenders)
@@ -137,13 +137,12 @@ def no_late_rows(facts: "CheckInputs") -> CheckResult:
         for record, table in changed
     ]
     if not changed:
-        text = f"{finished(facts)}, none has changed in table {facts.feed.redacted.table!r} since it was published"
+        text = f"{finished(facts)}. None has changed in table {facts.feed.redacted.table!r} since it was published."
     else:
         text = (
-            f"{finished(facts)}, {len(changed):,} have changed in table {facts.feed.redacted.table!r} since, by "
-            f"{late:,} more rows ({ranges(bricks, [record.ordinal for record, _ in changed])}); expected none to "
-            "change, "
-            f"and the stream has what they were before: if consumers need the change, {_AGAIN}"
+            f"{finished(facts)}, and {len(changed):,} have changed in table {facts.feed.redacted.table!r} since, with "
+            f"{late:,} more rows: {ranges(bricks, [record.ordinal for record, _ in changed])}. The stream has the rows "
+            f"as they were. If consumers need the change, {_AGAIN}."
         )
     figures = {"bricks_recorded": len(facts.records), "bricks_changed": len(changed), "rows_late": late}
     columns = ("brick", "rows recorded", "rows in the table", "content recorded", "content in the table")
@@ -160,20 +159,18 @@ def no_unassigned_rows(facts: "CheckInputs") -> CheckResult:
     where = f"in a brick from {first} to {last}"
     if feed.shard_id and feed.shard_id.number:
         text = (
-            f"feed {feed.name!r}: {inside:,} rows of table {feed.redacted.table!r} are in its bricks; rows in no brick "
-            f"of feed {feed.parent.name!r} are counted by the same check of its first shard"
+            f"feed {feed.name!r}: {inside:,} rows of table {feed.redacted.table!r} are in its bricks. The same check "
+            f"of the first stream shard counts rows in no brick of feed {feed.parent.name!r}."
         )
     elif not offenders:
-        others = f", or dealt to another shard than {feed.name!r}" if feed.shard_id else ""
-        text = f"feed {feed.parent.name!r}: all {inside:,} rows of table {feed.redacted.table!r} are {where}{others}"
+        others = f", or assigned to another stream shard than {feed.name!r}" if feed.shard_id else ""
+        text = f"feed {feed.parent.name!r}: all {inside:,} rows of table {feed.redacted.table!r} are {where}{others}."
     else:
         places = {**_PLACES, "negative": "before 1970"} if feed.bricks.kind == "time" else _PLACES
         found = ", ".join(f"{rows:,} {places[place]}" for place, rows in offenders)
         text = (
-            f"feed {feed.name!r}: table {feed.redacted.table!r} has {sum(counts.values()):,} rows in no brick "
-            f"({found}); expected every row {where}, and these are not published: change the feed's `bricks`, or "
-            "leave such rows "
-            "out with `where`"
+            f"feed {feed.name!r}: table {feed.redacted.table!r} has {sum(counts.values()):,} rows that are not {where} "
+            f"({found}). They are not published. Change the feed's `bricks`, or leave such rows out with `where`."
         )
     figures = {"rows_assigned": inside, **{f"rows_{place}": rows for place, rows in counts.items()}}
     return CheckResult(NO_UNASSIGNED_ROWS, text, figures, ("key", "rows"), offenders)
@@ -187,7 +184,7 @@ def stream_not_behind(facts: "CheckInputs") -> CheckResult:
     lost = sorted(ordinal for ordinal, end in ends.items() if end > top)
     figures: dict[str, int | str] = {"top": str(top), "last_entry_recorded": str(last), "bricks_lost": len(lost)}
     if not lost:
-        text = f"feed {feed.name!r}: stream {feed.stream_name!r} reaches to {top}, the last entry recorded is {last}"
+        text = f"feed {feed.name!r}: stream {feed.stream_name!r} reaches {top}. The last recorded entry is {last}."
     else:
         # A brick without a record that has rows above the top as well would stand in the way of those after it.
         unrecorded = (
@@ -197,9 +194,9 @@ def stream_not_behind(facts: "CheckInputs") -> CheckResult:
         )
         first, newest = bricks.name(min(unrecorded, default=lost[0])), bricks.name(max(facts.records))
         text = (
-            f"feed {feed.name!r}: stream {feed.stream_name!r} ends at {top}, expected {last}, the last entry recorded: "
-            f"Redis lost entries of {len(lost):,} bricks, or the stream was deleted; launch {first}...{newest}, which "
-            "adds what is missing"
+            f"feed {feed.name!r}: stream {feed.stream_name!r} ends at {top}, and the last recorded entry is {last}. "
+            f"Redis lost entries of {len(lost):,} bricks, or the stream was deleted. Launch {first}...{newest}, which "
+            "adds the missing entries."
         )
     offenders = [(bricks.name(ordinal), facts.records[ordinal].rows, str(ends[ordinal])) for ordinal in lost]
     return CheckResult(STREAM_NOT_BEHIND, text, figures, ("brick", "rows recorded", "last entry recorded"), offenders)

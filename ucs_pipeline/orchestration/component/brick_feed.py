@@ -37,13 +37,13 @@ class BrickFeed(dg.Component, Feed, dg.Resolvable):
         # The assets of shards have names with a number, none of which is reserved.
         if self.stream.shards == 1 and not is_valid_name(self.name):
             raise ValueError(
-                f"name {self.name!r} is reserved by Dagster: choose another (stream.name may be {self.name})"
+                f"name {self.name!r} is reserved by Dagster. Choose another; stream.name may be {self.name}."
             )
         for setting, cron in (("schedule", self.schedule), ("check_schedule", self.check_schedule)):
             if cron is not None and not is_valid_cron_string(cron):
                 raise ValueError(
-                    f"{setting} {cron!r} is not a cron schedule: give minute, hour, day of the month, month and day of "
-                    "the week, such as '30 5 * * *'"
+                    f"{setting} {cron!r} is not a cron schedule. Give minute, hour, day of the month, month and day of "
+                    "the week, such as '30 5 * * *'."
                 )
         try:
             dg.AssetSpec(self.name, group_name=self.group, owners=self.owners, tags=self.tags)
@@ -147,7 +147,7 @@ def _checked(value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseM
         return handler(value)
     except ValidationError as error:
         if not isinstance(value, Mapping):
-            raise mistake(None, f"a feed is a mapping of settings (found {shown(value)})") from None
+            raise mistake(None, f"a feed is a mapping of settings (found {shown(value)}).") from None
         name = value.get("name")
         try:
             BrickFeed(**value)

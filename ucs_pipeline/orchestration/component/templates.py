@@ -35,7 +35,7 @@ def filled_in(
     own = {**scope, "env": _Environment(read)} if isinstance(scope.get("env"), EnvScope) else scope
     for name in settings:
         if isinstance(name, str) and TEMPLATE in name:
-            raise FeedError(f"{named(path)}: a template stands for a value, and not for a name: write the name")
+            raise FeedError(f"{named(path)}: a template cannot stand for a name. Write the name.")
     return {name: _filled_in(value, own, read, (*path, str(name))) for name, value in settings.items()}
 
 
@@ -62,7 +62,7 @@ def _rendered(text: str, scope: Mapping[str, Any], path: tuple[str, ...]) -> Any
     except Exception as error:
         # What a function that somebody wrote says may be anything.
         why = f"it raised {type(error).__name__}"
-    raise FeedError(f"{named(path)}: a template cannot be filled in: {why}") from None
+    raise FeedError(f"{named(path)}: a template has no value: {why}.") from None
 
 
 class _Environment:
@@ -79,8 +79,7 @@ class _Environment:
         if default is not ...:
             return default
         return _Unset(
-            f"environment variable {key} is not set: set it, or give another value for it, such as "
-            f"{{{{ env('{key}', 'value') }}}}"
+            f"environment variable {key} is not set. Set it, or give a default, such as {{{{ env('{key}', 'value') }}}}"
         )
 
     def __getattr__(self, key: str) -> Any:

@@ -30,8 +30,9 @@ def refuse_renumbered(instance: dg.DagsterInstance, feed: Feed, stream: RedisStr
         bounds = feed.partitions.bricks.bounds_text(ordinals[0], ordinals[-1]) if ordinals else None
         if written != bounds or not ordinals:
             raise StreamError(
-                f"feed {feed.name!r}, brick {name}: recorded as done with {written}, but the feed's `bricks` make it "
-                f"{bounds or 'no brick at all'} now: what is published cannot be numbered anew; {_way_out(feed)}"
+                f"feed {feed.name!r}: brick {name} was recorded as {written}, and the feed's `bricks` now make it "
+                f"{bounds or 'no brick'}. Published rows cannot be renumbered. {_way_out(feed)}.",
+                "UCS-NUMBERING",
             )
         last = event.metadata.get("last_entry_id")
         if last and newest and not feed.any_order:
@@ -42,12 +43,12 @@ def refuse_renumbered(instance: dg.DagsterInstance, feed: Feed, stream: RedisStr
 def _way_out(feed: Feed) -> str:
     bricks = feed.partitions.bricks
     if not isinstance(bricks, TimeBricks) or bricks.zone.key == "UTC":
-        return "set `bricks` back to what it was, or give the feed another name and another stream"
+        return "Set `bricks` back, or give the feed another name and another stream"
     return (
-        f"set `bricks` back to what it was. If nobody changed it, the time zone database was updated, with other rules "
-        f"for {bricks.zone.key} ({zone_database(bricks.zone.key)}): run the feed with the database that it was "
-        "published with (`pip install tzdata==<its release>`, and PYTHONTZPATH set to an empty text), or go on with a "
-        "new feed, of another name and stream, whose `bricks.first` comes after what is published"
+        f"Set `bricks` back. If nobody changed it, the time zone database has other rules for {bricks.zone.key} "
+        f"({zone_database(bricks.zone.key)}): run the feed with the database that it was published with (`pip install "
+        "tzdata==<its release>`, and PYTHONTZPATH set to an empty text), or continue with a new feed of another name "
+        "and stream, whose `bricks.first` comes after the published bricks"
     )
 
 
@@ -61,9 +62,10 @@ def _refuse_shifted(feed: Feed, stream: RedisStream, name: str, ordinals: Sequen
     # With a higher one the feed may be on another stream by now, whose old entries may have any ids.
     if top == last or (lowered and top > last):
         raise StreamError(
-            f"feed {feed.name!r}, brick {name}: recorded as done up to entry {last} of stream {stream.name!r}, which "
-            f"goes up to {top}, but with `stream.id_offset: {offset}` its entries are "
-            f"{ordinals[0] + offset}-1 and on: set it back to what it was, or give the feed another stream"
+            f"feed {feed.name!r}: brick {name} was recorded up to entry {last} of stream {stream.name!r}, whose last "
+            f"ID is {top}. With `stream.id_offset: {offset}` its entries begin at {ordinals[0] + offset}-1. Set the "
+            "offset back, or give the feed another stream.",
+            "UCS-NUMBERING",
         )
 
 

@@ -77,7 +77,7 @@ def _sensor(name: str, what: str, change: _Change) -> dg.SensorDefinition:
         if context.cursor is None:
             newest = context.instance.fetch_run_status_changes(change, limit=1).records
             context.update_cursor(str(newest[0].storage_id if newest else 0))
-            return dg.SkipReason("alerts begin with the runs that end from now on")
+            return dg.SkipReason(f"skipped: alerts begin with the next run that ends. Next check in {_SECONDS} s.")
         after = dg.RunStatusChangeRecordsFilter(change, after_storage_id=int(context.cursor))
         assert context.repository_def
         assets = context.repository_def.assets_defs_by_key.values()
@@ -88,17 +88,20 @@ def _sensor(name: str, what: str, change: _Change) -> dg.SensorDefinition:
             message = alert(context.instance, run, feeds_of(run)) if run else None
             if message is not None:
                 if sent and time.monotonic() >= until:
-                    return dg.SkipReason(f"alerts sent: {sent}; the webhook is slow, the rest follow at the next tick")
+                    return dg.SkipReason(
+                        f"skipped: the webhook is slow. {sent} alerts sent. Next check in {_SECONDS} s."
+                    )
                 try:
                     post(url, message)
                 except WebhookError as error:
                     if not sent:
                         raise
                     # A tick that fails keeps the cursor where it was, and these would be sent again.
-                    return dg.SkipReason(f"alerts sent: {sent}; then {error}")
+                    return dg.SkipReason(f"skipped: {sent} alerts sent, then: {error}")
                 sent += 1
             context.update_cursor(str(record.storage_id))
-        return dg.SkipReason(f"alerts sent: {sent}" if sent else "nothing to alert about")
+        found = f"{sent} alerts sent" if sent else "no run or check has failed"
+        return dg.SkipReason(f"skipped: {found}. Next check in {_SECONDS} s.")
 
     return sensor
 

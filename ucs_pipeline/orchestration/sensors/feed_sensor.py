@@ -4,7 +4,7 @@ import time
 
 import dagster as dg
 
-from ucs_pipeline.errors import UcsError
+from ucs_pipeline.errors import UcsError, without_code
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.names import LIVE_TAG, MAX_RETRIES_TAG, OPEN_BRICK_TAG, feed_key, range_tags, run_tags
 from ucs_pipeline.orchestration.resources import resource_keys
@@ -24,13 +24,13 @@ def _sensor(feed: Feed, asset: dg.AssetsDefinition) -> dg.SensorDefinition:
         target=dg.AssetSelection.assets(feed_key(feed)),
         minimum_interval_seconds=feed.sensor_interval_s,
         required_resource_keys=resource_keys(feed),
-        description=f"Publishes the next bricks of {feed.name} as the table seals them"
-        + {"hold": ".", "follow": ", and follows its open last brick.", "live": ", by a run that stays."}[feed.tail],
+        description=f"Publishes the next bricks of {feed.name} when they are sealed"
+        + {"hold": ".", "follow": ", and the rows of the open last brick.", "live": ", in one long run."}[feed.tail],
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         found, seen = _next(feed, asset, context, feed.max_bricks_per_run)
         if isinstance(found, str):
-            return dg.SensorResult(skip_reason=found)
+            return dg.SensorResult(skip_reason=_checked_again(found, f"in {feed.sensor_interval_s} s"))
         assert seen
         tries, now = LaunchBackoff.parse(context.cursor), time.time()
         if objection := tries.objection(feed, found, seen.at, now):
@@ -49,13 +49,21 @@ def _schedule(feed: Feed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinition:
         cron_schedule=str(feed.schedule),
         target=dg.AssetSelection.assets(feed_key(feed)),
         required_resource_keys=resource_keys(feed),
-        description=f"Publishes the next {feed.schedule_bricks} bricks of {feed.name} at each tick.",
+        description=f"Publishes the next {feed.schedule_bricks} {feed.bricks.level}s of {feed.name} at each tick.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         found, _ = _next(feed, asset, context, feed.schedule_bricks)
-        return dg.SkipReason(found) if isinstance(found, str) else _run_request(feed, found)
+        if isinstance(found, str):
+            return dg.SkipReason(_checked_again(found, "at the next tick of the schedule"))
+        return _run_request(feed, found)
 
     return schedule
+
+
+def _checked_again(reason: str, when: str) -> str:
+    """A skip reason that tells when the feed is checked next; the code of an error stays at its end."""
+    text = without_code(reason)
+    return f"{text} Next check {when}.{reason[len(text) :]}"
 
 
 def request_tags(feed: Feed, request: Request) -> dict[str, str]:
@@ -92,5 +100,5 @@ def _next(
         seen = situation_of(feed, asset, context.instance, context.resources, asked=asked)
     except UcsError as error:
         context.log.error(str(error))
-        return str(error), None
+        return f"skipped: {error}", None
     return next_bricks(feed, seen, most, live=feed.tail == "live" and not asked), seen

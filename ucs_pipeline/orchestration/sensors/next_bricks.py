@@ -79,15 +79,15 @@ def next_bricks(feed: Feed, seen: FeedSnapshot, most: int, *, live: bool = False
     """
     bricks = feed.partitions
     if seen.busy is not None:
-        return f"feed {feed.name!r}: a run is publishing already (brick {bricks.name(seen.busy)})"
+        return f"feed {feed.name!r}: skipped: a run is already publishing brick {bricks.name(seen.busy)}."
     start = first_to_publish(feed, seen.missing, seen.recorded, seen.state)
     if start is None:
-        beyond = ", and the table has rows beyond the list: raise `bricks.last`" if seen.has_rows_beyond else ""
-        return f"feed {feed.name!r}: all {len(bricks.starts):,} {bricks.unit}s are done{beyond}"
+        beyond = " The table has rows beyond the last brick: raise `bricks.last`." if seen.has_rows_beyond else ""
+        return f"feed {feed.name!r}: skipped: all {len(bricks.starts):,} {bricks.unit}s are materialized.{beyond}"
     if not live and isinstance(seen.seal, str):
         return seen.seal
     if seen.full:
-        return f"feed {feed.name!r}: stream {feed.stream_name!r} is full: {seen.full}"
+        return f"feed {feed.name!r}: skipped: stream {feed.stream_name!r} is full. {seen.full}"
     following = (seen.stretch or bricks.starts[bisect_left(bricks.starts, start) :])[:most]
     if live:
         return Request(start, following[-1], live=True)
@@ -99,10 +99,14 @@ def next_bricks(feed: Feed, seen: FeedSnapshot, most: int, *, live: bool = False
         return Request(start, following[len(sealed)], open=True) if follows else Request(start, sealed[-1])
     name = bricks.name(start)
     if feed.tail == "hold":
-        return f"feed {feed.name!r}: brick {name} is open: {seen.seal.waits_for}"
+        earlier = "launch it by hand" if feed.any_order else "launch it by hand or set `tail: follow`"
+        return (
+            f"feed {feed.name!r}: skipped: brick {name} is not sealed. {seen.seal.waits_for} To publish it earlier, "
+            f"{earlier}."
+        )
     if not seen.open_rows or EntryId(*max(seen.open_rows.items())) <= seen.state.top:
         rows = sum(seen.open_rows.values())
-        return f"feed {feed.name!r}: brick {name} is open, and all its {rows:,} rows are in the stream"
+        return f"feed {feed.name!r}: skipped: brick {name} is not sealed, and all its {rows:,} rows are in the stream."
     return Request(start, start, open=True)
 
 
@@ -141,10 +145,10 @@ class LaunchBackoff(NamedTuple):
         left = self.at + min(pause, longest) - now
         if left <= 0:
             return None
-        stuck = ": it is stuck, see why its last run failed" if self.tries >= MANY_TRIES else ""
+        stuck = " Read the error of its last run." if self.tries >= MANY_TRIES else ""
         return (
-            f"feed {feed.name!r}: brick {feed.partitions.name(request.first)} was launched {self.tries} times, and "
-            f"nothing moved{stuck}; trying again in {left:.0f} s"
+            f"feed {feed.name!r}: skipped: brick {feed.partitions.name(request.first)} was launched {self.tries} times "
+            f"without progress.{stuck} It is launched again in {left:.0f} s."
         )
 
     def _same(self, feed: Feed, request: Request, at: EntryId | int) -> bool:

@@ -15,7 +15,7 @@ class Seal(NamedTuple):
     open: int | None
     """Start of the first one; None if none of the feed's can."""
     waits_for: str = ""
-    """What seals it: the end of a sentence that begins with its name."""
+    """What seals it, in a sentence."""
 
 
 def seal(feed: Feed, start: int, newest_id: int | None, now: float) -> Seal | str:
@@ -33,8 +33,8 @@ def seal(feed: Feed, start: int, newest_id: int | None, now: float) -> Seal | st
     if isinstance(bricks, TimeBricks):
         return _by_clock(feed, bricks, now)
     return (
-        f"feed {feed.name!r}: a text feed has no sealed bricks, since any row may still come into any of them: publish "
-        "it by a backfill, or give it a `schedule`"
+        f"feed {feed.name!r}: skipped: nothing seals text bricks, because a new row may belong to any of them. Launch "
+        "a backfill, or set `schedule`."
     )
 
 
@@ -42,14 +42,17 @@ def _by_growth(feed: Feed, bricks: NumberBricks, start: int, newest_id: int | No
     partitions = feed.partitions
     if newest_id is None:
         first = (start - partitions.offset) * bricks.width
-        return f"feed {feed.name!r}: brick {partitions.name(start)} is next, and the table has no ids from {first:,} on"
+        return (
+            f"feed {feed.name!r}: skipped: brick {partitions.name(start)} is next, and the table has no id of "
+            f"{first:,} or more."
+        )
     # The brick of the newest id can still grow; those before it cannot.
     newest = newest_id // bricks.width + partitions.offset
     open_ = partitions.reaching(newest)
     if open_ is None:
         return Seal(None)
     needed = (partitions.end(open_) - partitions.offset + 1) * bricks.width
-    return Seal(open_, f"newest id {newest_id:,}, needs {needed:,}")
+    return Seal(open_, f"The newest id is {newest_id:,}; an id of {needed:,} or more seals it.")
 
 
 def _by_clock(feed: Feed, bricks: TimeBricks, now: float) -> Seal:
@@ -63,4 +66,4 @@ def _by_clock(feed: Feed, bricks: TimeBricks, now: float) -> Seal:
         return Seal(None)
     end = partitions.after(partitions.end(open_)) - partitions.offset
     ends = datetime.fromtimestamp(end // MILLISECONDS, bricks.zone).isoformat()
-    return Seal(open_, f"it ends at {ends}, and settles for {feed.bricks.settle_s:g} s")
+    return Seal(open_, f"It ends at {ends} and is sealed {feed.bricks.settle_s:g} s later.")

@@ -1,4 +1,4 @@
-"""Posts a JSON text to the address in UCS_ALERT_WEBHOOK_URL. The address is a secret: nothing here ever says it."""
+"""Posts a JSON text to the address in UCS_ALERT_WEBHOOK_URL. The address is a secret: no message here has it."""
 
 import json
 import os
@@ -20,7 +20,9 @@ _TRIES = 2
 
 
 class WebhookError(UcsError):
-    """A message could not be posted. Posting it again later is right."""
+    """A message could not be posted. Posting it again later is safe."""
+
+    code = "UCS-WEBHOOK"
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -47,8 +49,8 @@ def post(url: str, message: Mapping[str, Any]) -> None:
         if not problem:
             return
     raise WebhookError(
-        f"the webhook in {URL_VARIABLE} did not take an alert: {problem}, expected a status of 200 to 299; "
-        "put that right, and the alert is sent at a later tick"
+        f"The webhook in {URL_VARIABLE} did not accept an alert: {problem}, expected a status of 200 to 299. Fix the "
+        "address or the service; a later tick sends the alert."
     )
 
 
@@ -69,7 +71,7 @@ def _problem(url: str, body: bytes) -> str:
     """
     try:
         if urlsplit(url).scheme not in ("http", "https"):
-            return "it is no http:// or https:// address"
+            return "it is not an http:// or https:// address"
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - looked at above
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=_TIMEOUT_SECONDS):
             return ""

@@ -203,6 +203,7 @@ def refuse_numbering(feed: str, ledger: str, found: bytes, expected: str) -> Non
     """
     if found.decode(errors="replace") != expected:
         raise StreamError(
-            f"feed {feed!r}: ledger {ledger!r} was begun with bricks of {found.decode(errors='replace')}, and the feed "
-            f"has {expected}: set `bricks` as it was, or choose another stream name"
+            f"feed {feed!r}: ledger {ledger!r} was written with bricks of {found.decode(errors='replace')}, and the "
+            f"feed has {expected}. Set `bricks` back, or choose another `stream.name`.",
+            "UCS-NUMBERING",
         )

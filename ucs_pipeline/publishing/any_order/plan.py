@@ -88,9 +88,9 @@ def ledger_plan(
         last = start
     if lost:
         plan.lost = (
-            f"feed {feed.name!r}: {bricks_are(feed.partitions, lost)} recorded as done, and the ledger of stream "
-            f"{feed.stream_name!r} has less: Redis lost entries, or the stream was deleted; publishing what is "
-            "missing again"
+            f"feed {feed.name!r}: {bricks_are(feed.partitions, lost)} recorded, and the ledger of stream "
+            f"{feed.stream_name!r} has fewer rows. Redis lost entries, or the stream was deleted. The run publishes "
+            "the missing rows again."
         )
     return plan
 

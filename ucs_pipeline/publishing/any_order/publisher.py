@@ -107,16 +107,21 @@ class LedgerPublisher(PipelinedPublisher[PartitionBatch, _Sent]):
         self._refuse_taken(guard.parked)
         if self._demand(command(b"EXISTS", fence.encode())):
             raise StreamError(
-                f"feed {self._feed.name!r}: stream {self._stream.name!r} was written by an ordered feed (there is a "
-                f"key {fence!r}), and no ledger says what that has published: choose another stream name; or, if those "
-                "entries may stay beside this feed's and nothing ordered writes there any more, delete that key"
+                f"feed {self._feed.name!r}: stream {self._stream.name!r} was written by an ordered feed, which owns "
+                f"key {fence!r} and keeps no ledger. Choose another `stream.name`, or, if no ordered feed writes to "
+                "the stream any more, delete that key.",
+                "UCS-FOREIGN-ENTRY",
             )
         partitions = numbering_text(self._feed)
         begun = self._demand(guard.prepare(partitions))
         if begun == DOUBT:
             # Says what is the matter, unless it has been put right since.
             Ledger(self._feed, self._stream).rows()
-            raise StreamUnavailableError(f"stream {self._stream.name!r} was changed while it was looked at")
+            raise StreamUnavailableError(
+                f"stream {self._stream.name!r} was changed by another client while it was read. Wait for the next "
+                "attempt.",
+                "UCS-OTHER-WRITER",
+            )
         found, lost = begun
         refuse_numbering(self._feed.name, self._ledger, found, partitions)
         # Two empty transactions, through an open guard and a closed one, show now, before any row, that this user may
@@ -180,14 +185,16 @@ class LedgerPublisher(PipelinedPublisher[PartitionBatch, _Sent]):
         if verdict == GONE:
             # The next attempt looks at both anew, as a launch does: what is lost is begun anew, and doubt is refused.
             raise StreamUnavailableError(
-                f"stream {self._stream.name!r} or its ledger {self._ledger!r} is gone, or not the one it was, and "
-                "nothing was added from there on: Redis lost it (a failover to a replica that lagged, FLUSHALL), or it "
-                "was deleted, restored, renamed or copied over while rows were being added"
+                f"stream {self._stream.name!r} or its ledger {self._ledger!r} is gone or replaced, and no further row "
+                "was added. Redis lost it in a failover, or a client deleted, restored, renamed or copied over it. "
+                "Wait: the next attempt publishes the missing rows.",
+                "UCS-ENTRIES-LOST",
             )
         if verdict == FULL:
             raise StreamUnavailableError(
-                f"stream {self._stream.name!r} is full: others have filled it beyond max_len "
-                f"{self._feed.stream.max_len:,}"
+                f"stream {self._stream.name!r} is full: other clients have filled it beyond max_len "
+                f"{self._feed.stream.max_len:,}. Trim it, or raise `stream.max_len`.",
+                "UCS-STREAM-FULL",
             )
         self._look_for_errors(replies)
 

@@ -54,11 +54,12 @@ class ResumeCheck:
         return found
 
     def _changed(self, start: int, account: LedgerEntry, found: str) -> StreamError:
-        part, way_out = "first ", "publish to another stream name"
+        part, way_out = "first ", "publish to another `stream.name`"
         if account.done:
-            part, way_out = "", "launch the brick with `replay: true`, which publishes all of it once more"
+            part, way_out = "", "launch the brick with `replay: true`, which publishes all its rows once more"
         return StreamError(
-            f"feed {self._feed.name!r}, brick {self._feed.partitions.name(start)}: the table has {found}, expected the "
-            f"{part}{content_shown(account.rows, account.content_hash)} that stream {self._feed.stream_name!r} has "
-            f"already by its ledger: the brick changed after it was published; restore the table's rows, or {way_out}"
+            f"feed {self._feed.name!r}: brick {self._feed.partitions.name(start)} changed after it was published. The "
+            f"table has {found}, expected the {part}{content_shown(account.rows, account.content_hash)} that stream "
+            f"{self._feed.stream_name!r} has by its ledger. Restore the table's rows, or {way_out}.",
+            "UCS-BRICK-CHANGED",
         )

@@ -66,8 +66,8 @@ class AnyOrderTransfer:
             with LedgerPublisher(self._feed, self._stream) as publisher:
                 if publisher.lost:
                     self._log(
-                        f"stream {self._stream.name!r} was deleted, or lost, and its ledger {self._ledger.key!r} was "
-                        "not: the ledger begins anew"
+                        f"stream {self._stream.name!r} was deleted or lost, and its ledger {self._ledger.key!r} was "
+                        "not. The ledger starts again from empty."
                     )
                 self._accounts = self._ledger.accounts(self._wanted)
                 plan = ledger_plan(self._feed, self._wanted, self._accounts, done, self._replay)
@@ -85,9 +85,9 @@ class AnyOrderTransfer:
         """What to log of another publisher that is met."""
         name = self._feed.partitions.name(_start_of(rival))
         return (
-            f"the ledger of {self._feed.name!r} has something else of brick {name} than this run wrote: another "
-            "publisher is at work on it, or Redis has an older state (a failover, a copy); waiting until it is done or "
-            "stalls"
+            f"feed {self._feed.name!r}: the ledger has other values for brick {name} than this run wrote. Another "
+            "publisher is running, or Redis has an older state. Waiting until the brick is published or does not "
+            "change."
         )
 
     def wait_for(self, rival: RivalError) -> Sequence[int]:
@@ -98,7 +98,9 @@ class AnyOrderTransfer:
         """
         start = _start_of(rival)
         if self._stalled(start) == self._accounts.get(start):
-            raise StreamUnavailableError(f"stream {self._stream.name!r}: Redis refused rows for a moment")
+            raise StreamUnavailableError(
+                f"stream {self._stream.name!r}: Redis refused rows for a moment. Wait for the next attempt."
+            )
         return self._wanted
 
     def _publish(

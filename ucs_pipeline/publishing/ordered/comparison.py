@@ -72,4 +72,4 @@ class PrefixCheck:
         table = transaction.entries.fields(transaction.start, transaction.stop)
         for entry_id, fields in self._stream.walk(*transaction.ids):
             if (row := table.get(entry_id)) != fields:
-                raise differs(self._feed, entry_id, fields, row or "no such row")
+                raise differs(self._feed, entry_id, fields, row)

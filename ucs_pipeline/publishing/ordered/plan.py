@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ucs_pipeline.entries.display import bricks_are
+from ucs_pipeline.entries.display import bricks_are, fields_shown
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import OutOfTurnError, StreamError
 from ucs_pipeline.feed.feed import Feed
@@ -50,7 +50,7 @@ def loss(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int, 
         return None
     return (
         f"feed {feed.name!r}: stream {feed.stream_name!r} ends at {state.top}, but {bricks_are(feed.partitions, lost)} "
-        "recorded as done: Redis lost entries, or the stream was deleted; publishing what is missing again"
+        "recorded. Redis lost entries, or the stream was deleted. The run publishes the missing rows again."
     )
 
 
@@ -58,7 +58,7 @@ def foreign_entry(feed: Feed, state: State) -> str | None:
     """What to say of a top that is no position of the feed where there is nothing to publish; None if it is one."""
     if state.top <= floor(feed) or state.top.ordinal in feed.partitions:
         return None
-    return f"{_foreign(feed, state.top)}; all bricks of this run are finished, and the next one that is not is refused"
+    return f"{_foreign(feed, state.top)} All bricks of this run are published; the next brick will be refused."
 
 
 def refuse_adopted(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> None:
@@ -71,9 +71,10 @@ def refuse_adopted(feed: Feed, wanted: Sequence[int], state: State, records: Map
     ordinal = min((ordinal for ordinal in adopted if EntryId(ordinal, 1) > state.top), default=None)
     if ordinal is not None:
         raise StreamError(
-            f"feed {feed.name!r}: brick {feed.partitions.name(ordinal)} was adopted, so that another program has "
-            f"published it, and stream {feed.stream_name!r} no longer begins after it: it was lost or deleted; run "
-            f"`ucs adopt {feed.name} <last adopted brick>` again"
+            f"feed {feed.name!r}: brick {feed.partitions.name(ordinal)} was adopted, and stream {feed.stream_name!r} "
+            f"no longer begins after it: the stream was lost or deleted. Run `ucs adopt {feed.name} <last adopted "
+            "brick>` again.",
+            "UCS-ADOPT",
         )
 
 
@@ -122,11 +123,11 @@ def _foreign(feed: Feed, top: EntryId) -> StreamError:
     bricks = feed.partitions
     side = "beyond" if top.ordinal > bricks.last else "before" if top.ordinal < bricks.first else "none of"
     return StreamError(
-        f"feed {feed.name!r}: the top id of stream {feed.stream_name!r} is {top}, {side} the feed's bricks "
-        f"{bricks.name(bricks.first)} to {bricks.name(bricks.last)}: something else has written to it, or the feed's "
-        "list was cut; an ordered feed needs a stream of its own: choose another stream name or, if what is there was "
-        f"written by an old program that is stopped, set `stream.id_offset` to {least_offset(feed, top)} or more to go "
-        "on after it"
+        f"feed {feed.name!r}: the last ID of stream {feed.stream_name!r} is {top}, {side} the feed's bricks "
+        f"{bricks.name(bricks.first)} to {bricks.name(bricks.last)}. Another client wrote to the stream, or the feed's "
+        "brick range became shorter. Choose another `stream.name`, or, if a previous writer that is stopped wrote the "
+        f"entries, set `stream.id_offset` to {least_offset(feed, top)} or more to continue after them.",
+        "UCS-FOREIGN-ENTRY",
     )
 
 
@@ -147,25 +148,35 @@ def gap(feed: Feed, found: EntryId, plan_: Plan) -> OutOfTurnError:
     if plan_.top.ordinal in feed.partitions and plan_.top != START:
         have += f" (brick {name(plan_.top.ordinal)})"
     return OutOfTurnError(
-        f"feed {feed.name!r}: publishing {first} now would leave a hole: stream {feed.stream_name!r} {have}, and brick "
-        f"{missing} comes before {first} and has rows that are not in it; launch {missing}...{name(plan_.last)} instead"
+        f"feed {feed.name!r}: publishing {first} now would leave a gap. Stream {feed.stream_name!r} {have}, and brick "
+        f"{missing}, which comes before {first}, has rows that are not in it. Launch {missing}...{name(plan_.last)} "
+        "instead."
     )
 
 
 def changed(feed: Feed, ordinal: int, table: int, stream: int) -> StreamError:
     """The refusal of a brick whose row count changed after some of it was published."""
     return StreamError(
-        f"feed {feed.name!r}, brick {feed.partitions.name(ordinal)}: the table has {table:,} rows and the stream "
-        f"{feed.stream_name!r} already {stream:,}: the brick changed after it was published, or the stream holds "
-        "another feed's entries; restore the table's rows, or publish to another stream name"
+        f"feed {feed.name!r}: brick {feed.partitions.name(ordinal)} has {table:,} rows in the table and {stream:,} in "
+        f"stream {feed.stream_name!r}. The brick changed after it was published, or the stream holds another feed's "
+        "entries. Restore the table's rows, or publish to another `stream.name`.",
+        "UCS-BRICK-CHANGED",
     )
 
 
-def differs(feed: Feed, entry: EntryId, stream: object, table: object) -> StreamError:
-    """The refusal of a brick whose published part is not what the table says now."""
+def differs(
+    feed: Feed, entry: EntryId, stream: Mapping[bytes, bytes], table: Mapping[bytes, bytes] | None
+) -> StreamError:
+    """The refusal of a brick with an entry that differs from its row; `table`: the row's fields, None without a row."""
+    changed = {name for name in {**stream, **(table or {})} if stream.get(name) != (table or {}).get(name)}
+    there, expected = (
+        fields_shown({name: value for name, value in fields.items() if name in changed}) or "no such field"
+        for fields in (stream, table or {})
+    )
+    expected = "no such row" if table is None else expected
     return StreamError(
-        f"feed {feed.name!r}, brick {feed.partitions.name(entry.ordinal)}: entry {entry} of stream "
-        f"{feed.stream_name!r} is {stream}, expected {table} from the table: the table changed after the row was "
-        "published, or the stream "
-        "holds entries of something else; restore the row, or publish to another stream name"
+        f"feed {feed.name!r}: brick {feed.partitions.name(entry.ordinal)}: entry {entry} of stream "
+        f"{feed.stream_name!r} differs from the table. Stream: {there}. Table: {expected}. Restore the row, or publish "
+        "to another `stream.name`.",
+        "UCS-BRICK-CHANGED",
     )

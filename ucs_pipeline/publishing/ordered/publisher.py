@@ -88,8 +88,9 @@ class Publisher(PipelinedPublisher[Batch, EntryId]):
             if added != self._added:
                 raise StreamError(
                     f"stream {self._stream.name!r} had {added:,} entries after {transaction.ids[1]}, expected "
-                    f"{self._added:,}: Redis refused a row that it was sent, or something else changed the stream "
-                    "(XSETID); run `ucs verify`"
+                    f"{self._added:,}. Redis refused a row, or another client changed the stream with XSETID. Run `ucs "
+                    "verify`.",
+                    "UCS-STREAM-CHANGED",
                 )
         return int(length)
 
@@ -108,8 +109,9 @@ class Publisher(PipelinedPublisher[Batch, EntryId]):
             return FencedError()
         if found == LOST:
             return StreamUnavailableError(
-                f"stream {self._stream.name!r}: its writer key {self._guard.fence.decode()!r} is gone: Redis lost it, "
-                "or it was deleted (FLUSHALL, DEL)"
+                f"stream {self._stream.name!r}: its writer key {self._guard.fence.decode()!r} is gone. Redis lost the "
+                "key, or a client deleted it with FLUSHALL or DEL. Wait for the next attempt.",
+                "UCS-ENTRIES-LOST",
             )
         try:
             top = None if found == GONE else EntryId.parse(found)
@@ -117,15 +119,18 @@ class Publisher(PipelinedPublisher[Batch, EntryId]):
             return self._out_of_step()
         if top and top > before:
             return StreamUnavailableError(
-                f"stream {self._stream.name!r}: something else has written to it: its top is {top}, expected {before}"
+                f"stream {self._stream.name!r}: another client has written to it: its last ID is {top}, expected "
+                f"{before}. Stop that client.",
+                "UCS-OTHER-WRITER",
             )
         if (top and top > START) or not same_server:
             # Whoever deletes a stream, and whatever makes it again, leaves it without a top. The next attempt compares
             # this one's rows with the table, and refuses those that somebody else has added.
             return self._stream.lost(before, top)
         return StreamError(
-            f"stream {self._stream.name!r} was deleted while it was being written, and was not begun again half-way; "
-            "stop other runs of this feed and publish it again from its first brick"
+            f"stream {self._stream.name!r} was deleted while it was written, and the run stopped so as not to leave a "
+            "gap. Stop other runs of this feed, then publish it from its first brick.",
+            "UCS-STREAM-CHANGED",
         )
 
     def _refusal(self, transaction: Batch, before: EntryId) -> Exception:

@@ -80,7 +80,7 @@ class OrderedTransfer:
         """What to log of another publisher that is met."""
         return (
             f"stream {self._stream.name!r} has another publisher's token under its writer key: another run writes to "
-            "it, or Redis has an older state (a failover, a copy); waiting until the stream's last ID stands still"
+            "it, or Redis has an older state. Waiting until the stream's last ID does not change."
         )
 
     def wait_for(self, rival: RivalError) -> Sequence[int]:  # noqa: ARG002 - of the other kind it is about one brick
