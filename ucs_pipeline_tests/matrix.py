@@ -81,7 +81,7 @@ def main() -> None:
     print("| server | from | passed | failed | skipped |\n| --- | --- | --- | --- | --- |", flush=True)
     with _temporary() as directory:
         # All else that CI does is on the PATH's server.
-        for package, path in _servers(directory, lambda name: wanted(name) and not (options.short and name == "PATH")):
+        for package, path in servers(directory, lambda name: wanted(name) and not (options.short and name == "PATH")):
             if path is None or (found := _version(path)) is None:
                 print(f"| | {package} | does not start here | | |", flush=True)
                 continue
@@ -135,7 +135,8 @@ def in_environment(
     return version, _run(str(python), tests, processes, PATH=path, VIRTUAL_ENV=str(python.parents[1]))
 
 
-def _servers(directory: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Path | None]]:
+def servers(directory: Path, wanted: Callable[[str], bool] = bool) -> Iterator[tuple[str, Path | None]]:
+    """Where each server comes from, and its program; None if it cannot be had."""
     if wanted("PATH"):
         yield "the PATH", Path(redis_executable())
     for wheel in SERVERS:
@@ -148,8 +149,7 @@ def _servers(directory: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[s
 
 def _version(program: Path) -> str | None:
     found = probe(str(program))
-    name = "Valkey" if "valkey" in program.name else "Redis"
-    return f"{name} {'.'.join(map(str, found.version))}" if found else None
+    return f"{found.version.family.capitalize()} {'.'.join(map(str, found.version.numbers))}" if found else None
 
 
 def _run(python: str, tests: Sequence[str], processes: str, **environment: str) -> Outcome:
