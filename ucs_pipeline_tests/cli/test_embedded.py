@@ -272,7 +272,9 @@ def test_data_of_a_newer_server_stays_with_it(home: Path, tmp_path: Path, monkey
     directory = home.resolve() / ".ucs" / "redis"
     assert embedded_redis._choose_binary(directory).path == newer
     Path(newer).unlink()
-    with pytest.raises(StreamError, match=r"written by redis-server 9\.1\.0\. None of the servers found reads it: redis-server 6\.0\.1"):
+    with pytest.raises(
+        StreamError, match=r"written by redis-server 9\.1\.0\. None of the servers found reads it: redis-server 6\.0\.1"
+    ):
         embedded_redis_url()
 
 
