@@ -43,6 +43,19 @@ def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_a_page_that_people_wrote_can_be_read_to_its_end(page: Path) -> None:
+    if page.parent.name == "reference":
+        return
+    text = re.sub(r"<!--.*?-->|\]\([^)]*\)", " ", page.read_text(), flags=re.DOTALL)
+    assert sum(1 for word in text.split() if re.search(r"\w", word)) <= 1_500
+
+
+def test_every_picture_is_on_a_page() -> None:
+    shown = {name for page in PAGES for name in re.findall(r"images/([\w.-]+)", page.read_text())}
+    assert {path.name for path in (PROJECT / "docs" / "images").iterdir()} == shown
+
+
 COMMANDS = ucs.list_commands(click.Context(ucs))
 
 
