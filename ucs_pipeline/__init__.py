@@ -1,4 +1,4 @@
-"""Moves a ClickHouse table into a Redis stream, brick by brick, exactly once, in order, with Dagster as the cockpit."""
+"""Moves a ClickHouse table into a Redis stream, brick by brick, exactly once, in order, run and watched in Dagster."""
 
 from typing import TYPE_CHECKING, Any
 

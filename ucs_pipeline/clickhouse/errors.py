@@ -103,7 +103,7 @@ def _broken_off(reason: object, tail: bytes, hide: Redact) -> SourceError:
     if position >= 0 and b"DB::Exception" in seen[position:]:
         return _refusal(seen[position:].decode(errors="replace"), hide)
     return SourceUnavailableError(
-        f"The scan ended early ({first_line(hide(str(reason)))}): ClickHouse or the network stopped it. Try again, and "
+        f"the scan ended early ({first_line(hide(str(reason)))}): ClickHouse or the network stopped it. Try again, and "
         "if the error comes back, check the server's log."
     )
 
@@ -121,9 +121,9 @@ def _refusal(words: str, hide: Redact, hints: Mapping[str, str] = MappingProxyTy
     name = names[-1] if names else f"code {match[1]}"
     # The engine calls this a mistake in the SQL, at the place where it stopped to read.
     hint = _TOO_LONG_HINT if _TOO_LONG in match[2] else hints.get(name)
-    text = f"ClickHouse refused the query with {name}: {first_line(match[2])}"
+    text = f"ClickHouse refused the query with {name}: {first_line(match[2]).removesuffix('?')}."
     kind = SourceUnavailableError if name in TRANSIENT else SourceError
-    return kind(f"{text}. {hint[0].upper()}{hint[1:]}." if hint else f"{text}.", _OUR_CODES.get(name))
+    return kind(f"{text} {hint[0].upper()}{hint[1:]}." if hint else text, _OUR_CODES.get(name))
 
 
 def first_line(message: str) -> str:

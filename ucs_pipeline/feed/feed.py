@@ -25,7 +25,7 @@ class Feed(Settings):
     """
 
     name: str = Field(
-        description="Name of the feed: its asset key, and its stream's name unless `stream.name` says otherwise."
+        description="Name of the feed: its asset key, and the name of its stream unless `stream.name` is set."
     )
     table: str = Field(
         min_length=1,
@@ -33,8 +33,8 @@ class Feed(Settings):
     )
     key: str = Field(
         min_length=1,
-        description="The column (or SQL expression) that numbers the rows: an integer, a time or a text. Need not be "
-        "unique.",
+        description="The column or SQL expression that numbers the rows: an integer, a time or a text. Keys may "
+        "repeat.",
     )
     bricks: Bricks = Field(
         description="Class of the key and the range of bricks: {class: number, first: 0, last: 336775}, {class: time, "
@@ -42,7 +42,7 @@ class Feed(Settings):
     )
     columns: dict[str, str] | None = Field(
         default=None,
-        description="Fields of an entry: stream field -> column or SQL expression. Left out: every column under its "
+        description="Fields of an entry, as stream field: column or SQL expression. Left out: every column under its "
         "own name.",
     )
     constants: dict[str, str] = Field(
@@ -51,11 +51,11 @@ class Feed(Settings):
     transform: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-        description="package.module:function, for what SQL cannot say: it is given the columns of some rows as a "
-        "DataFrame, and returns one with a row for each, in the same order, whose columns are the fields.",
+        description="package.module:function that changes rows in Python. It takes rows as a DataFrame and returns a "
+        "DataFrame with a row for each, in the same order. Its columns are the fields.",
     )
     where: str | None = Field(
-        default=None, min_length=1, description="Extra SQL filter; rows it rejects are not part of the feed."
+        default=None, min_length=1, description="SQL filter. Rows that it rejects are not part of the feed."
     )
     final: bool = Field(
         default=False, description="Read with FINAL, which merges the versions a ReplacingMergeTree still holds."
@@ -68,56 +68,64 @@ class Feed(Settings):
     clickhouse: str = Field(
         default="clickhouse",
         pattern=r"^[A-Za-z_]\w*$",
-        description="Key of the Dagster resource, a ClickHouseResource, that says where the table is.",
+        description="Key of the Dagster resource, a ClickHouseResource, with the address of the table.",
     )
     redis: str = Field(
         default="redis",
         pattern=r"^[A-Za-z_]\w*$",
-        description="Key of the Dagster resource, a RedisResource, that says where the stream is.",
+        description="Key of the Dagster resource, a RedisResource, with the address of the stream.",
     )
     max_bricks_per_run: int = Field(
-        default=1000, ge=1, description="A backfill is cut into runs of at most this many bricks, in brick order."
+        default=1000,
+        ge=1,
+        description="Partitions in a run, at most: a backfill is cut into such runs, in brick order. At `level: "
+        "brick` a partition is a brick.",
     )
     tail: Literal["hold", "follow", "live"] = Field(
         default="hold",
-        description="What a sensor or schedule does with the brick that the table still fills. hold: nothing until a "
-        "later id seals it. follow: publish its rows as they come; it is done once it is sealed. live: as follow, "
-        "within a second, by a run that stays.",
+        description="What the sensor does with the last brick while it is not sealed. hold: nothing. follow: publish "
+        "its rows at each tick; the brick is materialized once it is sealed. live: as follow, within a "
+        "second, in one long run.",
     )
     poll_s: float = Field(
-        default=0.25, ge=0.05, description="For `tail: live`: seconds between two looks at the table's newest key."
+        default=0.25, ge=0.05, description="For `tail: live`: seconds between two queries of the table's newest key."
     )
     live_max_s: int = Field(
         default=3600,
         ge=1,
-        description="For `tail: live`: seconds after which a run that stays ends, and the sensor begins the next; less "
-        "than `max_runtime_seconds` of the instance's `run_monitoring`.",
+        description="For `tail: live`: seconds after which the run ends and the sensor launches the next one. Keep it "
+        "below `max_runtime_seconds` of the instance's `run_monitoring`.",
     )
     sensor: bool = Field(
         default=True,
-        description="Whether the feed has a sensor that publishes bricks as they are sealed; it is switched on in the "
-        "UI.",
+        description="Whether the feed has a sensor that publishes bricks when they are sealed. Switch the sensor on "
+        "in the UI.",
     )
-    sensor_interval_s: int = Field(default=30, ge=1, description="Seconds between two looks of the sensor, at least.")
+    sensor_interval_s: int = Field(default=30, ge=1, description="Seconds between two ticks of the sensor, at least.")
     schedule: str | None = Field(
         default=None,
-        description="Cron schedule (UTC) that publishes the next bricks at each tick, such as '*/5 * * * *'; it is "
-        "switched on in the UI.",
+        description="Cron schedule (UTC) that publishes the next partitions at each tick, such as '*/5 * * * *'. "
+        "Switch the schedule on in the UI.",
     )
-    schedule_bricks: int = Field(default=1, ge=1, description="Bricks that the schedule publishes at each tick.")
+    schedule_bricks: int = Field(
+        default=1,
+        ge=1,
+        description="Partitions that the schedule publishes at each tick. At `level: brick` a partition is a brick.",
+    )
     check_schedule: str | None = Field(
         default=None,
-        description="Cron schedule (UTC) for the feed's checks, such as '30 5 * * *'; it is switched on in the UI.",
+        description="Cron schedule (UTC) for the feed's checks, such as '30 5 * * *'. Switch the schedule on in the "
+        "UI.",
     )
     fresh_within_s: int | None = Field(
         default=None,
         ge=60,
-        description="For live feeds: seconds within which the next brick should be done. After them Dagster calls the "
-        "asset overdue; left out, it never does.",
+        description="Seconds within which the next brick should be materialized. After them Dagster marks the asset "
+        "as overdue. Left out: never.",
     )
     deps: list[str] = Field(
         default=[],
-        description="Assets that the feed waits for where both are launched together, beside its table: their keys, "
+        description="Keys of assets that the feed waits for if both are launched together, in addition to its table, "
         "such as raw/orders.",
     )
     table_asset: str | None = Field(
@@ -127,23 +135,23 @@ class Feed(Settings):
         "asset for its table.",
     )
     key_prefix: list[str] = Field(
-        default=[], description="What the asset's key begins with, before the feed's name, such as [shop, streams]."
+        default=[], description="First parts of the asset's key, before the feed's name, such as [shop, streams]."
     )
     automation_condition: Any = Field(
         default=None,
         exclude=True,
-        description="A Dagster AutomationCondition of the asset, such as '{{ dg.AutomationCondition.eager() }}', "
-        "beside or instead of the feed's sensor and schedule.",
+        description="A Dagster AutomationCondition of the asset, such as '{{ dg.AutomationCondition.eager() }}', in "
+        "addition to or instead of the feed's sensor and schedule.",
     )
     metadata: dict[str, Any] = Field(
-        default={}, exclude=True, description="Metadata of the asset, beside the feed's own."
+        default={}, exclude=True, description="Metadata of the asset, in addition to the feed's own."
     )
     group: str | None = Field(default=None, description="Asset group in the UI.")
     owners: list[str] = Field(default=[], description="Owners in the UI: e-mail addresses, or team:name.")
     tags: dict[str, str] = Field(
-        default={}, description="Tags of the asset, to filter the catalog by, such as {domain: sales}."
+        default={}, description="Tags of the asset, to filter the catalog, such as {domain: sales}."
     )
-    description: str | None = Field(default=None, description="What the feed is for, shown on the asset page.")
+    description: str | None = Field(default=None, description="Purpose of the feed, shown on the asset page.")
 
     _from_environment: frozenset[str] = PrivateAttr(default=frozenset())
     """What templates have read from the environment, each of which may be a secret."""

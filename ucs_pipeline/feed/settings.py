@@ -51,40 +51,40 @@ class Bricks(Settings):
     )
     first: _End = Field(
         default=None,
-        description="What the feed begins with; the brick that holds it is the first one. number: an id, 0 if left "
-        "out. time: an hour such as 2013-01-01T00, or a day. text: a brick, 0.0.0.0 if left out.",
+        description="First key of the feed; its brick is the first one. number: an id, 0 if left out. time: an hour "
+        "such as 2013-01-01T00, or a day. text: a brick, 0.0.0.0 if left out.",
     )
     last: _End = Field(
         default=None,
-        description="What the feed ends with; the brick that holds it is the last one. number: an id. time: an hour, "
-        "or a day with all its hours. text: a brick, the last one of all if left out.",
+        description="Last key of the feed; its brick is the last one. number: an id. time: an hour, or a day with all "
+        "its hours. text: a brick, the last possible one if left out.",
     )
     level: Level = Field(
         default="brick",
-        description="What a partition is in Dagster: a brick, or all bricks of a block, part or shard, named by what "
-        "their names begin with. Entry ids and their order are those of bricks at every level.",
+        description="What a Dagster partition is: a brick, or all bricks of a block, part or shard, named by the "
+        "first parts of their names. Entry IDs and their order do not depend on the level.",
     )
     width: int = Field(default=BRICK, ge=1, description="number: ids in a brick.")
     zone: str = Field(
         default="UTC", description="time: the time zone whose hours are the bricks, such as Europe/Berlin."
     )
-    unit: Unit = Field(
-        default="s", description="time: what a key of an integer type counts since 1970: s, ms, us or ns."
-    )
+    unit: Unit = Field(default="s", description="time: what an integer key counts since 1970: s, ms, us or ns.")
     settle_s: float = Field(
-        default=60.0, ge=0, description="time: seconds after the end of an hour when it can no longer change."
+        default=60.0, ge=0, description="time: seconds after the end of an hour until its brick is sealed."
     )
-    base: Literal[10, 100, 1000] = Field(default=10, description="text: what each digit counts up to: 10, 100 or 1000.")
+    base: Literal[10, 100, 1000] = Field(
+        default=10, description="text: number of values of each digit: 10 (0 to 9), 100 (0 to 99) or 1000 (0 to 999)."
+    )
     digit: Digit = Field(
         default="sum",
-        description="text: how eight hex digits of the md5 become a digit. sum: their sum, as the standard says; "
-        "uneven above base 10. integer: the number they are.",
+        description="text: how eight hex digits of the md5 become a digit. sum: their sum, as the standard defines "
+        "it; uneven above base 10. integer: their value as one number.",
     )
     column: str | None = Field(
         default=None,
         min_length=1,
-        description="text: a column of the table (or an SQL expression) that holds the brick's ordinal, so that the "
-        "table's index finds a brick.",
+        description="text: a column or SQL expression that holds the brick's ordinal, so that the table's index can "
+        "find a brick.",
     )
 
     @field_validator("first", "last", mode="before")
@@ -172,15 +172,15 @@ class Stream(Settings):
     )
     order: Literal["strict", "any"] = Field(
         default="strict",
-        description="strict: every entry id is <brick>-<row>, so the stream is always a prefix of the table in brick "
-        "order. any: bricks go in any order and in parallel, into a stream that others may write to as well; Redis "
-        "gives the ids, and a ledger beside the stream says what is in it.",
+        description="strict: every entry ID is <brick>-<row>, so the stream is always a prefix of the table in brick "
+        "order. any: bricks are published in any order and in parallel, and other clients may write to "
+        "the stream; Redis assigns the IDs, and a ledger next to the stream records the published rows.",
     )
     id_offset: int = Field(
         default=0,
         ge=0,
-        description="Added to the left half of every entry id, so that a feed can go on on a stream that has lower "
-        "entries of an old program; those are left alone.",
+        description="Added to the first half of every entry ID, to continue an existing stream after the entries of a "
+        "previous writer, which stay.",
     )
     max_len: int = Field(
         default=10_000_000,
@@ -188,36 +188,39 @@ class Stream(Settings):
         description="Entries the stream may hold. A full stream is handled as `when_full` says.",
     )
     max_bytes: int | None = Field(
-        default=None, ge=1, description="Bytes of Redis memory the stream may take, beside `max_len`."
+        default=None, ge=1, description="Bytes of Redis memory the stream may take, in addition to `max_len`."
     )
     when_full: Literal["wait", "trim_acknowledged", "trim"] = Field(
         default="wait",
-        description="wait: until consumers have trimmed. trim_acknowledged: remove what every consumer group has "
-        "acknowledged, then wait. trim: drop the oldest entries, read or not.",
+        description="wait: until the consumers have trimmed entries. trim_acknowledged: remove the entries that every "
+        "consumer group has acknowledged, then wait. trim: remove the oldest entries, read or not.",
     )
     timeout_s: float = Field(
         default=180.0,
         gt=0,
-        description="Seconds without progress after which a publisher that waits for Redis, for room or for ClickHouse "
-        "gives up.",
+        description="Seconds without progress after which a run that waits for Redis, ClickHouse or free capacity "
+        "fails.",
     )
     max_rows_per_second: float | None = Field(
-        default=None, gt=0, description="Most rows to publish per second, spread evenly; for replays and back-tests."
+        default=None,
+        gt=0,
+        description="Rows to publish per second, at most, spread evenly; for replays and back-tests.",
     )
     pace: float | None = Field(
         default=None,
         gt=0,
-        description="For time bricks: how many times as fast as the clock rows are published, by the times of their "
-        "keys, such as 1000; for replays and back-tests.",
+        description="time: how many times as fast as the clock rows are published, by the times of their keys, such "
+        "as 1000; for replays and back-tests.",
     )
     min_replicas: int = Field(
-        default=0, ge=0, description="Replicas that must have a brick's entries before it counts as done."
+        default=0, ge=0, description="Replicas that must confirm a brick's entries before the brick is materialized."
     )
     shards: int = Field(
         default=1,
         ge=1,
-        description="Streams to spread the feed over, for more than one Redis core: partitions are dealt in turn to "
-        "<stream>.0, <stream>.1 and so on, each an asset of its own. Limits hold for each stream.",
+        description="Streams to spread the feed over, for more than one Redis core. Partitions are assigned in turn "
+        "to <stream>.0, <stream>.1 and so on. Each stream has an asset of its own, and limits apply to "
+        "each stream.",
     )
 
 

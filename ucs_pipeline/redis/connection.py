@@ -31,17 +31,17 @@ URL_VARIABLE = "UCS_REDIS_URL"
 _TIMEOUT_SECONDS = 30
 _PROBE_SECONDS = 2
 _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_MOVING = "The Redis cluster is moving the stream's slot. Wait until it has moved."
+_MOVING = "the Redis cluster is moving the stream's slot. Wait until it has moved."
 TRANSIENT = {
     "OOM": "Redis is out of memory (maxmemory). Let the consumers catch up and trim, or raise maxmemory.",
     "LOADING": "Redis is loading its data from disk. Wait until it has loaded.",
     "BUSY": "Redis is busy with a script. Wait, or end the script with SCRIPT KILL.",
-    "UNBLOCKED": "This Redis became a replica. Wait for the failover.",
-    "READONLY": f"This Redis is a read-only replica. Point {ADDRESS} at the primary.",
-    "MASTERDOWN": "This Redis is a replica that lost its primary. Wait for the failover.",
+    "UNBLOCKED": "this Redis became a replica. Wait for the failover.",
+    "READONLY": f"this Redis is a read-only replica. Point {ADDRESS} at the primary.",
+    "MASTERDOWN": "this Redis is a replica that lost its primary. Wait for the failover.",
     "TRYAGAIN": _MOVING,
     "ASK": _MOVING,
-    "CLUSTERDOWN": "The Redis cluster is down. Check its nodes.",
+    "CLUSTERDOWN": "the Redis cluster is down. Check its nodes.",
     "MISCONF": "Redis cannot save to disk and refuses writes. Check its log.",
     "NOREPLICAS": "Redis has fewer replicas than its min-replicas-to-write. Repair the replication.",
 }
@@ -73,10 +73,10 @@ UNKNOWN_IN_SCRIPT = "Unknown Redis command called from script"
 _SCRIPT_USER = "The user executing the script"
 _RIGHTS = "docs/how-to/connect.md lists all that it needs, under Redis rights"
 PERMANENT = {
-    "WRONGTYPE": "The key holds another type, expected a stream. Choose another stream name, or delete the key.",
-    "MOVED": f"The stream is on another node of a Redis cluster. Name the cluster in {ADDRESS}, as "
+    "WRONGTYPE": "the key holds another type, expected a stream. Choose another stream name, or delete the key.",
+    "MOVED": f"the stream is on another node of a Redis cluster. Name the cluster in {ADDRESS}, as "
     "redis+cluster://host:port,host:port.",
-    "CROSSSLOT": "The stream's name has braces that put its companion keys into another slot of the Redis cluster. "
+    "CROSSSLOT": "the stream's name has braces that put its companion keys into another slot of the Redis cluster. "
     "Choose another stream name.",
     "NOPERM": "the Redis user may not do this: grant it the keys and the command; " + _RIGHTS,
     "NOAUTH": f"Redis requires a password. Give it in {ADDRESS}.",
@@ -235,7 +235,7 @@ def _meaning(error: Exception, url: str) -> StreamError:
     if isinstance(error, redis.ResponseError):
         return classify(str(error))
     if isinstance(error, WrongServerError):
-        return StreamUnavailableError(f"Another server has the stream now ({error}). Wait for the failover.")
+        return StreamUnavailableError(f"another server has the stream now ({error}). Wait for the failover.")
     return (
         _tls(error, url)
         or (_other_protocol(url) if url else None)
@@ -270,7 +270,7 @@ def _other_protocol(url: str) -> StreamError | None:
     if speaks_plain != wants_tls:
         return None
     return StreamError(
-        f"The port in {ADDRESS} answers {wrong}. Begin the URL with {right}, or name another port.", "UCS-URL"
+        f"the port in {ADDRESS} answers {wrong}. Begin the URL with {right}, or name another port.", "UCS-URL"
     )
 
 
@@ -285,7 +285,7 @@ def _tls(error: BaseException | None, url: str) -> StreamError | None:
         return None
     if isinstance(error, ssl.SSLCertVerificationError):
         return StreamError(
-            f"The certificate of Redis is not trusted ({error.verify_message}). Expected one for the host's name, "
+            f"the certificate of Redis is not trusted ({error.verify_message}). Expected one for the host's name, "
             f"signed by the CA in ssl_ca_certs. Check both in {ADDRESS}.",
             "UCS-TLS",
         )
@@ -298,10 +298,10 @@ def _tls(error: BaseException | None, url: str) -> StreamError | None:
         )
     if isinstance(error, ssl.SSLError) and error.library == "X509":
         return StreamError(
-            f"A certificate cannot be used ({reason}). Check ssl_certfile, ssl_keyfile and ssl_ca_certs in {ADDRESS}.",
+            f"a certificate cannot be used ({reason}). Check ssl_certfile, ssl_keyfile and ssl_ca_certs in {ADDRESS}.",
             "UCS-TLS",
         )
     return StreamUnavailableError(
-        f"The TLS connection to Redis broke ({error}). If the error comes back, Redis may expect a client certificate: "
+        f"the TLS connection to Redis broke ({error}). If the error comes back, Redis may expect a client certificate: "
         f"check ssl_certfile and ssl_keyfile in {ADDRESS}."
     )

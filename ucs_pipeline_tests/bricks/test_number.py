@@ -140,8 +140,8 @@ def test_a_list_is_the_consecutive_bricks_between_its_ends(ordinal: int, more: i
 )
 def test_a_text_that_is_no_brick_name_is_refused_with_what_was_expected(name: str) -> None:
     sentence = (
-        f"{name!r} is not a brick name: expected shard.part.block.brick, four numbers without leading zeros, "
-        "the last three from 0 to 999, such as 0.0.1.42"
+        f"{name!r} is not a brick name. Expected shard.part.block.brick: four numbers without leading zeros, "
+        "the last three from 0 to 999, such as 0.0.1.42. [UCS-BRICK-NAME]"
     )
     for call in (get_brick_bounds, ordinal_of_name, lambda bad: get_brick_list(bad, "9.0.0.0")):
         with pytest.raises(BrickError) as refusal:
@@ -168,30 +168,31 @@ def test_a_text_is_either_refused_or_the_one_spelling_of_its_brick(name: str) ->
 def test_an_id_that_is_no_integer_is_refused(row_id: object) -> None:
     with pytest.raises(BrickError) as refusal:
         get_brick_name(row_id)  # type: ignore[arg-type]
-    assert str(refusal.value) == f"id {row_id!r} is not an integer: bricks number whole, non-negative ids only"
+    sentence = f"id {row_id!r} is not an integer. Number bricks take integers of 0 or more."
+    assert (refusal.value.text, refusal.value.code) == (sentence, "UCS-BRICK-NAME")
 
 
 @given(st.integers(max_value=-1))
 def test_a_negative_id_is_refused(row_id: int) -> None:
     with pytest.raises(BrickError) as refusal:
         get_brick_name(row_id)
-    assert str(refusal.value) == f"id {row_id} is negative: bricks number ids from 0 up"
+    assert str(refusal.value) == f"id {row_id} is negative. Number bricks take integers of 0 or more. [UCS-BRICK-NAME]"
 
 
 def test_an_ordinal_that_is_no_position_is_refused() -> None:
-    with pytest.raises(BrickError, match=r"^ordinal -1 is negative: bricks number ids from 0 up$"):
+    with pytest.raises(
+        BrickError, match=r"^ordinal -1 is negative\. Number bricks take integers of 0 or more\. \[UCS-"
+    ):
         name_of_ordinal(-1)
-    with pytest.raises(BrickError, match=r"^ordinal 1\.5 is not an integer: "):
+    with pytest.raises(BrickError, match=r"^ordinal 1\.5 is not an integer\. "):
         name_of_ordinal(1.5)  # type: ignore[arg-type]
 
 
 def test_a_reversed_range_is_refused_with_the_range_turned_round() -> None:
     with pytest.raises(BrickError) as refusal:
         get_brick_list("0.0.1.0", "0.0.0.999")
-    assert (
-        str(refusal.value)
-        == "brick range 0.0.1.0...0.0.0.999 is reversed: give the earlier brick first (0.0.0.999...0.0.1.0)"
-    )
+    sentence = "brick range 0.0.1.0...0.0.0.999 is reversed. Give the earlier brick first: 0.0.0.999...0.0.1.0."
+    assert refusal.value.text == sentence
 
 
 def test_a_refusal_is_caught_as_an_error_of_this_package_and_as_a_value_error() -> None:

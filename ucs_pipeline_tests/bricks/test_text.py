@@ -50,11 +50,11 @@ def test_what_is_no_brick_is_refused(bad: str) -> None:
 
 
 def test_other_keys_bases_and_ordinals_are_refused() -> None:
-    with pytest.raises(BrickError, match="5 is no text"):
+    with pytest.raises(BrickError, match="5 is not text"):
         TextBricks().get_brick_name(5)  # type: ignore[arg-type]
-    with pytest.raises(BrickError, match="expected base 10, 100 or 1000"):
+    with pytest.raises(BrickError, match="Expected base 10, 100 or 1000"):
         TextBricks(7)
-    with pytest.raises(BrickError, match="0 to 9999 at base 10"):
+    with pytest.raises(BrickError, match="At base 10 they are 0 to 9999"):
         TextBricks().name_of_ordinal(10_000)
 
 

@@ -119,9 +119,9 @@ def test_bounds_are_instants_and_the_ordinal_is_the_first_of_them(
         (NEW_YORK, "2013.03.10.02", "skip that hour"),
         (TimeBricks(), "2013.02.29.00", "a day of the calendar"),
         (TimeBricks(), "2013.01.01.24", "an hour from 00 to 23"),
-        (TimeBricks(), "2013.1.1.0", "expected YYYY.MM.DD.HH"),
-        (TimeBricks(), "0.0.0.0", "expected YYYY.MM.DD.HH"),
-        (TimeBricks(), None, "expected YYYY.MM.DD.HH"),
+        (TimeBricks(), "2013.1.1.0", "Expected YYYY.MM.DD.HH"),
+        (TimeBricks(), "0.0.0.0", "Expected YYYY.MM.DD.HH"),
+        (TimeBricks(), None, "Expected YYYY.MM.DD.HH"),
         (TimeBricks(), "1969.12.31.23", "before 1970"),
         (BERLIN, "1970.01.01.00", "before 1970"),
     ],
@@ -134,17 +134,17 @@ def test_what_is_no_brick_is_refused(bricks: TimeBricks, bad: str, why: str) -> 
 def test_times_before_1970_and_what_is_no_time_are_refused() -> None:
     with pytest.raises(BrickError, match=r"1969-12-31 23:59:59.* is before 1970"):
         TimeBricks().get_brick_name(datetime(1969, 12, 31, 23, 59, 59, tzinfo=timezone.utc))
-    with pytest.raises(BrickError, match="is no time"):
+    with pytest.raises(BrickError, match="is not a time"):
         TimeBricks().get_brick_name("2013-01-01")  # type: ignore[arg-type]
     with pytest.raises(BrickError, match="reversed"):
         TimeBricks().get_brick_list("2013.01.01.01", "2013.01.01.00")
-    with pytest.raises(BrickError, match="'Europe/Berlinn' is no time zone"):
+    with pytest.raises(BrickError, match="'Europe/Berlinn' is not a time zone"):
         TimeBricks("Europe/Berlinn")
 
 
 @pytest.mark.parametrize("zone", ["localtime", "Localtime", "posixrules", "posix/Europe/Berlin", "right/UTC"])
 def test_a_zone_that_is_another_one_on_each_machine_is_refused(zone: str) -> None:
-    with pytest.raises(BrickError, match=f"'{zone}' may be other hours on another machine: expected a name such as"):
+    with pytest.raises(BrickError, match=f"'{zone}' may be another time zone on another machine. Name one, such as"):
         TimeBricks(zone)
 
 
@@ -152,7 +152,7 @@ def test_a_zone_whose_clocks_went_back_by_more_than_the_hour_they_showed_is_refu
     # Troll station changes by two hours: 01 and 02 are shown, and then 01 and 02 again.
     troll = TimeBricks("Antarctica/Troll")
     first, last = troll.ordinal_of_name("2013.10.01.00"), troll.ordinal_of_name("2013.10.31.00")
-    with pytest.raises(BrickError, match="were set back by more than the hour they showed at 2013-10-27"):
+    with pytest.raises(BrickError, match="were set back by more than one hour at 2013-10-27"):
         troll.ordinals(first, last)
     assert len(troll.ordinals(first, troll.ordinal_of_name("2013.10.26.23"))) == 26 * 24
 

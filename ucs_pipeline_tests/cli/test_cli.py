@@ -54,7 +54,7 @@ def test_the_demo_fails_when_the_stream_was_tampered_with(home: Path, redis_serv
         assert code == 1, output
         assert "DO NOT agree" in output
         assert "entry 7-7 is not in the stream" in output
-    assert "FAIL all_rows_arrived\n  feed 'flights': of 34 finished bricks with 336,776 rows, expected" in output
+    assert "FAIL all_rows_arrived\n  feed 'flights': 34 bricks are materialized with 336,776 rows, and table" in output
     assert "brick: 0.0.0.7, compared: entry 7-7 against table" in output
     assert "pass no_gaps" in output
 
@@ -115,9 +115,9 @@ def test_the_demo_reads_from_a_server_over_http(
     ("code", "command", "environment", "sentence"),
     [
         (2, ["verify", "nothing"], {}, "there is no feed 'nothing'; the project has '"),
-        (75, ["demo"], {"UCS_REDIS_URL": "redis://127.0.0.1:1"}, "check UCS_REDIS_URL"),
+        (75, ["demo"], {"UCS_REDIS_URL": "redis://127.0.0.1:1"}, "Check UCS_REDIS_URL"),
         (2, ["demo"], {"UCS_REDIS_URL": "http://127.0.0.1"}, "UCS_REDIS_URL is not a Redis URL"),
-        (75, ["demo"], {"UCS_CLICKHOUSE_URL": "http://127.0.0.1:1"}, "check UCS_CLICKHOUSE_URL"),
+        (75, ["demo"], {"UCS_CLICKHOUSE_URL": "http://127.0.0.1:1"}, "Check UCS_CLICKHOUSE_URL"),
         (2, ["stop"], {"DAGSTER_HOME": "/nowhere"}, "DAGSTER_HOME is '/nowhere', which is not a directory"),
     ],
     ids=["no feed", "no Redis", "no Redis URL", "no ClickHouse", "no home"],

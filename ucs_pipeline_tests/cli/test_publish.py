@@ -111,7 +111,10 @@ def test_without_bricks_it_publishes_what_is_sealed_and_then_says_what_it_waits_
     assert run.is_success
     assert {"ucs/feed": "orders", "ucs/bricks": "0.0.0.0...0.0.0.1"}.items() <= run.tags.items()
     assert _publish(project, redis_server, "orders") == (
-        *(3, "feed 'orders': brick 0.0.0.2 is open: newest id 24,999, needs 30,000\n", ""),
+        3,
+        "feed 'orders': skipped: brick 0.0.0.2 is not sealed. The newest id is 24,999; an id of 30,000 or more seals "
+        "it. To publish it earlier, launch it by hand or set `tail: follow`.\n",
+        "",
     )
     assert len(_runs(project, monkeypatch, "orders")) == 1
 
@@ -126,8 +129,11 @@ def test_the_embedded_engine_ends_without_a_word(project: Path, redis_server: Re
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["orders", "0.0.0.900"], "ucs: feed 'orders' has no brick 0.0.0.900: its bricks are 0.0.0.0 to 0.0.0.199\n"),
-        (["orders", "2..."], "ucs publish: '2...' is no range of bricks: expected FIRST...LAST\n"),
+        (
+            ["orders", "0.0.0.900"],
+            "ucs: feed 'orders' has no brick 0.0.0.900. Its bricks are 0.0.0.0 to 0.0.0.199. [UCS-BRICK-NAME]\n",
+        ),
+        (["orders", "2..."], "ucs publish: '2...' is not a brick range. Expected FIRST...LAST.\n"),
     ],
 )
 def test_a_mistake_ends_with_one_sentence(
@@ -141,7 +147,7 @@ def test_a_refusal_is_one_message_and_recorded_in_dagster(
 ) -> None:
     code, out, err = _publish(project, redis_server, "orders", "0.0.0.1")
     assert (code, out) == (2, "")
-    assert err.startswith("ucs: feed 'orders': publishing 0.0.0.1 now would leave a hole")
+    assert err.startswith("ucs: feed 'orders': publishing 0.0.0.1 now would leave a gap")
     assert err.count("\n") == 1
     [run] = _runs(project, monkeypatch, "orders")
     assert run.status is dg.DagsterRunStatus.FAILURE
@@ -154,8 +160,8 @@ def test_a_refusal_is_one_message_and_recorded_in_dagster(
 
 def test_what_is_unavailable_is_another_exit_code(project: Path, redis_server: RedisServer) -> None:
     for name, url, sentence in (
-        ("UCS_REDIS_URL", "redis://127.0.0.1:1", "check UCS_REDIS_URL"),
-        ("UCS_CLICKHOUSE_URL", "http://127.0.0.1:1", "check UCS_CLICKHOUSE_URL"),
+        ("UCS_REDIS_URL", "redis://127.0.0.1:1", "Check UCS_REDIS_URL"),
+        ("UCS_CLICKHOUSE_URL", "http://127.0.0.1:1", "Check UCS_CLICKHOUSE_URL"),
     ):
         code, out, err = _publish(project, redis_server, "orders", **{name: url})
         assert (code, out, err.count("\n")) == (os.EX_TEMPFAIL, "", 1)
@@ -168,7 +174,7 @@ def test_a_full_stream_is_tried_again_later(
     # In the middle of a run, until its time limit.
     code, out, err = _publish(project, redis_server, "hasty", "0...1")
     assert (code, out) == (os.EX_TEMPFAIL, "")
-    assert err.startswith("ucs: stream 'hasty' is full: it holds 10,000 entries (max_len 10,000), and nobody made room")
+    assert err.startswith("ucs: stream 'hasty' is full: it holds 10,000 entries (max_len 10,000). No entry was trimmed")
     [run] = _runs(project, monkeypatch, "hasty")
     assert run.status is dg.DagsterRunStatus.FAILURE
     # Before there is one.
@@ -195,7 +201,7 @@ def test_stopped_it_leaves_no_run_at_work_and_continues(
     _, err = process.communicate()
     if which != signal.SIGKILL:
         assert (process.returncode, err.lstrip()) == (
-            *(130, "ucs: stopped; what is in the stream stays, and the same command goes on from there\n"),
+            *(130, "ucs: stopped. The published rows stay in the stream; run the same command to continue.\n"),
         )
         [run] = _runs(project, monkeypatch, "capped")
         assert run.status is dg.DagsterRunStatus.FAILURE
@@ -293,5 +299,7 @@ def test_the_lines_of_python_publish(project: Path, redis_server: RedisServer) -
     )
     assert done.returncode == 0, done.stderr
     assert re.search(
-        r"^2 20000 \d+\.\d+ \('[0-9a-f-]{36}',\) feed 'orders': brick 0\.0\.0\.2 is open", done.stdout, re.M
+        r"^2 20000 \d+\.\d+ \('[0-9a-f-]{36}',\) feed 'orders': skipped: brick 0\.0\.0\.2 is not sealed",
+        done.stdout,
+        re.M,
     )

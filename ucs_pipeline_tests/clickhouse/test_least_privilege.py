@@ -105,7 +105,7 @@ def test_the_documented_user_reads_the_columns_of_a_feed_and_may_do_nothing_else
         bricks = {0: 10_000, 1: 10_000}
         assert _everything(feed, HttpEngine(url)) == [20_000, bricks, 19_999, False, bricks, "MergeTree"]
         for other in (_feed("shop.other"), _feed("shop.orders"), _feed("file('/etc/passwd', LineAsString)", a="line")):
-            with pytest.raises(SourceError, match=r"ACCESS_DENIED.*grant the user SELECT on the table"):
+            with pytest.raises(SourceError, match=r"ACCESS_DENIED.*Grant the user SELECT on the table"):
                 _everything(other, HttpEngine(url))
         client = clickhouse_connect.get_client(dsn=url)
         for query in (
@@ -136,4 +136,4 @@ def test_a_profile_that_forbids_settings_is_named(data: Path) -> None:
     with _user(data, 1, "GRANT SELECT ON shop.orders") as url, pytest.raises(SourceError) as refusal:
         _everything(_feed("shop.orders"), HttpEngine(url))
     assert "READONLY" in str(refusal.value)
-    assert "its profile needs readonly = 0 or 2" in str(refusal.value)
+    assert "Set readonly to 0 or 2 in the user's profile" in str(refusal.value)

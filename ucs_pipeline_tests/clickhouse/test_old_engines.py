@@ -81,7 +81,7 @@ def test_every_column_and_a_refusal_are_those_of_the_newest(engine: HttpEngine) 
     assert [column.field for column in Source(feed, engine).shape().columns] == ["number"]
     wrong = Feed(name="feed", table="nope", **FEEDS[0])
     with pytest.raises(
-        SourceError, match=r"feed 'feed': ClickHouse refused the query with UNKNOWN_TABLE: .*; check the"
+        SourceError, match=r"feed 'feed': ClickHouse refused the query with UNKNOWN_TABLE: .*\. Check the"
     ):
         Source(wrong, engine).shape()
 

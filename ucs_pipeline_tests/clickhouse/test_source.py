@@ -448,18 +448,18 @@ def _sentence(error: pytest.ExceptionInfo[SourceError], *parts: str) -> None:
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        ({"table": "nope"}, ["UNKNOWN_TABLE", "nope", "check the feed's `table`"]),
+        ({"table": "nope"}, ["UNKNOWN_TABLE", "nope", "Check the feed's `table`"]),
         ({"table": "nope.rows"}, ["UNKNOWN_DATABASE", "nope", ADDRESS]),
-        ({"columns": {"a": "nope"}}, ["UNKNOWN_IDENTIFIER", "nope", "check the feed's `key`, `columns`"]),
-        ({"key": "nope"}, ["UNKNOWN_IDENTIFIER", "nope", "check the feed's `key`, `columns`"]),
+        ({"columns": {"a": "nope"}}, ["UNKNOWN_IDENTIFIER", "nope", "Check the feed's `key`, `columns`"]),
+        ({"key": "nope"}, ["UNKNOWN_IDENTIFIER", "nope", "Check the feed's `key`, `columns`"]),
         ({"where": "nope = 1"}, ["UNKNOWN_IDENTIFIER", "nope", "`where`"]),
-        ({"where": "id >"}, ["SYNTAX_ERROR", "check the SQL expressions"]),
-        ({"columns": {"a": "nope(id)"}}, ["UNKNOWN_FUNCTION", "nope", "check the functions"]),
-        ({"settings": {"nope": 1}}, ["UNKNOWN_SETTING", "nope", "check the feed's `settings`"]),
+        ({"where": "id >"}, ["SYNTAX_ERROR", "Check the SQL expressions"]),
+        ({"columns": {"a": "nope(id)"}}, ["UNKNOWN_FUNCTION", "nope", "Check the functions"]),
+        ({"settings": {"nope": 1}}, ["UNKNOWN_SETTING", "nope", "Check the feed's `settings`"]),
         ({"table": "file('pyproject.toml', Parquet)"}, ["STRUCTURE: Not a Parquet file (wrong magic bytes"]),
-        ({"table": "file('n/o.parquet')"}, ["STAT: Cannot", "n/o.parquet: No such file or directory; check the path"]),
-        ({"table": "file('n/o*.parquet')"}, ["no files with provided path; check the path or address in the feed's"]),
-        ({"table": "file('n/o', CSV, 'id Int8')"}, ["n/o doesn't exist", "check the path in the feed's `table`"]),
+        ({"table": "file('n/o.parquet')"}, ["STAT: Cannot", "n/o.parquet: No such file or directory. Check the path"]),
+        ({"table": "file('n/o*.parquet')"}, ["no files with provided path. Check the path or address in the feed's"]),
+        ({"table": "file('n/o', CSV, 'id Int8')"}, ["n/o doesn't exist", "Check the path in the feed's `table`"]),
         ({"constants": {"id": "x"}}, ["field 'id' is both a column", "rename the constant"]),
     ],
 )  # fmt: skip
@@ -747,7 +747,9 @@ def test_a_scan_of_an_older_state_than_was_counted_is_refused_before_the_next_br
     with pytest.raises(SourceUnavailableError) as refusal:
         read.extend(int(entries.key(row)) for entries in scan for row in range(entries.count))
     name = f"0.0.0.{int(gone) // 10_000}"
-    _sentence(refusal, f"brick {name}: 2 rows were counted, and the scan after that gave 1", "a replica that lags")
+    _sentence(
+        refusal, f"brick {name}: ClickHouse counted 2 rows, and the scan after that returned 1", "lagging replica"
+    )
     assert not any(key >= (int(gone) // 10_000 + 1) * 10_000 for key in read)
 
 
@@ -866,5 +868,6 @@ def test_a_query_that_is_too_long_for_the_user_is_refused_with_what_to_raise(
     limited = Source(_feed(table), EmbeddedEngine())
     with pytest.raises(SourceError) as refusal:
         limited.shape()
-    _sentence(refusal, "Max query size exceeded", "list fewer in its `columns`, or let the user change max_query_size")
+    way_out = "List fewer columns in the feed's `columns`, or let the user change max_query_size"
+    _sentence(refusal, "Max query size exceeded", way_out)
     assert "SQL expressions" not in str(refusal.value)

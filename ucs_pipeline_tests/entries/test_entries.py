@@ -425,7 +425,7 @@ def test_a_row_without_any_value_is_refused_by_name(engine: EmbeddedEngine) -> N
         _encoded(engine, _feed(table, columns={"v": "v"}))
     text = str(refusal.value)
     assert text.startswith("feed 'feed': brick 0.0.0.2: every field of the row with key 20005 is NULL")
-    assert "add a constant" in text
+    assert "Add a constant" in text
     assert "`where`" in text
     assert len(_encoded(engine, _feed(table, columns={"v": "v"}, where="v IS NOT NULL"))) == 1
 
@@ -515,7 +515,7 @@ def _batch(*ordinals: int) -> pa.RecordBatch:
 
 @pytest.mark.parametrize("batches", [[(0, 2, 1)], [(0, 1), (0, 1)], [(2**64 - 1,), (0,)], [(5, 6), (6, 7), (6,)]])
 def test_a_scan_out_of_order_is_refused(batches: list[tuple[int, ...]]) -> None:
-    with pytest.raises(SourceError, match="do not come in the order of the bricks"):
+    with pytest.raises(SourceError, match="are not in the order of the bricks"):
         list(encode(b"s", iter([_batch(*ordinals) for ordinals in batches])))
 
 

@@ -30,7 +30,7 @@ _TIMEOUT_SECONDS = 60
 _TICK_SECONDS = 0.004
 _MOST_ERRORS = 10
 # What a publisher says when Redis lost rows that it had acknowledged; the next run starts from what is left.
-_AFTER_A_LOSS = ("was deleted while it was being written", "would leave a hole")
+_AFTER_A_LOSS = ("was deleted while it was written", "would leave a gap")
 
 
 class StuckError(Exception):

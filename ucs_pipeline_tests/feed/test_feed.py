@@ -38,17 +38,17 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     "an unknown class": ({"bricks": {"class": "tine", "last": 5}}, ["bricks.class", "'number'", "'tine'"]),
     "last before first": (
         {"bricks": {"class": "number", "first": 10, "last": 5}},
-        ["bricks.last (5)", "bricks.first (10)", "swap them"],
+        ["bricks.last (5)", "bricks.first (10)", "Swap them"],
     ),
     "a negative id": ({"bricks": {"class": "number", "last": -5}}, ["bricks.last", "greater than or equal to 0", "-5"]),
     "an id that is no integer": ({"bricks": {"class": "number", "last": 1.5}}, ["bricks.last", "integer", "1.5"]),
     "too many bricks": (
         {"bricks": {"class": "number", "last": MAX_PARTITIONS * 10_000}},
-        ["100,001 bricks", "100,000", "split the range"],
+        ["100,001 bricks", "100,000", "several feeds"],
     ),
     "an id beyond what an entry id holds": (
         {"bricks": {"class": "number", "first": 2**64 * 10_000, "last": 2**64 * 10_000}},
-        ["bricks.last", "beyond what an entry id can carry", str(MAX_ORDINAL)],
+        ["bricks.last", "is too large for an entry ID", str(MAX_ORDINAL)],
     ),
     "no range": ({"bricks": {"class": "number"}}, ["bricks.last is missing"]),
     "a time that is none": (
@@ -61,11 +61,11 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "an hour that clocks skip": (
         {"bricks": {"class": "time", "first": "2013.03.31.02", "last": "2014-01-01", "zone": "Europe/Berlin"}},
-        ["bricks.first: '2013.03.31.02' is not a brick: clocks in Europe/Berlin skip that hour"],
+        ["bricks.first: '2013.03.31.02' is not a brick. Clocks in Europe/Berlin skip that hour"],
     ),
     "a zone that is none": (
         {"bricks": {"class": "time", "first": "2013-01-01", "last": "2013-01-02", "zone": "Berlin"}},
-        ["bricks.zone: 'Berlin' is no time zone"],
+        ["bricks.zone: 'Berlin' is not a time zone"],
     ),
     "a time feed without a first": ({"bricks": {"class": "time", "last": "2013-01-01"}}, ["bricks.first is missing"]),
     "a setting of another class": (
@@ -74,17 +74,17 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "a text brick that is none": ({"bricks": {"class": "text", "first": "1.2.3"}}, ["bricks.first: '1.2.3' is not a"]),
     "an unknown base": ({"bricks": {"class": "text", "base": 7}}, ["bricks.base", "10, 100 or 1000", "7"]),
-    "an unknown setting": ({"colums": {"a": "b"}}, ["colums is not a setting: did you mean columns?"]),
+    "an unknown setting": ({"colums": {"a": "b"}}, ["colums is not a setting. Did you mean columns?"]),
     "an unknown setting like none": ({"zzz": 1}, ["zzz is not a setting"]),
     "an unknown setting of the bricks": (
         {"bricks": {"class": "number", "last": 5, "lost": 3}},
-        ["bricks.lost is not a setting: did you mean bricks.last?"],
+        ["bricks.lost is not a setting. Did you mean bricks.last?"],
     ),
     "an unknown setting of the stream": (
         {"stream": {"nam": "x"}},
-        ["stream.nam is not a setting: did you mean stream.name?"],
+        ["stream.nam is not a setting. Did you mean stream.name?"],
     ),
-    "a setting of the stream beside it": ({"max_len": 5}, ["max_len is not a setting: did you mean stream.max_len?"]),
+    "a setting of the stream beside it": ({"max_len": 5}, ["max_len is not a setting. Did you mean stream.max_len?"]),
     "a number that is none": (
         {"stream": {"max_len": "many"}},
         ["stream.max_len: expected a whole number (found 'many')"],
@@ -99,7 +99,7 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"columns": ["concat('secret', id)"]},
         ["columns: expected field: column pairs, such as {id: id} (found a list)"],
     ),
-    "a column with a number for a field": ({"columns": {5: "a"}}, ["columns: expected text as a name (found 5): quo"]),
+    "a column with a number for a field": ({"columns": {5: "a"}}, ["columns: expected text as a name (found 5). Quo"]),
     "an owner by itself": ({"owners": "team:data"}, ["owners: expected a list, such as [team:data] (found"]),
     "a ClickHouse setting that is a list": (
         {"settings": {"max_threads": [1]}},
@@ -109,44 +109,44 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"transform": "orders.py"},
         ["transform: expected package.module:function (found a text)"],
     ),
-    "a name with a space": ({"name": "my feed"}, ["name must be letters, digits and underscores", "'my feed'"]),
-    "a name that starts with a digit": ({"name": "1feed"}, ["name must be letters"]),
-    "an empty name": ({"name": ""}, ["name must be letters"]),
-    "a name with a newline": ({"name": "a\nb"}, ["name must be letters"]),
+    "a name with a space": ({"name": "my feed"}, ["name is invalid. Use letters, digits and underscores", "'my feed'"]),
+    "a name that starts with a digit": ({"name": "1feed"}, ["name is invalid. Use letters"]),
+    "an empty name": ({"name": ""}, ["name is invalid. Use letters"]),
+    "a name with a newline": ({"name": "a\nb"}, ["name is invalid. Use letters"]),
     "a name that Dagster reserves": (
         {"name": "config"},
-        ["name 'config' is reserved by Dagster: choose another (stream.name may be config)"],
+        ["name 'config' is reserved by Dagster. Choose another; stream.name may be config."],
     ),
     "a name that Python reserves": ({"name": "import"}, ["name 'import' is reserved by Dagster"]),
     "an empty stream name": ({"stream": {"name": ""}}, ["stream.name", "at least 1 character"]),
     "an unknown order": ({"stream": {"order": "loose"}}, ["stream.order", "'strict'", "'loose'"]),
     "an offset to ids that Redis gives": (
         {"stream": {"order": "any", "id_offset": 5}},
-        ["stream.id_offset is for `order: strict`, and stream.order is any"],
+        ["stream.id_offset needs `order: strict`, and stream.order is any"],
     ),
     "a pace without an order": (
         {"stream": {"order": "any", "pace": 5}},
-        ["stream.pace is for `order: strict`", "set max_rows_per_second"],
+        ["stream.pace needs `order: strict`", "Set `stream.max_rows_per_second`"],
     ),
     "shards without an order": (
         {"stream": {"order": "any", "shards": 2}},
-        ["stream.shards is for `order: strict`, and stream.order is any"],
+        ["stream.shards needs `order: strict`, and stream.order is any"],
     ),
     "a tail without an order": (
         {"stream": {"order": "any"}, "tail": "follow"},
-        ["tail: follow is for `order: strict`, and stream.order is any", "set `tail: hold`"],
+        ["tail: follow needs `order: strict`, and stream.order is any", "Set `tail: hold`"],
     ),
     "a run that stays without an order": (
         {"stream": {"order": "any"}, "tail": "live"},
-        ["tail: live is for `order: strict`, and stream.order is any", "set `tail: hold`"],
+        ["tail: live needs `order: strict`, and stream.order is any", "Set `tail: hold`"],
     ),
     "a run that stays with keys that do not rise": (
         {"bricks": {"class": "text"}, "tail": "live"},
-        ["tail: live is for keys that rise, and bricks.class is text", "set `tail: hold`, and a `schedule`"],
+        ["tail: live needs keys that rise, and bricks.class is text", "Set `tail: hold` and a `schedule`"],
     ),
     "a run that stays with several streams": (
         {"stream": {"shards": 2}, "tail": "live"},
-        ["tail: live is for one stream, and stream.shards is 2: set `tail: follow`"],
+        ["tail: live needs one stream, and stream.shards is 2. Set `tail: follow`"],
     ),
     "a run that stays and waits for the clock": (
         {
@@ -154,11 +154,11 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
             "stream": {"pace": 5},
             "tail": "live",
         },
-        ["tail: live publishes rows as they come, and stream.pace goes by the times of their keys"],
+        ["tail: live publishes rows as they arrive, and stream.pace by the times of their keys"],
     ),
     "a run that stays and that nobody launches": (
         {"sensor": False, "tail": "live"},
-        ["tail: live needs the feed's sensor", "set `sensor: true`"],
+        ["tail: live needs the feed's sensor", "Set `sensor: true`"],
     ),
     "a look too often": ({"poll_s": 0.01}, ["poll_s", "greater than or equal to 0.05"]),
     "a run that ends at once": ({"live_max_s": 0}, ["live_max_s", "greater than or equal to 1"]),
@@ -181,10 +181,10 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "no field at all": ({"columns": {}}, ["columns is empty", "at least one field"]),
     "a column that is no text": ({"columns": {"a": ["b"]}}, ["columns.a: expected text (found a list)"]),
-    "a constant that is no text": ({"constants": {"a": 5}}, ["constants.a: expected text (found 5): quote it"]),
+    "a constant that is no text": ({"constants": {"a": 5}}, ["constants.a: expected text (found 5). Quote it"]),
     "an answer that YAML reads as false": (
         {"columns": {"a": False}},
-        ["columns.a: expected text (found false, as YAML reads off and no): quote it"],
+        ["columns.a: expected text (found false, as YAML reads off and no). Quote it"],
     ),
     "columns that are SQL": (
         {"columns": "decrypt('aes-256-gcm', c, 'secret')"},
@@ -205,7 +205,7 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "SQL for a zone": (
         {"bricks": {"class": "time", "first": "2013-01-01", "last": "2013-01-02", "zone": "('secret')"}},
-        ["bricks.zone: ", "[HIDDEN]", " is no time zone"],
+        ["bricks.zone: ", "[HIDDEN]", " is not a time zone"],
     ),
     "SQL for a number": ({"stream": {"max_len": "f('secret')"}}, ["expected a whole number (found a text)"]),
     "SQL for a setting": ({"decrypt('secret')": "x"}, ["[HIDDEN] is not a setting"]),
@@ -261,7 +261,7 @@ def test_a_missing_setting_is_named(missing: str) -> None:
 
 
 def test_yaml_that_is_no_mapping_is_refused() -> None:
-    with pytest.raises(FeedError, match=r"^a feed is a mapping of settings \(found a list\)$"):
+    with pytest.raises(FeedError, match=r"^a feed is a mapping of settings \(found a list\)\. \[UCS-SETTING\]$"):
         BrickFeed.resolve_from_yaml("- a")
 
 
@@ -323,16 +323,14 @@ def test_a_variable_of_the_environment_that_is_not_set_is_an_error_by_name(monke
     ):
         with pytest.raises(FeedError) as error:
             BrickFeed.resolve_from_yaml(_yaml({**GOOD, "where": where}))
-        _sentence(
-            error, ["feed 'orders': where: a template cannot be filled in: environment variable REGION is not set"]
-        )
+        _sentence(error, ["feed 'orders': where: a template has no value: environment variable REGION is not set"])
         assert error.value.__suppress_context__
     for region in ("env('REGION', 'eu')", "env.REGION or 'eu'", "env.REGION | default('eu')"):
         text = _yaml({**GOOD, "where": f"region = '{{{{ {region} }}}}'"})
         assert BrickFeed.resolve_from_yaml(text).where == "region = 'eu'"
-    with pytest.raises(FeedError, match="where: a template cannot be filled in: a part of the text is None"):
+    with pytest.raises(FeedError, match="where: a template has no value: a part of the text is None"):
         BrickFeed.resolve_from_yaml(_yaml({**GOOD, "where": "region = {{ it }}"}), scope={"it": None})
-    with pytest.raises(FeedError, match="columns: a template stands for a value, and not for a name"):
+    with pytest.raises(FeedError, match="columns: a template cannot stand for a name"):
         BrickFeed.resolve_from_yaml(_yaml({**GOOD, "columns": {"{{ it }}": "id"}}), scope={"it": "a"})
 
 
@@ -356,7 +354,7 @@ def test_what_comes_from_the_environment_is_shown_nowhere_but_as_a_name(monkeypa
     assert feed.redacted.settings == {"format_schema": "[HIDDEN]"}
     assert feed.redact("near 'hunter2hunter2'") == "near '[HIDDEN]'"
     for wrong in ({"bricks": {"class": "number", "last": "{{ env.KEY }}"}}, {"stream": {"order": "{{ env.KEY }}"}}):
-        with pytest.raises(FeedError, match=r"^feed 'orders': .*\(found '\[HIDDEN\]'\)$") as error:
+        with pytest.raises(FeedError, match=r"^feed 'orders': .*\(found '\[HIDDEN\]'\)\. \[UCS-SETTING\]$") as error:
             BrickFeed.resolve_from_yaml(_yaml({**GOOD, **wrong}))
         assert "hunter" not in str(error.value)
 
@@ -364,7 +362,7 @@ def test_what_comes_from_the_environment_is_shown_nowhere_but_as_a_name(monkeypa
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ("where: a\nfinal: true\nwhere: b", "where is written twice, in lines 6 and 8: keep one of them"),
+        ("where: a\nfinal: true\nwhere: b", "where is written twice, in lines 6 and 8. Keep one of them"),
         ("columns: {id: id, id: x}", "columns.id is written twice, in lines 6 and 6"),
         (
             "max_bricks_per_run: 0100",
@@ -372,7 +370,7 @@ def test_what_comes_from_the_environment_is_shown_nowhere_but_as_a_name(monkeypa
         ),
         (
             "max_bricks_per_run: 0x10",
-            "max_bricks_per_run (line 6): YAML reads the number in base 16: write it in base 10",
+            "max_bricks_per_run (line 6): YAML reads the number in base 16. Write it in base 10",
         ),
         (
             "sensor_interval_s: 1:30",
@@ -381,7 +379,7 @@ def test_what_comes_from_the_environment_is_shown_nowhere_but_as_a_name(monkeypa
         ("stream: {timeout_s: .inf}", "stream.timeout_s (line 6): expected a number"),
         (
             "settings: {compatibility: 24.10}",
-            "settings.compatibility (line 6): YAML reads a number, and not all its digits",
+            "settings.compatibility (line 6): YAML reads a number and does not keep all its digits",
         ),
     ],
 )
@@ -506,16 +504,16 @@ def test_an_offset_moves_the_ordinals_and_not_the_names() -> None:
     feed = BrickFeed(**{**GOOD, "stream": {"id_offset": 10**13}})
     assert feed.ordinals == range(10**13, 10**13 + 10)
     assert feed.partitions.names()[-1] == "0.0.0.9"
-    with pytest.raises(FeedError, match="beyond what an entry id can carry"):
+    with pytest.raises(FeedError, match="is too large for an entry ID"):
         BrickFeed(**{**GOOD, "stream": {"id_offset": MAX_ORDINAL}})
 
 
 @pytest.mark.parametrize(
     ("level", "last", "sentence"),
     [
-        ("brick", "9999-12-31", "make about 70,012,583 bricks, and Dagster carries at most 100,000"),
-        ("block", "9999-12-31", "make about 2,917,190 blocks, and Dagster carries at most 100,000"),
-        ("part", "9999-12-31", "bricks.last (9999-12-31) is too late: the last hour is 9998-12-31T23"),
+        ("brick", "9999-12-31", "make about 70,012,583 bricks, and Dagster supports 100,000"),
+        ("block", "9999-12-31", "make about 2,917,190 blocks, and Dagster supports 100,000"),
+        ("part", "9999-12-31", "bricks.last (9999-12-31) is too late. The last hour is 9998-12-31T23"),
         ("shard", "9999-01-01", "bricks.last (9999-01-01) is too late"),
     ],
 )

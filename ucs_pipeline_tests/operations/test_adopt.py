@@ -265,15 +265,16 @@ def test_a_brick_that_was_published_before_its_stream_was_lost_can_be_adopted(
 def test_a_stream_in_use_is_refused(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
     client = redis_server.client()
     client.xadd("numbers", {"n": 1}, "0-7")
-    with pytest.raises(StreamError, match=r"is in use: its top is 0-7 and it holds 1 entries.* choose another stream"):
+    sentence = r"is in use: its last ID is 0-7, and it holds 1 entries.* Choose another `stream.name`"
+    with pytest.raises(StreamError, match=sentence):
         _adopt(2, redis_server, instance)
     client.xtrim("numbers", maxlen=0, approximate=False)
-    with pytest.raises(StreamError, match="its top is 0-7"):
+    with pytest.raises(StreamError, match="its last ID is 0-7"):
         _adopt(2, redis_server, instance)
     client.delete("numbers")
     _adopt(2, redis_server, instance)
     for other in (1, 3):
-        with pytest.raises(StreamError, match=f"its top is 2-{END}"):
+        with pytest.raises(StreamError, match=f"its last ID is 2-{END}"):
             _adopt(other, redis_server, instance)
     assert len(_events(instance)) == 3
     client.delete("numbers")
@@ -295,7 +296,7 @@ def test_a_stream_that_is_begun_meanwhile_is_left_alone(
     instance: dg.DagsterInstance, redis_server: RedisServer
 ) -> None:
     client = redis_server.client()
-    with pytest.raises(StreamError, match="its top is 0-"):
+    with pytest.raises(StreamError, match="its last ID is 0-"):
         _adopt(2, redis_server, instance, progress=lambda _: client.xadd("numbers", {"n": 0}, "0-*"))
     assert _stream(redis_server).state().top.ordinal == 0
 
@@ -404,7 +405,7 @@ def test_a_person_may_say_how_many_rows_of_the_next_brick_were_handled(
     assert _take_over("0.0.0.0", redis_server, instance, FEED, rows=7).top == (1, 7)
     assert run_bricks(build_defs(FEED), "numbers", instance, 1, 1).success
     assert (_ids(redis_server)[0], len(_ids(redis_server))) == ("1-8", 9_993)
-    with pytest.raises(UcsError, match=r"0\.0\.0\.2 has 5,000 rows in the table, expected more than `--rows 5000`"):
+    with pytest.raises(UcsError, match=r"0\.0\.0\.2 has 5,000 rows in the table, and `--rows 5000` is not less"):
         _take_over("0.0.0.1", redis_server, instance, FEED, rows=5_000)
     with pytest.raises(UcsError, match=r"0\.0\.0\.5 is its last brick"):
         _take_over("0.0.0.5", redis_server, instance, FEED, rows=1)
@@ -470,7 +471,7 @@ def test_the_command_adopts_and_the_demo_publishes_the_rest(
     assert code == 0, output
     code, output = run_ucs("adopt", "flights", "0.0.0.29", home=home, **urls)
     assert code == 2
-    assert output.startswith("ucs: feed 'flights': stream 'flights' is in use: its top is 33-6776"), output
+    assert output.startswith("ucs: feed 'flights': stream 'flights' is in use: its last ID is 33-6776"), output
     code, output = run_ucs("adopt", "flights", "0.0.0.34", home=home, **urls)
     assert (code, output) == (2, "ucs: feed 'flights' has no brick 0.0.0.34: its bricks are 0.0.0.0 to 0.0.0.33\n")
 

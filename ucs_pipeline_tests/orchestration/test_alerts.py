@@ -80,8 +80,8 @@ def test_a_redirect_is_refused_and_not_followed(webhook: WebhookServer, status: 
         (f"http://127.0.0.1:PORT/{SECRET}", "it cannot be reached (Connection refused)"),
         (f"http://{SECRET}.invalid/", "it cannot be reached (gaierror)"),
         (f"https://127.0.0.1:PORT/{SECRET}", "it cannot be reached (Connection refused)"),
-        (f"file:///{SECRET}", "it is no http:// or https:// address"),
-        (SECRET, "it is no http:// or https:// address"),
+        (f"file:///{SECRET}", "it is not an http:// or https:// address"),
+        (SECRET, "it is not an http:// or https:// address"),
         (f"http://user:{SECRET}@127.0.0.1/", "the address or its answer cannot be read (InvalidURL)"),
         (f"http://[{SECRET}/", "the address or its answer cannot be read (ValueError)"),
         (f"http://127.0.0.1/a b{SECRET}", "the address or its answer cannot be read (InvalidURL)"),
@@ -190,7 +190,8 @@ def daemon(
         found.fail()
         found.look()
         for sensor in (RUNS, CHECKS):
-            assert found.tick(sensor).skip_reason == "alerts begin with the runs that end from now on"
+            skipped = "skipped: alerts begin with the next run that ends. Next check in 30 s."
+            assert found.tick(sensor).skip_reason == skipped
         assert server.asked == []
         yield found
 
@@ -207,7 +208,7 @@ def test_a_failed_run_is_posted_when_the_webhook_takes_it(daemon: Daemon, webhoo
     assert webhook.taken == []
 
     daemon.look()
-    assert daemon.tick(RUNS).skip_reason == "alerts sent: 1"
+    assert daemon.tick(RUNS).skip_reason == "skipped: 1 alerts sent. Next check in 30 s."
     [message] = webhook.taken
     assert message["text"].startswith(f"feed 'nowhere', bricks 0.0.0.0...0.0.0.2: run {run_id} failed: feed 'nowhere'")
     assert (message["feed"], message["bricks"], message["run_id"]) == ("nowhere", "0.0.0.0...0.0.0.2", run_id)
@@ -222,12 +223,12 @@ def test_checks_that_do_not_pass_are_posted(daemon: Daemon, webhook: WebhookServ
     assert daemon.publish("numbers").success
     assert daemon.check().success
     daemon.look()
-    assert daemon.tick(CHECKS).skip_reason == "nothing to alert about"
+    assert daemon.tick(CHECKS).skip_reason == "skipped: no run or check has failed. Next check in 30 s."
     redis_server.client().delete("numbers")
     assert daemon.check().success
     daemon.look()
-    assert daemon.tick(RUNS).skip_reason == "nothing to alert about"
-    assert daemon.tick(CHECKS).skip_reason == "alerts sent: 1"
+    assert daemon.tick(RUNS).skip_reason == "skipped: no run or check has failed. Next check in 30 s."
+    assert daemon.tick(CHECKS).skip_reason == "skipped: 1 alerts sent. Next check in 30 s."
     [message] = webhook.taken
     assert (message["feed"], message["bricks"], message["error"]) == ("numbers", None, None)
     assert "stream_not_behind" in message["failed_checks"]
@@ -239,7 +240,7 @@ def test_a_run_that_is_launched_again_is_posted_when_its_last_one_failed(
 ) -> None:
     daemon.fail(**{"dagster/will_retry": "true"})
     daemon.look()
-    assert daemon.tick(RUNS).skip_reason == "nothing to alert about"
+    assert daemon.tick(RUNS).skip_reason == "skipped: no run or check has failed. Next check in 30 s."
     last = daemon.fail(**{"dagster/will_retry": "false"})
     daemon.look()
     assert [message["run_id"] for message in webhook.taken] == [last]
@@ -251,7 +252,7 @@ def test_what_was_sent_before_the_webhook_failed_is_not_sent_again(daemon: Daemo
     daemon.look()
     said = daemon.tick(RUNS).skip_reason
     assert said is not None
-    assert said.startswith("alerts sent: 1; then the webhook in")
+    assert said.startswith("skipped: 1 alerts sent, then: The webhook in")
     daemon.look()
     assert [message["run_id"] for message in webhook.taken] == runs
 
@@ -277,10 +278,8 @@ def test_a_slow_webhook_holds_up_one_alert_and_not_a_tick(
     for sent in range(1, 4):
         context = dg.build_sensor_context(daemon.instance, cursor=cursor, definitions=defs)
         tick = defs.resolve_sensor_def(RUNS).evaluate_tick(context)
-        said = (
-            "alerts sent: 1" if sent == 3 else "alerts sent: 1; the webhook is slow, the rest follow at the next tick"
-        )
-        assert tick.skip_message == said
+        slow = "" if sent == 3 else "the webhook is slow. "
+        assert tick.skip_message == f"skipped: {slow}1 alerts sent. Next check in 30 s."
         assert [message["run_id"] for message in webhook.taken] == runs[:sent]
         cursor = str(tick.cursor)
     daemon.look()

@@ -149,12 +149,12 @@ def test_the_sensor_launches_what_is_sealed_and_not_done_and_what_redis_lost(
     _run(instance, 0, 1)
     assert _tick(instance) == ("0.0.0.3", "0.0.0.3")
     _run(instance, 3, 3)
-    assert "brick 0.0.0.4 is open: newest id 40,001, needs 50,000" in _tick(instance)
+    assert "brick 0.0.0.4 is not sealed. The newest id is 40,001; an id of 50,000 or more seals it." in _tick(instance)
     _write(home, [*IDS, 70_000])
     assert _tick(instance) == ("0.0.0.4", "0.0.0.5")
     _run(instance, 4, 5)
-    beyond = "and the table has rows beyond the list: raise `bricks.last`"
-    assert _tick(instance) == f"feed 'numbers': all 6 bricks are done, {beyond}"
+    beyond = "The table has rows beyond the last brick: raise `bricks.last`. Next check in 30 s."
+    assert _tick(instance) == f"feed 'numbers': skipped: all 6 bricks are materialized. {beyond}"
     client.hdel("{events}:ledger:numbers", "0.0.0.1", "0.0.0.4")
     assert _tick(instance) == ("0.0.0.1", "0.0.0.1")
     client.flushall()
@@ -179,7 +179,7 @@ def test_the_checks_find_rows_among_those_of_others(instance: dg.DagsterInstance
     found = _check(instance)
     assert _failed(found) == set()
     assert found["all_rows_arrived"].metadata["entries_equal"].value == 15_003
-    assert "1 below the newest are not finished, which an any-order feed allows" in str(found["no_gaps"].description)
+    assert "1 before the newest are not, which an any-order feed allows" in str(found["no_gaps"].description)
     assert found["stream_not_behind"].metadata["rows_in_ledger"].value == 15_003
     client.xtrim("events", maxlen=2_004, approximate=False)
     found = _check(instance)
@@ -205,7 +205,7 @@ def test_the_checks_say_what_redis_lost(instance: dg.DagsterInstance, client: An
     client.flushall()
     found = _check(instance)
     assert _failed(found) == {"stream_not_behind"}
-    assert "launch 0.0.0.0...0.0.0.2, 0.0.0.4" in str(found["stream_not_behind"].description)
+    assert "Launch 0.0.0.0...0.0.0.2, 0.0.0.4" in str(found["stream_not_behind"].description)
 
 
 def test_a_brick_is_read_from_among_the_entries_of_others(instance: dg.DagsterInstance, client: Any) -> None:

@@ -135,7 +135,7 @@ def test_an_asset_that_names_the_stream_and_would_not_wait_for_the_feed_is_refus
     defs = dg.Definitions.merge(build_defs(_feed()), dg.Definitions(assets=[by_stream, by_both]))
     result = run_bricks(defs, "numbers", instance, 0, 5, together=("by_stream",))
     assert "asset 'by_stream' is launched in the same run" in _failure(result)
-    assert "name the feed in its `deps` ('numbers')" in _failure(result)
+    assert "Name the feed in its `deps` ('numbers')" in _failure(result)
     assert redis_server.client().xlen("numbers") == 0
     assert run_bricks(defs, "numbers", instance, 0, 5, together=("by_both",)).success
 
@@ -163,8 +163,8 @@ def test_a_range_beyond_the_next_brick_is_refused_before_any_row_moves(
     assert run_bricks(defs, "numbers", instance, 0, 0).success
     result = run_bricks(defs, "numbers", instance, 2, 4)
     assert not result.success
-    assert "would leave a hole" in _failure(result)
-    assert "launch 0.0.0.1...0.0.0.4 instead" in _failure(result)
+    assert "would leave a gap" in _failure(result)
+    assert "Launch 0.0.0.1...0.0.0.4 instead" in _failure(result)
     assert redis_server.client().xlen("numbers") == 10_000
     assert [event.partition for event in _events(instance)] == ["0.0.0.0"]
 
@@ -187,7 +187,7 @@ def test_a_brick_name_that_does_not_exist_is_refused(instance: dg.DagsterInstanc
 def test_a_missing_table_fails_in_one_sentence_and_is_not_tried_again(instance: dg.DagsterInstance) -> None:
     result = run_bricks(build_defs(_feed(table="nowhere")), "numbers", instance, 0, 0)
     assert "feed 'numbers': ClickHouse refused the query with UNKNOWN_TABLE" in _failure(result)
-    assert "check the feed's `table`" in _failure(result)
+    assert "Check the feed's `table`" in _failure(result)
 
 
 def test_a_server_that_is_away_is_tried_twice_more(
@@ -206,7 +206,7 @@ def test_a_brick_reported_as_done_by_hand_does_not_count_as_published(
     # What the button "Report materialization" in the UI does.
     instance.report_runless_asset_event(dg.AssetMaterialization(dg.AssetKey("numbers"), partition="0.0.0.0"))
     result = run_bricks(build_defs(_feed()), "numbers", instance, 1, 1)
-    assert "publishing 0.0.0.1 now would leave a hole" in _failure(result)
+    assert "publishing 0.0.0.1 now would leave a gap" in _failure(result)
     assert redis_server.client().xlen("numbers") == 0
     assert run_bricks(build_defs(_feed()), "numbers", instance, 0, 1).success
     assert redis_server.client().xlen("numbers") == 20_000
@@ -407,10 +407,10 @@ def test_a_chunk_that_starts_before_its_turn_waits_for_the_one_at_work(
     assert [event.partition for event in _events(instance)] == ["0.0.0.0", "0.0.0.1", "0.0.0.2"]
     # With nobody at work before it, it is refused as ever.
     redis_server.client().flushall()
-    assert "would leave a hole" in _failure(run_bricks(defs, "numbers", instance, 2, 2, **backfill))
+    assert "would leave a gap" in _failure(run_bricks(defs, "numbers", instance, 2, 2, **backfill))
 
 
 def _waits(instance: dg.DagsterInstance, run_id: str) -> bool:
     runs = instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": "chunks"}))
     logs = [entry.user_message for run in runs for entry in instance.all_logs(run.run_id)]
-    return f"run {run_id} publishes the bricks before these: this one waits for it" in logs
+    return f"run {run_id} publishes the bricks before these. This run waits for it." in logs

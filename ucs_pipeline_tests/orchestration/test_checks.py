@@ -98,7 +98,7 @@ def test_a_finished_feed_passes_every_check_with_figures(published: dg.DagsterIn
     figures = {"bricks_recorded": 6, "rows_recorded": 25_003, "rows_in_table": 25_003, "entries_equal": 25_003}
     assert {name: _figure(rows, name) for name in figures} == figures
     assert rows.description
-    assert "feed 'numbers': of 6 finished bricks with 25,003 rows" in rows.description
+    assert "feed 'numbers': 6 bricks are materialized with 25,003 rows" in rows.description
     assert all(_figure(evaluation, "offenders_total") == 0 for evaluation in found.values())
 
 
@@ -135,7 +135,7 @@ def test_a_run_that_publishes_says_that_the_stream_has_what_is_recorded_and_look
     [found] = result.get_asset_check_evaluations()
     assert (found.asset_key, found.check_name, found.passed) == (STREAM, "stream_not_behind", True)
     assert found.description == (
-        "feed 'numbers': stream 'numbers' reaches to 1-10000, the last entry recorded is 1-10000"
+        "feed 'numbers': stream 'numbers' reaches 1-10000. The last recorded entry is 1-10000."
     )
     assert _planned(instance, result.run_id) == 0
 
@@ -148,7 +148,7 @@ def test_a_run_that_publishes_old_bricks_says_that_the_stream_lost_others(
     assert result.success
     [found] = result.get_asset_check_evaluations()
     assert not found.passed
-    assert "launch 0.0.0.2...0.0.0.5" in (found.description or "")
+    assert "Launch 0.0.0.2...0.0.0.5" in (found.description or "")
 
 
 def test_a_refused_launch_leaves_the_checks_as_they_were(instance: dg.DagsterInstance) -> None:
@@ -253,7 +253,7 @@ def test_a_run_deleted_in_the_middle_leaves_a_gap(instance: dg.DagsterInstance) 
     found = _check(instance)
     assert _failed(found) == {"no_gaps"}
     assert _offenders(found["no_gaps"]) == [("0.0.0.1", 10_000), ("0.0.0.2", 5_000)]
-    assert "launch 0.0.0.1...0.0.0.2 (" in (found["no_gaps"].description or "")
+    assert "Launch 0.0.0.1...0.0.0.2. " in (found["no_gaps"].description or "")
     assert run_bricks(defs, "numbers", instance, 1, 2).success
     assert _failed(_check(instance)) == set()
 
@@ -263,7 +263,7 @@ def test_a_stream_that_was_lost_and_what_to_launch(published: dg.DagsterInstance
     found = _check(published)
     assert _failed(found) == {"stream_not_behind"}
     assert [offender[0] for offender in _offenders(found["stream_not_behind"])] == [f"0.0.0.{n}" for n in (0, 1, 2, 4)]
-    assert "launch 0.0.0.0...0.0.0.5," in (found["stream_not_behind"].description or "")
+    assert "Launch 0.0.0.0...0.0.0.5," in (found["stream_not_behind"].description or "")
     assert run_bricks(build_defs(_feed()), "numbers", published, 0, 5).success
     assert _failed(_check(published)) == set()
 
@@ -276,7 +276,7 @@ def test_a_stream_that_lost_its_end_and_what_to_launch(
     found = _check(published)
     assert _failed(found) == {"stream_not_behind"}
     assert "ends at 1-5000, expected 4-3" in (found["stream_not_behind"].description or "")
-    assert "launch 0.0.0.1...0.0.0.5," in (found["stream_not_behind"].description or "")
+    assert "Launch 0.0.0.1...0.0.0.5," in (found["stream_not_behind"].description or "")
     assert run_bricks(build_defs(_feed()), "numbers", published, 1, 5).success
     assert _failed(_check(published)) == set()
     assert client.xlen("numbers") == 25_003
@@ -290,7 +290,7 @@ def test_a_server_that_is_not_there_fails_the_run_in_one_sentence(
     result = job.execute_in_process(instance=instance, raise_on_error=False)
     [data] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     assert data.user_failure_data
-    assert "check UCS_REDIS_URL" in (data.user_failure_data.description or "")
+    assert "Check UCS_REDIS_URL" in (data.user_failure_data.description or "")
 
 
 # What a finished brick is recorded with
@@ -601,7 +601,7 @@ def test_a_feed_brings_its_checks_their_job_and_the_schedule_it_asks_for() -> No
 
 @pytest.mark.parametrize("schedule", ["", "daily", "* * * *", "61 * * * *", "* * * * * *"])
 def test_a_schedule_that_is_no_cron_text_is_refused(schedule: str) -> None:
-    with pytest.raises(FeedError, match=r"feed 'numbers': check_schedule '.*' is not a cron schedule: give minute"):
+    with pytest.raises(FeedError, match=r"feed 'numbers': check_schedule '.*' is not a cron schedule. Give minute"):
         _feed(check_schedule=schedule)
 
 
@@ -659,7 +659,7 @@ _BEHIND = (
         ("{}_merge", False, "set `final: true`"),
         ("{}_merge", True, None),
         ("{}_buffer", False, "set `final: true`"),
-        ("{}_buffer", True, "rows that are still in it come beside the versions of them"),
+        ("{}_buffer", True, "Rows in the buffer are read in addition to their versions"),
         ("merge('default', '^{}$')", False, "set `final: true`"),
         ("view(SELECT * FROM {})", False, "write FINAL into the query of the view"),
         ("`{}`", False, "set `final: true`"),

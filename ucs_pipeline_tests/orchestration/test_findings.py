@@ -78,7 +78,7 @@ def test_whatever_is_published_trimmed_and_recorded_in_order_passes(
         holed = replace(facts, records={o: r for o, r in facts.records.items() if o != lost})
         assert _failed(holed) == {"no_gaps"}
         assert _by_name(holed)["no_gaps"].offenders == [(name_of_ordinal(lost), rows[lost])]
-        assert f"launch {name_of_ordinal(lost)} (" in _by_name(holed)["no_gaps"].sentence
+        assert f"Launch {name_of_ordinal(lost)}. " in _by_name(holed)["no_gaps"].sentence
 
 
 @settings(max_examples=300, deadline=None, database=None)
@@ -95,14 +95,14 @@ def test_a_stream_that_lost_its_end_is_told_exactly_which_bricks_to_launch(
     finding = _by_name(facts)["stream_not_behind"]
     lost = [o for o in range(finished) if rows[o] and sum(rows[: o + 1]) > kept]
     assert [offender[0] for offender in finding.offenders] == [name_of_ordinal(o) for o in lost]
-    assert f"launch {name_of_ordinal(lost[0])}...{name_of_ordinal(finished - 1)}," in finding.sentence
+    assert f"Launch {name_of_ordinal(lost[0])}...{name_of_ordinal(finished - 1)}," in finding.sentence
     assert _failed(facts) == {"stream_not_behind"}
     assert published >= recorded
 
 
 def test_a_brick_without_a_record_that_was_lost_too_is_among_those_to_launch() -> None:
     facts = _facts([3, 3, 3, 3], 4, 0, {0, 3})
-    assert "launch 0.0.0.1...0.0.0.3," in _by_name(facts)["stream_not_behind"].sentence
+    assert "Launch 0.0.0.1...0.0.0.3," in _by_name(facts)["stream_not_behind"].sentence
 
 
 @settings(max_examples=300, deadline=None, database=None)
@@ -177,7 +177,7 @@ def test_entries_that_differ_or_are_missing_are_shown_and_all_of_them_counted() 
         ("0.0.0.1", "entry 1-3 against table", "a=1", "not in the stream"),
     ]
     assert finding.more == 5
-    assert "4 entries that differ from the table, 3 missing" in finding.sentence
+    assert "has 4 entries that differ from the table and 3 foreign entries, and lacks 3." in finding.sentence
 
 
 @pytest.mark.parametrize("place", OUTSIDE)
@@ -188,16 +188,16 @@ def test_rows_outside_the_list_are_counted_by_place(place: str) -> None:
     ]
     assert finding.offenders == [(place, 3)]
     assert finding.figures[f"rows_{place}"] == 3
-    assert "expected every row in a brick from 0.0.0.0 to 0.0.0.0" in finding.sentence
+    assert "rows that are not in a brick from 0.0.0.0 to 0.0.0.0" in finding.sentence
 
 
 def test_rows_in_no_brick_are_said_by_number_and_kind() -> None:
     facts = _facts([5], 5, 0, {0})
     for counts, sentence in (
-        ({"null": 5}, "table 't' has 5 rows in no brick (5 with a NULL key); expected every row"),
+        ({"null": 5}, "table 't' has 5 rows that are not in a brick from 0.0.0.0 to 0.0.0.0 (5 with a NULL key). They"),
         (
             {"null": 7, "negative": 20, "beyond": 1_050},
-            "has 1,077 rows in no brick (7 with a NULL key, 20 negative, 1,050 beyond the list); expected every row",
+            "0.0.0.0 (7 with a NULL key, 20 negative, 1,050 beyond the last brick). They are not published.",
         ),
     ):
         outside = replace(facts, census=TableStats(facts.census.bricks, {**NOTHING_OUTSIDE, **counts}))
@@ -217,7 +217,7 @@ def test_times_before_1970_are_called_that() -> None:
     bricks = {"class": "time", "first": "1970-01-01", "last": "1970-01-01"}
     facts = replace(_facts([5], 5, 0, {0}), feed=Feed(name="feed", table="t", key="k", bricks=bricks))
     early = replace(facts, census=TableStats(facts.census.bricks, {**NOTHING_OUTSIDE, "negative": 2}))
-    assert "has 2 rows in no brick (2 before 1970); expected" in _by_name(early)["no_unassigned_rows"].sentence
+    assert "has 2 rows that are not in a brick" in _by_name(early)["no_unassigned_rows"].sentence
 
 
 def test_a_feed_that_has_not_begun_passes() -> None:

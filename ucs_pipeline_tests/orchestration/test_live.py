@@ -199,7 +199,7 @@ def test_the_sensor_launches_one_run_that_waits_for_rows(table: Table, instance:
         "dagster/max_retries": "0",
     }
     run.start()
-    busy = "feed 'live': a run is publishing already (brick 0.0.0.{})"
+    busy = "feed 'live': skipped: a run is already publishing brick 0.0.0.{}."
     _until(lambda: busy.format(0) in str(run.tick()))
     table.add(1, 11)
     _until(lambda: run.done == ["0.0.0.0"])
@@ -246,7 +246,7 @@ def test_a_row_before_the_last_one_is_refused(
     assert not run.end().success
     [error] = run.errors
     assert error.startswith("feed 'live', brick 0.0.0.0: entry 0-2 of stream 'live' is ")
-    assert "the table changed after the row was published" in error
+    assert "differs from the table" in error
     assert _ids(redis_server) == _entries([1, 5])
 
 
@@ -362,7 +362,7 @@ def test_ucs_publish_adds_what_is_there_and_does_not_stay(
     done = publish(_feed())
     assert (done.bricks, done.rows) == (2, 3)
     assert _ids(redis_server) == _entries(table.ids)
-    assert publish(_feed()).reason == "feed 'live': brick 0.0.0.1 is open, and all its 1 rows are in the stream"
+    assert publish(_feed()).reason == "feed 'live': brick 0.0.0.1 is not sealed, and all its 1 rows are in the stream"
     table.add(12)
     assert publish(_feed()).rows == 1
 

@@ -63,25 +63,30 @@ def _seen(feed: Feed, **more: Any) -> FeedSnapshot:
     [
         ({}, {}, 100, Request(3, 5)),
         ({}, {}, 2, Request(3, 4)),
-        ({}, {"newest_id": 39_999}, 100, "brick 0.0.0.3 is open: newest id 39,999, needs 40,000"),
+        (
+            {},
+            {"newest_id": 39_999},
+            100,
+            "brick 0.0.0.3 is not sealed. The newest id is 39,999; an id of 40,000 or more seals it.",
+        ),
         ({}, {"newest_id": 40_000}, 100, Request(3, 3)),
         ({}, {"newest_id": 10**30}, 100, Request(3, 9)),
-        ({}, {"newest_id": None}, 100, "brick 0.0.0.3 is next, and the table has no ids from 30,000 on"),
-        ({}, {"busy": 3}, 100, "a run is publishing already (brick 0.0.0.3)"),
-        ({}, {"missing": None}, 100, "all 10 bricks are done"),
+        ({}, {"newest_id": None}, 100, "brick 0.0.0.3 is next, and the table has no id of 30,000 or more"),
+        ({}, {"busy": 3}, 100, "a run is already publishing brick 0.0.0.3"),
+        ({}, {"missing": None}, 100, "skipped: all 10 bricks are materialized."),
         (
             {},
             {"missing": None, "has_rows_beyond": True},
             100,
-            "all 10 bricks are done, and the table has rows beyond the list: raise `bricks.last`",
+            "skipped: all 10 bricks are materialized. The table has rows beyond the last brick: raise `bricks.last`",
         ),
         ({}, {"missing": 8, "state": _state(EntryId(2, 500)), "recorded": EntryId(7, 10_000)}, 100, Request(2, 5)),
         ({}, {"missing": None, "state": _state(), "recorded": EntryId(9, 1), "newest_id": 10**6}, 100, Request(0, 9)),
         (
             {},
-            {"full": "it holds 3 entries (max_len 3)"},
+            {"full": "It holds 3 entries (max_len 3)."},
             100,
-            "stream 'numbers' is full: it holds 3 entries (max_len 3)",
+            "skipped: stream 'numbers' is full. It holds 3 entries (max_len 3).",
         ),
         ({"tail": "follow"}, {}, 100, Request(3, 6, open=True)),
         ({"tail": "follow"}, {}, 3, Request(3, 5)),
@@ -91,9 +96,9 @@ def _seen(feed: Feed, **more: Any) -> FeedSnapshot:
             {"tail": "follow"},
             {"newest_id": 38_000, "state": _state(EntryId(3, 8_001)), "open_rows": {3: 8_001}},
             100,
-            "brick 0.0.0.3 is open, and all its 8,001 rows are in the stream",
+            "brick 0.0.0.3 is not sealed, and all its 8,001 rows are in the stream",
         ),
-        ({"tail": "follow"}, {"newest_id": 38_000}, 100, "is open, and all its 0 rows are in the stream"),
+        ({"tail": "follow"}, {"newest_id": 38_000}, 100, "is not sealed, and all its 0 rows are in the stream"),
         (
             {"tail": "follow"},
             {"newest_id": 38_000, "state": _state(EntryId(3, 8_000)), "open_rows": {3: 8_001}},
@@ -124,8 +129,11 @@ def _at(hour: int, minute: int, second: int = 0, day: int = 27) -> float:
 @pytest.mark.parametrize(
     ("now", "expected"),
     [
-        (_at(21, 0, day=26), "brick 2013.10.27.00 is open: it ends at 2013-10-27T01:00:00+02:00, and settles for 60 s"),
-        (_at(23, 0, 59, day=26), "brick 2013.10.27.00 is open"),
+        (
+            _at(21, 0, day=26),
+            "brick 2013.10.27.00 is not sealed. It ends at 2013-10-27T01:00:00+02:00 and is sealed 60 s later.",
+        ),
+        (_at(23, 0, 59, day=26), "brick 2013.10.27.00 is not sealed"),
         (_at(23, 1, day=26), ("2013.10.27.00", "2013.10.27.00")),
         # The third brick is over at 02:00 UTC: two hours after its beginning.
         (_at(1, 30), ("2013.10.27.00", "2013.10.27.01")),
@@ -159,7 +167,7 @@ def test_a_feed_that_follows_its_tail_publishes_the_hour_that_is_not_over() -> N
     for rows, top, expected in (
         (9, EntryId(second, 7), Request(third, third, open=True)),
         (9, EntryId(third, 8), Request(third, third, open=True)),
-        (9, EntryId(third, 9), "brick 2013.10.27.02 is open, and all its 9 rows are in the stream"),
+        (9, EntryId(third, 9), "brick 2013.10.27.02 is not sealed, and all its 9 rows are in the stream"),
     ):
         found = next_bricks(feed, _seen(feed, **done, state=_state(top), open_rows={third: rows}), 100)
         assert found == expected if isinstance(expected, Request) else expected in str(found)
@@ -169,8 +177,8 @@ def test_nothing_seals_text_bricks_and_their_sensor_says_so() -> None:
     feed = _feed(bricks={"class": "text"})
     found = next_bricks(feed, _seen(feed, missing=0, recorded=START, state=_state()), 100)
     assert found == (
-        "feed 'numbers': a text feed has no sealed bricks, since any row may still come into any of them: publish it "
-        "by a backfill, or give it a `schedule`"
+        "feed 'numbers': skipped: nothing seals text bricks, because a new row may belong to any of them. Launch a "
+        "backfill, or set `schedule`."
     )
 
 
@@ -200,8 +208,9 @@ def test_what_fails_is_tried_again_with_growing_pauses_and_named() -> None:
             now, waited = now + 60, waited + 60
         pauses.append(waited / 60)
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert said[2] == "feed 'numbers': brick 0.0.0.3 was launched 3 times, and nothing moved; trying again in 240 s"
-    assert "was launched 6 times, and nothing moved: it is stuck, see why its last run failed; trying" in said[5]
+    launched = "feed 'numbers': skipped: brick 0.0.0.3 was launched {} times without progress."
+    assert said[2] == f"{launched.format(3)} It is launched again in 240 s."
+    assert said[5].startswith(f"{launched.format(6)} Read the error of its last run. It is launched again in ")
     # Anything that is not as it was begins a new count.
     assert tries.launched(feed, request, EntryId(3, 17), now).tries == 1
     assert tries.launched(feed, Request(4, 5), top, now).tries == 1
@@ -213,9 +222,9 @@ def test_what_fails_is_tried_again_with_growing_pauses_and_named() -> None:
     [
         ({}, Request(3, 9, live=True)),
         ({"newest_id": None}, Request(3, 9, live=True)),
-        ({"busy": 3}, "a run is publishing already (brick 0.0.0.3)"),
-        ({"missing": None}, "all 10 bricks are done"),
-        ({"full": "it holds 3 entries (max_len 3)"}, "is full: it holds 3 entries (max_len 3)"),
+        ({"busy": 3}, "a run is already publishing brick 0.0.0.3"),
+        ({"missing": None}, "skipped: all 10 bricks are materialized."),
+        ({"full": "It holds 3 entries (max_len 3)."}, "is full. It holds 3 entries (max_len 3)."),
     ],
 )
 def test_a_run_that_stays_waits_for_rows(seen: dict[str, Any], expected: Request | str) -> None:
@@ -307,27 +316,35 @@ class Cockpit:
         return len(self.instance.get_materialized_partitions(dg.AssetKey(self.feed.name)))
 
 
+def _not_sealed(brick: str, newest: str, needed: str, check: str = "in 30 s") -> str:
+    return (
+        f"feed 'numbers': skipped: brick {brick} is not sealed. The newest id is {newest}; an id of {needed} or more "
+        f"seals it. To publish it earlier, launch it by hand or set `tail: follow`. Next check {check}."
+    )
+
+
 def test_a_growing_table_is_published_brick_by_brick_as_it_is_sealed(
     instance: dg.DagsterInstance, home: Path, redis_server: RedisServer
 ) -> None:
     cockpit, client = Cockpit(_feed(max_bricks_per_run=2), instance, home), redis_server.client()
     cockpit.table(9_999)
-    assert cockpit.tick() == "feed 'numbers': brick 0.0.0.0 is open: newest id 9,998, needs 10,000"
+    assert cockpit.tick() == _not_sealed("0.0.0.0", "9,998", "10,000")
     cockpit.table(35_000)
     assert cockpit.tick() == "0.0.0.0...0.0.0.1"
     assert cockpit.tick() == "0.0.0.2...0.0.0.2"
-    assert cockpit.tick() == "feed 'numbers': brick 0.0.0.3 is open: newest id 34,999, needs 40,000"
+    assert cockpit.tick() == _not_sealed("0.0.0.3", "34,999", "40,000")
     assert (cockpit.done, client.xlen("numbers")) == (3, 30_000)
     cockpit.table(100_001)
     assert [cockpit.tick() for _ in range(3)] == ["0.0.0.3...0.0.0.4", "0.0.0.5...0.0.0.6", "0.0.0.7...0.0.0.8"]
     assert cockpit.tick() == "0.0.0.9...0.0.0.9"
-    done = "feed 'numbers': all 10 bricks are done"
-    assert cockpit.tick() == f"{done}, and the table has rows beyond the list: raise `bricks.last`"
+    done = "feed 'numbers': skipped: all 10 bricks are materialized."
+    beyond = "The table has rows beyond the last brick: raise `bricks.last`."
+    assert cockpit.tick() == f"{done} {beyond} Next check in 30 s."
     assert client.xlen("numbers") == 100_000
     cockpit.table(100_000)
-    assert cockpit.tick() == done
+    assert cockpit.tick() == f"{done} Next check in 30 s."
     (home / ".ucs" / "tables" / "numbers.parquet").unlink()
-    assert cockpit.tick() == done
+    assert cockpit.tick() == f"{done} Next check in 30 s."
 
 
 @pytest.mark.parametrize(
@@ -354,7 +371,8 @@ def test_a_feed_that_follows_its_tail_keeps_the_open_brick_topped_up(
     cockpit.table(14_000)
     assert cockpit.tick() == "0.0.0.0...0.0.0.1"
     assert (cockpit.done, client.xlen("numbers")) == (1, 14_000)
-    assert cockpit.tick() == "feed 'numbers': brick 0.0.0.1 is open, and all its 4,000 rows are in the stream"
+    skipped = "feed 'numbers': skipped: brick 0.0.0.1 is not sealed, and all its 4,000 rows are in the stream."
+    assert cockpit.tick() == f"{skipped} Next check in 30 s."
     for rows, done in ((14_001, 1), (19_990, 1), (20_003, 2), (41_000, 4)):
         cockpit.table(rows)
         cockpit.tick()
@@ -376,7 +394,7 @@ def test_the_schedule_moves_one_brick_a_tick(
     assert [cockpit.scheduled() for _ in range(3)] == [
         "0.0.0.0...0.0.0.0",
         "0.0.0.1...0.0.0.1",
-        "feed 'numbers': brick 0.0.0.2 is open: newest id 24,999, needs 30,000",
+        _not_sealed("0.0.0.2", "24,999", "30,000", "at the next tick of the schedule"),
     ]
     assert redis_server.client().xlen("numbers") == 20_000
 
@@ -393,7 +411,8 @@ def test_the_schedule_never_overlaps_itself(
         tags={"dagster/asset_partition_range_start": "0.0.0.0", "dagster/asset_partition_range_end": "0.0.0.0"},
         status=status,
     )
-    assert cockpit.scheduled() == "feed 'numbers': a run is publishing already (brick 0.0.0.0)"
+    skipped = "feed 'numbers': skipped: a run is already publishing brick 0.0.0.0."
+    assert cockpit.scheduled() == f"{skipped} Next check at the next tick of the schedule."
     instance.report_run_canceled(run)
     assert cockpit.scheduled() == "0.0.0.0...0.0.0.0"
 
@@ -413,7 +432,7 @@ def test_what_redis_lost_is_published_again(
     client.delete("numbers")
     assert cockpit.tick() == "0.0.0.0...0.0.0.3"
     assert client.xlen("numbers") == 40_000
-    assert "is open" in cockpit.tick()
+    assert "is not sealed" in cockpit.tick()
 
 
 def test_bricks_that_a_run_has_taken_are_not_asked_for_twice(instance: dg.DagsterInstance, home: Path) -> None:
@@ -427,9 +446,10 @@ def test_bricks_that_a_run_has_taken_are_not_asked_for_twice(instance: dg.Dagste
         tags={"dagster/asset_partition_range_start": "0.0.0.0", "dagster/asset_partition_range_end": "0.0.0.1"},
         status=dg.DagsterRunStatus.STARTED,
     )
-    assert cockpit.tick() == "feed 'numbers': a run is publishing already (brick 0.0.0.0)"
+    skipped = "feed 'numbers': skipped: a run is already publishing brick 0.0.0.0."
+    assert cockpit.tick() == f"{skipped} Next check in 30 s."
     instance.report_run_failed(run)
-    assert "was launched 1 times, and nothing moved; trying again in " in cockpit.tick()
+    assert "was launched 1 times without progress. It is launched again in " in cockpit.tick()
 
 
 def test_a_full_stream_is_not_launched_into(
@@ -439,7 +459,7 @@ def test_a_full_stream_is_not_launched_into(
     cockpit.table(25_000)
     assert cockpit.tick() == "0.0.0.0...0.0.0.1"
     cockpit.table(45_000)
-    assert "stream 'numbers' is full: it holds 20,000 entries (max_len 20,000); waiting until its" in cockpit.tick()
+    assert "stream 'numbers' is full. It holds 20,000 entries (max_len 20,000). It waits until its" in cockpit.tick()
     client.xtrim("numbers", maxlen=0, approximate=False)
     assert cockpit.tick() == "0.0.0.2...0.0.0.3"
 
@@ -450,8 +470,8 @@ def test_a_stream_full_of_bytes_is_not_launched_into(
     cockpit, client = Cockpit(_feed(stream={"max_bytes": 50_000}), instance, home), redis_server.client()
     client.xadd("numbers", {"n": "x" * 60_000}, "0-1")
     cockpit.table(25_000)
-    assert "is full: it takes 6" in cockpit.tick()
-    assert "bytes (max_bytes 50,000); waiting until its consumers have trimmed" in cockpit.tick()
+    assert "is full. It takes 6" in cockpit.tick()
+    assert "bytes (max_bytes 50,000). It waits until its consumers have trimmed" in cockpit.tick()
     client.xtrim("numbers", maxlen=0, approximate=False)
     assert cockpit.tick(run=False) == "0.0.0.0...0.0.0.1"
 
@@ -464,7 +484,7 @@ def test_a_stream_full_of_what_nobody_acknowledged_is_not_launched_into(
     cockpit.table(25_000)
     assert cockpit.tick() == "0.0.0.0...0.0.0.1"
     cockpit.table(45_000)
-    sentence = "(max_len 20,000); waiting until its consumer groups have acknowledged the oldest entries"
+    sentence = "(max_len 20,000). It waits until its consumer groups have acknowledged the oldest entries"
     assert sentence in cockpit.tick()
     client.xgroup_create("numbers", "workers", "0")
     client.xreadgroup("workers", "a", {"numbers": ">"}, count=2)

@@ -56,9 +56,9 @@ def test_a_run_with_half_the_width_is_refused_before_a_row_moves(
     [data] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     assert data.user_failure_data
     assert data.user_failure_data.description == (
-        "feed 'rows', brick 0.0.0.2: recorded as done with 20 <= id < 30, but the feed's `bricks` make it "
-        "10 <= id < 15 now: what is published cannot be numbered anew; set `bricks` back to what it was, or give the "
-        "feed another name and another stream"
+        "feed 'rows': brick 0.0.0.2 was recorded as 20 <= id < 30, and the feed's `bricks` now make it 10 <= id < 15. "
+        "Published rows cannot be renumbered. Set `bricks` back, or give the feed another name and another stream. "
+        "[UCS-NUMBERING]"
     )
     assert redis_server.client().xrange("rows") == before
 
@@ -87,7 +87,7 @@ def test_bricks_that_number_rows_anew_are_refused(
     # Somebody's click in the UI says nothing of bounds.
     for _ in range(25):
         instance.report_runless_asset_event(dg.AssetMaterialization("rows", partition="0.0.0.0"))
-    with pytest.raises(StreamError, match="cannot be numbered anew"):
+    with pytest.raises(StreamError, match="cannot be renumbered"):
         refuse_renumbered(instance, _feed(after), stream)
 
 
@@ -101,7 +101,9 @@ def test_other_rules_of_the_zone_are_refused_with_what_to_do(
     try:
         zoneinfo.reset_tzpath([str(tmp_path)])
         zoneinfo.ZoneInfo.clear_cache()
-        with pytest.raises(StreamError, match="If nobody changed it, the time zone database was updated") as refusal:
+        with pytest.raises(
+            StreamError, match="If nobody changed it, the time zone database has other rules"
+        ) as refusal:
             refuse_renumbered(instance, _feed(HOURS), stream)
     finally:
         zoneinfo.reset_tzpath()
@@ -154,7 +156,7 @@ def test_another_id_offset_on_the_stream_of_the_record_is_refused_and_on_another
     result = run_bricks(build_defs(now), "rows", instance, name, name)
     [data] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     assert data.user_failure_data
-    assert f"recorded as done up to entry {top} of stream 'rows', which goes up to {top}, but with" in str(
+    assert f"recorded up to entry {top} of stream 'rows', whose last ID is {top}. With" in str(
         data.user_failure_data.description
     )
     assert stream.state().top == top
@@ -164,7 +166,7 @@ def test_another_id_offset_on_the_stream_of_the_record_is_refused_and_on_another
     for feed in (was, now)[: 1 if after < before else 2]:
         refuse_renumbered(instance, feed, stream)
     if after < before:
-        with pytest.raises(StreamError, match="set it back to what it was, or give the feed another stream"):
+        with pytest.raises(StreamError, match="Set the offset back, or give the feed another stream"):
             refuse_renumbered(instance, now, stream)
     stream.client.delete("rows")
     refuse_renumbered(instance, now, stream)

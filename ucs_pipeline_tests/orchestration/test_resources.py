@@ -139,9 +139,9 @@ def test_a_missing_variable_or_resource_is_named_and_no_other_server_is_taken(
     assert str(said.description).startswith(
         "feed 'orders': resource 'warehouse' is a ClickHouseResource, expected a RedisResource: add it to the "
     )
-    with pytest.raises(FeedError, match=r"`clickhouse` and `redis` name one resource, 'one': a feed needs one of each"):
+    with pytest.raises(FeedError, match=r"`clickhouse` and `redis` name one resource, 'one'. A feed needs one of each"):
         _feed(clickhouse="one", redis="one")
-    with pytest.raises(StreamError, match=r"^`url` of resource 'cache' is empty: write"):
+    with pytest.raises(StreamError, match=r"^`url` of resource 'cache' is empty. Expected"):
         open_stream(_feed(redis="cache"), SimpleNamespace(cache=RedisResource(url="")))
     assert not (home / ".ucs" / "redis").exists()
 
@@ -156,7 +156,7 @@ def test_messages_name_the_variable_or_the_resource(monkeypatch: pytest.MonkeyPa
         source, stream = open_feed(_feed(), opened)
         with pytest.raises(StreamError, match=r"stream 'orders': Redis cannot be reached \(.*\); check CACHE_URL and"):
             stream.state()
-        with pytest.raises(Exception, match=r"feed 'orders': .*; check `url` of resource 'clickhouse' and the server"):
+        with pytest.raises(Exception, match=r"feed 'orders': .*; Check `url` of resource 'clickhouse' and the server"):
             source.shape()
 
 

@@ -126,7 +126,7 @@ def test_feeds_come_in_order_and_one_broken_stream_hides_no_other(
     printed = capsys.readouterr().out
     assert "1 of 6 done" in printed
     assert "next: 0.0.0.1" in printed
-    assert "top: 0-10000" in printed
+    assert "last ID: 0-10000" in printed
 
 
 def test_the_command_prints_a_table_and_json(tmp_path: Path, redis_server: RedisServer) -> None:
@@ -141,7 +141,7 @@ def test_the_command_prints_a_table_and_json(tmp_path: Path, redis_server: Redis
         "0 of 34 done",
         "next: 0.0.0.0",
         "1 of 10,000,000",
-        "top: 0-1",
+        "last ID: 0-1",
         "workers:",
         "0 pending",
         "1 to come",

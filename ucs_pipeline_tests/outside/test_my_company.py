@@ -145,7 +145,7 @@ def test_the_definitions_are_right_for_every_command(company: Company, command: 
     if command == "dg list defs":
         assert all(name in output for name in ("returns_schedule", "shipments_sensor", "warehouse", "cache"))
     if command == "ucs check":
-        assert output == "3 feeds are right: orders, returns, shipments\n"
+        assert output == "3 feeds are valid: orders, returns, shipments\n"
         assert company.succeed("ucs", "-m", "my_company.definitions", "check") == output
 
 

@@ -20,7 +20,7 @@ attributes:
 """
 
 WRONG: dict[str, tuple[str, str, str]] = {
-    "typo/defs.yaml": ("{feed}  colums: {{id: id}}", "", "feed 'typo': colums is not a setting: did you mean columns?"),
+    "typo/defs.yaml": ("{feed}  colums: {{id: id}}", "", "feed 'typo': colums is not a setting. Did you mean columns?"),
     "class/defs.yaml": (
         "type: ucs_pipeline.BrickFeed\nattributes: {{name: a, table: t, key: id, bricks: {{class: numbr, last: 5}}}}",
         "",
@@ -30,7 +30,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "type: ucs_pipeline.BrickFeed\nattributes: {{name: a, table: t, key: id, bricks: {{class: time, "
         "first: 2013-01-01, last: 2013-01-02, zone: Europe/Berlim}}}}",
         "",
-        "feed 'a': bricks.zone: 'Europe/Berlim' is no time zone",
+        "feed 'a': bricks.zone: 'Europe/Berlim' is not a time zone",
     ),
     "missing/defs.yaml": (
         "type: ucs_pipeline.BrickFeed\nattributes: {{name: missing, key: id, bricks: {{class: number, last: 5}}}}",
@@ -40,58 +40,58 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "nothing/defs.yaml": (
         "type: ucs_pipeline.BrickFeed",
         "",
-        "a feed without a name: name is missing; table is missing; key is missing; bricks is missing",
+        "a feed without a name: name is missing. table is missing. key is missing. bricks is missing.",
     ),
-    "reserved/defs.yaml": ("{config}", "", "feed 'config': name 'config' is reserved by Dagster: choose another ("),
-    "indentation/defs.yaml": ("{feed}   final: true", ":7", "this is no YAML: expected <block end>, but found"),
-    "tab/defs.yaml": ("type: x\nattributes:\n\tname: a", ":3", "this is no YAML: found character '\\t' that cannot"),
-    "empty/defs.yaml": ("# later\n", "", "the file is empty: expected `type` and `attributes`"),
+    "reserved/defs.yaml": ("{config}", "", "feed 'config': name 'config' is reserved by Dagster. Choose another"),
+    "indentation/defs.yaml": ("{feed}   final: true", ":7", "invalid YAML: expected <block end>, but found"),
+    "tab/defs.yaml": ("type: x\nattributes:\n\tname: a", ":3", "invalid YAML: found character '\\t' that cannot"),
+    "empty/defs.yaml": ("# later\n", "", "the file is empty. Expected `type` and `attributes`"),
     "list/defs.yaml": ("- a", "", "expected `type: ucs_pipeline.BrickFeed` and `attributes` (found a list)"),
-    "beside/defs.yaml": ("{feed}atributes: 5", "", "atributes is not a setting: did you mean attributes?"),
+    "beside/defs.yaml": ("{feed}atributes: 5", "", "atributes is not a setting. Did you mean attributes?"),
     "untyped/defs.yaml": ("attributes: {{name: a}}", "", "type is missing"),
     "type/defs.yaml": ("type: ucs_pipeline.BrikFeed", "", "Module `ucs_pipeline` has no attribute `BrikFeed`"),
     "module/defs.yaml": ("type: ucs_pipelin.BrickFeed", "", "Module `ucs_pipelin` not found"),
     "template/defs.yaml": (
         "{feed}  where: '{{{{ nope }}}}'",
         "",
-        "feed 'template': where: a template cannot be filled in: 'nope' is undefined",
+        "feed 'template': where: a template has no value: 'nope' is undefined",
     ),
     "unset/defs.yaml": (
         "{feed}  where: \"region = '{{{{ env.UCS_NO_SUCH_VARIABLE }}}}'\"",
         "",
-        "feed 'unset': where: a template cannot be filled in: environment variable UCS_NO_SUCH_VARIABLE is not set: ",
+        "feed 'unset': where: a template has no value: environment variable UCS_NO_SUCH_VARIABLE is not set. ",
     ),
     "twice/defs.yaml": (
         "{feed}  where: a = 'secret'\n  final: true\n  where: b",
         "",
-        "feed 'twice': where is written twice, in lines 7 and 9: keep one of them",
+        "feed 'twice': where is written twice, in lines 7 and 9. Keep one of them",
     ),
     "second/defs.yaml": (
         "{feed}---\ntype: ucs_pipeline.BrickFeed\nattributes: {{name: b, table: t, key: id, bricks: {{class: number, "
         "last: 0100}}}}",
         "",
-        "feed 'b': bricks.last (line 9): YAML reads the number in base 8, for its leading zero: write it in base 10",
+        "feed 'b': bricks.last (line 9): YAML reads the number in base 8, for its leading zero. Write it in base 10",
     ),
     "boolean/defs.yaml": (
         "type: ucs_pipeline.BrickFeed\nattributes: {{name: no, table: t, key: id, bricks: {{class: number, last: 5}}}}",
         "",
-        "a feed whose name is no text: name: expected text (found false, as YAML reads off and no): quote it",
+        "a feed whose name is no text: name: expected text (found false, as YAML reads off and no). Quote it",
     ),
     "outside/defs.yaml": (
         "type: ucs_pipeline.BrickFeed\nattributes:\nname: a\ntable: secret",
         "",
-        "name is not a setting; table is not a setting: indent the feed's settings below `attributes`",
+        "name is not a setting. table is not a setting. Indent the feed's settings below `attributes`",
     ),
     "sql/defs.yaml": (
         "type: ucs_pipeline.BrickFeed\nattributes: decrypt('secret')",
         "",
         "attributes: expected settings, such as {name: orders} (found a text)",
     ),
-    "alias/defs.yaml": ("{feed}  where: *secret", ":7", "this is no YAML: found undefined alias '[HIDDEN]'; look at"),
+    "alias/defs.yaml": ("{feed}  where: *secret", ":7", "invalid YAML: found undefined alias '[HIDDEN]'. Check"),
     "broken/defs.yaml": (
         "{feed}  where: [secret, (",
         ":7",
-        "this is no YAML: expected ',' or ']', but got '<stream end>'",
+        "invalid YAML: expected ',' or ']', but got '<stream end>'",
     ),
     "shape/defs.yaml": (
         "{feed}  columns: decrypt('secret')",
@@ -196,13 +196,13 @@ def test_a_dagster_project_of_its_own_shows_no_secret_of_a_feed_that_is_yaml(pro
 
 def test_right_feeds_are_one_line(project: Path) -> None:
     done = _ucs(project, "check")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "3 feeds are right: flights, planes, weather\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3 feeds are valid: flights, planes, weather\n", "")
     _write(project, "orders/defs.yaml", "{feed}  stream: {{shards: 2}}\n  transform: json:dumps")
     _write(project, "code.py", "import dagster as dg\n\n@dg.asset\ndef other() -> None: ...")
     done = _ucs(project, "check")
     assert (done.returncode, done.stdout, done.stderr) == (
         0,
-        "4 feeds are right: flights, orders, planes, weather\n",
+        "4 feeds are valid: flights, orders, planes, weather\n",
         "",
     )
     assert not (project / "history").exists()
@@ -210,9 +210,8 @@ def test_right_feeds_are_one_line(project: Path) -> None:
     (project / "ucs_pipeline" / "defs").mkdir()
     done = _ucs(project, "status")
     assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr == "ucs: ucs_pipeline/defs: there is no feed: write one into ucs_pipeline/defs/<name>/defs.yaml\n"
-    )
+    sentence = "there is no feed. Write one into ucs_pipeline/defs/<name>/defs.yaml."
+    assert done.stderr == f"ucs: ucs_pipeline/defs: {sentence} [UCS-DEFINITIONS]\n"
 
 
 def test_what_feeds_cannot_be_beside_each_other_is_said_with_the_files(project: Path) -> None:
@@ -224,11 +223,12 @@ def test_what_feeds_cannot_be_beside_each_other_is_said_with_the_files(project: 
     done = _ucs(project, "check")
     assert (done.returncode, done.stderr) == (2, "")
     assert done.stdout.splitlines() == [
-        "ucs_pipeline/defs/typo/defs.yaml: feed 'typo': colums is not a setting: did you mean columns?",
+        "ucs_pipeline/defs/typo/defs.yaml: feed 'typo': colums is not a setting. Did you mean columns? [UCS-SETTING]",
         "ucs_pipeline/defs/copy/defs.yaml and ucs_pipeline/defs/orders/defs.yaml: 2 feeds are named 'orders' ('orders' "
-        "and 'orders'): an ordered feed needs a name and a stream of its own; rename one",
+        "and 'orders'). An ordered feed needs a name and a stream of its own: rename one. [UCS-CONFLICT]",
         "ucs_pipeline/defs/other/defs.yaml and ucs_pipeline/defs/planes/defs.yaml: 2 feeds are writing to stream "
-        "'planes' ('other' and 'planes'): an ordered feed needs a name and a stream of its own; rename one",
+        "'planes' ('other' and 'planes'). An ordered feed needs a name and a stream of its own: rename one. "
+        "[UCS-CONFLICT]",
     ]
 
 
@@ -257,7 +257,7 @@ def test_of_several_wrong_files_the_first_is_said_and_how_to_see_the_rest(projec
     done = _ucs(project, "prune")
     assert done.returncode == 2
     assert done.stderr.startswith("ucs: ucs_pipeline/defs/class/defs.yaml: feed 'a': bricks.class")
-    assert done.stderr.endswith(" (and 2 more: `ucs check` says all)\n")
+    assert done.stderr.endswith(" `ucs check` lists 2 more. [UCS-SETTING]\n")
 
 
 def test_a_transform_is_not_imported_to_load_the_definitions(project: Path) -> None:

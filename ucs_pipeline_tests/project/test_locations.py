@@ -82,17 +82,25 @@ def test_what_cannot_be_loaded_is_one_sentence(place: Path) -> None:
         assert done.stderr.count("\n") == 1
         return done.stderr.removeprefix("ucs: ").strip()
 
-    assert wrong("status").startswith(f"no code location: {place} has neither a pyproject.toml with [tool.dagster] or")
+    assert wrong("status").startswith(
+        f"There is no code location here: {place} has neither a pyproject.toml with [tool.dagster] or"
+    )
     assert wrong("-f", "broken.py", "status") == (
-        "code location 'broken.py' cannot be loaded: broken.py:3: ZeroDivisionError: division by zero"
+        "code location 'broken.py' cannot be loaded: broken.py:3: ZeroDivisionError: division by zero. "
+        "[UCS-DEFINITIONS]"
     )
     assert "No module named 'nope'" in wrong("-m", "nope", "status")
     assert "Cannot have more than one Definitions object" in wrong("-m", "both", "status")
-    assert wrong("-f", "here.py", "verify", "nope") == "there is no feed 'nope'; the project has 'by_file'"
-    assert wrong("-f", "here.py", "-m", "here", "verify", "by_file") == (
-        "feed 'by_file' is in two code locations: name one with -m MODULE or -f FILE"
+    assert wrong("-f", "here.py", "verify", "nope") == (
+        "There is no feed 'nope'. The feeds here are: 'by_file'. Name one of them, or another code location with -m "
+        "MODULE or -f FILE. [UCS-NO-FEED]"
     )
-    elsewhere = "is loaded by another process: run ucs where its code is, and name it with -m MODULE or -f FILE"
+    assert wrong("-f", "here.py", "-m", "here", "verify", "by_file") == (
+        "feed 'by_file' is in two code locations. Name one with -m MODULE or -f FILE. [UCS-NO-FEED]"
+    )
+    elsewhere = (
+        "is served by another process. Run ucs where its code is, and name it with -m MODULE or -f FILE. [UCS-LOCATION]"
+    )
     for text in (
         "load_from: [{grpc_server: {host: 127.0.0.1, port: 1, location_name: far}}]",
         "load_from: [{python_file: {relative_path: here.py, executable_path: /other/python, location_name: far}}]",
@@ -110,11 +118,11 @@ def test_a_variable_that_is_not_set_is_named(place: Path) -> None:
     done = _ucs(place, "-f", "unset.py", "status")
     assert (done.returncode, done.stderr) == (
         2,
-        "ucs: resource 'redis': environment variable X_URL is not set: set it\n",
+        "ucs: resource 'redis' needs environment variable X_URL, which is not set. Set it. [UCS-RESOURCE]\n",
     )
     set_ = _ucs(place, "-f", "unset.py", "status", X_URL="redis://:hunter2@127.0.0.1:1")
     assert (set_.returncode, set_.stderr) == (0, "")
-    assert "check X_URL" in set_.stdout
+    assert "Check X_URL" in set_.stdout
     assert "hunter2" not in set_.stdout
 
 
@@ -125,4 +133,4 @@ def test_readers_by_name_find_the_code_location_too(place: Path) -> None:
         [sys.executable, "-W", "ignore", "-c", program], cwd=place, capture_output=True, text=True, timeout=300
     )
     assert "stream 'by_file': Redis cannot be reached" in done.stdout
-    assert "check `url` of resource 'redis' and the server" in done.stdout
+    assert "Check `url` of resource 'redis' and the server" in done.stdout

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from ucs_pipeline import BrickFeed
-from ucs_pipeline.errors import OutOfTurnError, UcsError
+from ucs_pipeline.errors import OutOfTurnError, UcsError, without_code
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline_tests.servers.redis_server import RedisServer
@@ -57,7 +57,10 @@ def test_it_goes_on_with_the_next_run_until_there_is_none(
     write_table(home, "orders", {"id": pa.array(range(45_000))})
     done = publish(_feed(max_bricks_per_run=2))
     assert (done.bricks, done.rows, len(done.runs)) == (3, 30_000, 2)
-    assert done.reason == "feed 'orders': brick 0.0.0.4 is open: newest id 44,999, needs 50,000"
+    assert done.reason == (
+        "feed 'orders': skipped: brick 0.0.0.4 is not sealed. The newest id is 44,999; an id of 50,000 or more seals "
+        "it. To publish it earlier, launch it by hand or set `tail: follow`."
+    )
     assert _bricks(instance) == ["0.0.0.0...0.0.0.0", "0.0.0.1...0.0.0.2", "0.0.0.3...0.0.0.3"]
     assert _ids(redis_server) == list(range(40_000))
 
@@ -76,18 +79,18 @@ def test_bricks_are_named_as_in_the_ui_or_by_their_numbers(
 @pytest.mark.parametrize(
     ("settings", "asked", "sentence"),
     [
-        ({}, {"first": "0.0.0.9"}, "feed 'orders' has no brick 0.0.0.9: its bricks are 0.0.0.0 to 0.0.0.5"),
-        ({}, {"first": 9}, "feed 'orders' has no brick 0.0.0.9: its bricks are 0.0.0.0 to 0.0.0.5"),
+        ({}, {"first": "0.0.0.9"}, "feed 'orders' has no brick 0.0.0.9. Its bricks are 0.0.0.0 to 0.0.0.5"),
+        ({}, {"first": 9}, "feed 'orders' has no brick 0.0.0.9. Its bricks are 0.0.0.0 to 0.0.0.5"),
         ({}, {"first": "x"}, "'x' is not a brick name"),
-        ({}, {"first": 2, "last": 1}, "feed 'orders': brick 2 comes after 1: name the earlier one first"),
-        ({}, {"last": 1}, "feed 'orders': name the first brick to publish"),
-        ({}, {"first": 1, "next": 2}, "feed 'orders': bricks are named, or counted from the next one on, not both"),
-        ({}, {"first": 1, "replay": True}, "feed 'orders': only bricks of a feed with `stream.order: any` are"),
-        ({"stream": {"order": "any"}}, {"replay": True}, "feed 'orders': name the first brick to publish"),
+        ({}, {"first": 2, "last": 1}, "feed 'orders': brick 2 comes after 1. Name the earlier one first"),
+        ({}, {"last": 1}, "feed 'orders': the first brick is missing. Name it."),
+        ({}, {"first": 1, "next": 2}, "feed 'orders': name bricks, or give a number of next bricks, not both."),
+        ({}, {"first": 1, "replay": True}, "feed 'orders': replay needs `stream.order: any`"),
+        ({"stream": {"order": "any"}}, {"replay": True}, "feed 'orders': the first brick is missing. Name it."),
         (
             {"bricks": {"class": "number", "last": 99_999, "width": 10, "level": "block"}},
             {"first": 0, "last": 1_998},
-            "feed 'orders': brick 0.0.1.998 is inside block 0.0.1, and blocks are published as a whole: name the block",
+            "feed 'orders': brick 0.0.1.998 is inside block 0.0.1, and only whole blocks are published. Name the block",
         ),
     ],
 )
@@ -101,7 +104,7 @@ def test_a_mistake_is_refused_before_there_is_a_run(
 
 
 def test_a_refusal_is_the_error_of_the_run(redis_server: RedisServer, instance: dg.DagsterInstance) -> None:
-    with pytest.raises(OutOfTurnError, match=r"launch 0\.0\.0\.0\.\.\.0\.0\.0\.1 instead"):
+    with pytest.raises(OutOfTurnError, match=r"Launch 0\.0\.0\.0\.\.\.0\.0\.0\.1 instead"):
         publish(_feed(), 1)
     [run] = instance.get_runs()
     assert run.status is dg.DagsterRunStatus.FAILURE
@@ -123,7 +126,7 @@ def test_the_rows_of_an_open_brick_are_added_once(redis_server: RedisServer, ins
     assert instance.get_materialized_partitions(dg.AssetKey("orders")) == {"0.0.0.0", "0.0.0.1"}
     done = publish(feed)
     assert (done.runs, done.reason) == (
-        *((), "feed 'orders': brick 0.0.0.2 is open, and all its 5,000 rows are in the stream"),
+        *((), "feed 'orders': skipped: brick 0.0.0.2 is not sealed, and all its 5,000 rows are in the stream."),
     )
 
 
@@ -131,7 +134,7 @@ def test_text_bricks_go_as_with_a_schedule(home: Path) -> None:
     write_table(home, "orders", {"id": pa.array([f"w{n}" for n in range(100)])})
     feed = _feed(bricks={"class": "text", "base": 10, "level": "shard"})
     assert publish(feed).rows == 100
-    assert publish(feed).reason == "feed 'orders': all 10 shards are done"
+    assert publish(feed).reason == "feed 'orders': skipped: all 10 shards are materialized."
 
 
 def test_all_shards_go_or_one_of_them(redis_server: RedisServer) -> None:
@@ -142,8 +145,8 @@ def test_all_shards_go_or_one_of_them(redis_server: RedisServer) -> None:
     assert _ids(redis_server, "orders.0") == [*range(10_000), *range(20_000, ROWS)]
     assert _ids(redis_server, "orders.1") == list(range(10_000, 20_000))
     assert publish(feed).reason == (
-        "feed 'orders_0': brick 0.0.0.4 is next, and the table has no ids from 40,000 on; "
-        "feed 'orders_1': brick 0.0.0.3 is next, and the table has no ids from 30,000 on"
+        "feed 'orders_0': skipped: brick 0.0.0.4 is next, and the table has no id of 40,000 or more. "
+        "feed 'orders_1': skipped: brick 0.0.0.3 is next, and the table has no id of 30,000 or more."
     )
 
 
@@ -210,7 +213,8 @@ def test_command_and_sensor_never_disagree(instance: dg.DagsterInstance, setting
             "dagster/sensor_name": None,
         }.items()
     if reason:
-        assert tick().skip_message == reason
+        skipped = reason if done else without_code(reason).replace("stream", "skipped: stream", 1)
+        assert tick().skip_message == f"{skipped} Next check in 30 s."
 
 
 def test_a_launch_makes_one_backfill_of_what_comes_next(instance: dg.DagsterInstance) -> None:
@@ -223,5 +227,5 @@ def test_a_launch_makes_one_backfill_of_what_comes_next(instance: dg.DagsterInst
     assert {"ucs/feed": "orders", "ucs/bricks": bricks, "ucs.feed/orders": "yes"}.items() <= found.tags.items()
     # The next one waits for it, unless bricks are named.
     again = launch(feed)
-    assert (again.backfills, again.reason) == ({}, f"feed 'orders': backfill {backfill} is under way")
+    assert (again.backfills, again.reason) == ({}, f"feed 'orders': skipped: backfill {backfill} is running.")
     assert list(launch(feed, 3, 4).backfills.values()) == ["0.0.0.3...0.0.0.4"]

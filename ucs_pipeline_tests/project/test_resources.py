@@ -43,7 +43,7 @@ def test_a_command_names_the_variable_that_is_not_set(home: Path, command: Seque
     code, said = run_ucs("-f", write(home, ALL), *command, home=home)
     variable = "CACHE_URL" if command == ["status"] else "SHOP_REDIS_URL"
     assert code == 2
-    assert f"environment variable {variable} is not set: set it" in said
+    assert f"environment variable {variable}, which is not set. Set it" in said
     assert said.count("\n") == 1 + ("dagster.yaml" in said)
 
 

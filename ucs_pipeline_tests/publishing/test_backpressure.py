@@ -120,11 +120,11 @@ def test_a_stream_that_stays_full_ends_the_wait_with_a_sentence_and_goes_on_late
     table, told = numbers(3_000), list[str]()
     with pytest.raises(
         StreamFullError,
-        match=r"stream 'feed' is full: it holds 1,000 entries \(max_len 1,000\), and nobody made room for 0\.2 s: trim",
+        match=r"stream 'feed' is full: it holds 1,000 entries \(max_len 1,000\)\. No entry was trimmed for 0\.2 s\. ",
     ):
         list(_move(table, stream, 3_000, told.append, max_len=1_000, timeout_s=0.2))
     assert len(told) == 1
-    assert "waiting for room" in told[0]
+    assert "Waiting for another" in told[0]
     assert stream.entries(*ALL) == expected(3_000)[:1_000]
     stream.client.xtrim("feed", maxlen=0)
     list(_move(table, stream, 3_000, max_len=2_000))
@@ -369,7 +369,7 @@ def test_a_redis_that_comes_back_empty_in_the_middle_of_a_run_gets_everything_ag
         reports = list(_move(numbers(rows), stream, rows, log, watch=at(45_000, server.kill)))
         assert stream.entries(*ALL) == expected(rows)
     assert [report.ordinal for report in reports[-10:]] == list(range(10))
-    assert any("ends at 0-0, but brick" in text and "recorded as done: Redis lost" in text for text in told)
+    assert any("ends at 0-0, but brick" in text and "recorded. Redis lost" in text for text in told)
 
 
 def test_a_stream_that_lost_its_end_gets_exactly_that_again(stream: OrderedStream, client: Any) -> None:
@@ -384,6 +384,6 @@ def test_a_stream_that_lost_its_end_gets_exactly_that_again(stream: OrderedStrea
     assert stream.entries(*ALL) == expected(rows)
     assert [report.published for report in reports[2:]] == [3_000, 10_000, 5_000]
     assert told == [
-        "feed 'feed': stream 'feed' ends at 2-7000, but bricks 0.0.0.2...0.0.0.4 are recorded as done: Redis lost "
-        "entries, or the stream was deleted; publishing what is missing again"
+        "feed 'feed': stream 'feed' ends at 2-7000, but bricks 0.0.0.2...0.0.0.4 are recorded. Redis lost "
+        "entries, or the stream was deleted. The run publishes the missing rows again."
     ]

@@ -49,10 +49,10 @@ def test_a_key_in_another_unit_is_named_in_the_log_and_beside_the_bricks(
 def test_a_range_beside_the_rows_is_named_and_an_empty_table_is_not(table: Table, redis_server: RedisServer) -> None:
     reports, said = _published(table.feed(9_999, key="id + 20000"), redis_server)
     assert [report.rows for report in reports] == [0]
-    assert "such as one with key 20001; if rows were expected here, check `key`, `where` and `bricks`" in said[0]
+    assert "such as one with key 20001. If you expect rows here, check `key`, `where` and `bricks`" in said[0]
     assert _published(table.feed(9_999, where="id > 1"), redis_server)[1] == [
-        f"feed 'feed': no row is in 0.0.0.0: table '{table.name}' has rows, and the feed's `where` takes none of "
-        "them; if rows were expected here, check `where`"
+        f"feed 'feed': no row is in 0.0.0.0: table '{table.name}' has rows, and the feed's `where` rejects them "
+        "all. If you expect rows here, check `where`."
     ]
     empty = Table("id UInt64", "SELECT 1 WHERE 0", order_by="id").feed(9_999, where="id > 1")
     assert _published(empty, redis_server)[1] == []

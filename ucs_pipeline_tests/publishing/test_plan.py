@@ -45,8 +45,8 @@ def test_a_top_brick_with_more_rows_than_recorded_is_looked_at_again() -> None:
 def test_what_redis_lost_is_said_of_one_brick_and_of_several() -> None:
     records = {n: _record(n, 10) for n in (3, 4)}
     [one, two] = [loss(FEED, range(2, 5), _state(*top), records) or "" for top in ((3, 10), (3, 9))]
-    assert "ends at 3-10, but brick 0.0.0.4 is recorded as done: Redis lost entries" in one
-    assert "ends at 3-9, but bricks 0.0.0.3...0.0.0.4 are recorded as done: Redis lost entries" in two
+    assert "ends at 3-10, but brick 0.0.0.4 is recorded. Redis lost entries" in one
+    assert "ends at 3-9, but bricks 0.0.0.3...0.0.0.4 are recorded. Redis lost entries" in two
 
 
 def test_a_new_stream_is_read_from_the_feeds_first_brick() -> None:
@@ -67,7 +67,7 @@ def test_a_range_before_the_top_is_read_from_its_own_start() -> None:
 @pytest.mark.parametrize(("ordinal", "side"), [(0, "before"), (1, "before"), (10, "beyond"), (2**63, "beyond")])
 def test_a_top_outside_the_feed_is_refused(ordinal: int, side: str) -> None:
     with pytest.raises(
-        StreamError, match=f"{side} the feed's bricks 0.0.0.2 to 0.0.0.9.*another stream name"
+        StreamError, match=f"{side} the feed's bricks 0.0.0.2 to 0.0.0.9.*another `stream.name`"
     ) as caught:
         plan(FEED, range(2, 4), _state(ordinal, 1), None)
     assert not isinstance(caught.value, StreamUnavailableError)
@@ -76,4 +76,4 @@ def test_a_top_outside_the_feed_is_refused(ordinal: int, side: str) -> None:
 def test_the_refusal_of_a_hole_names_the_range_to_launch() -> None:
     text = str(gap(FEED, EntryId(3, 11), Plan(EntryId(3, 10), 3, 5, 6)))
     assert "'feed' ends at 3-10 (brick 0.0.0.3)" in text
-    assert text.endswith("launch 0.0.0.3...0.0.0.6 instead")
+    assert text.endswith("Launch 0.0.0.3...0.0.0.6 instead. [UCS-GAP]")

@@ -73,7 +73,7 @@ def test_a_brick_without_rows_between_others_is_an_empty_table(redis_server: Red
 @pytest.mark.parametrize(
     ("brick", "kind", "sentence"),
     [
-        ("0.0.0.9", UcsError, "feed 'words' has no brick 0.0.0.9: its bricks are 0.0.0.3 to 0.0.0.8"),
+        ("0.0.0.9", UcsError, "feed 'words' has no brick 0.0.0.9. Its bricks are 0.0.0.3 to 0.0.0.8"),
         ("brick", BrickError, "'brick' is not a brick name"),
         ("0.0.0.8", UcsError, "brick 0.0.0.8 is not published yet, or has no rows: stream 'words' ends at 5-2"),
         ("0.0.0.3", UcsError, "0.0.0.3 was trimmed, or adopted without being published: stream 'words' begins at 5-1"),
@@ -155,4 +155,5 @@ def test_the_command_writes_csv(flights: Path, redis_server: RedisServer) -> Non
 
 def test_a_brick_the_feed_has_not_ends_with_one_sentence(flights: Path, redis_server: RedisServer) -> None:
     code, output = run_ucs("read", "flights", "0.0.0.99", home=flights, UCS_REDIS_URL=redis_server.url)
-    assert (code, output) == (2, "ucs: feed 'flights' has no brick 0.0.0.99: its bricks are 0.0.0.0 to 0.0.0.33\n")
+    sentence = "feed 'flights' has no brick 0.0.0.99. Its bricks are 0.0.0.0 to 0.0.0.33. [UCS-BRICK-NAME]"
+    assert (code, output) == (2, f"ucs: {sentence}\n")

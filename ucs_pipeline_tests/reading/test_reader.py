@@ -150,7 +150,7 @@ def test_streams_of_another_number_of_shards_are_refused(redis_server: RedisServ
     with pytest.raises(StreamError, match=r"'rows.0' was written as shard 0 of 2, by bricks, expected shard 0 of 3"):
         list(read_entries(_feed(6, 3), client=client))
     client.delete("{rows.0}:shard")
-    with pytest.raises(StreamError, match=r"'rows.0' has entries, and no '{rows.0}:shard' says which shard's"):
+    with pytest.raises(StreamError, match=r"'rows.0' has entries, and no key '{rows.0}:shard' names their shard"):
         list(read_entries(_feed(6, 2), client=client))
 
 
@@ -163,13 +163,19 @@ def test_what_a_callers_own_client_meets_is_not_put_down_to_the_url(
         # Another server than the URL's, which is well.
         monkeypatch.setenv("UCS_REDIS_URL", redis_server.url.replace("redis://", "rediss://"))
         for client, sentence in (
-            (redis.Redis(port=port.number), r"cannot be reached .*; check the client's settings and the server$"),
-            (redis.Redis(port=redis_server.port, username="no", password="x"), "check the client's settings$"),
+            (
+                redis.Redis(port=port.number),
+                r"cannot be reached .*\. Check the client's settings and the server\. \[UCS-",
+            ),
+            (
+                redis.Redis(port=redis_server.port, username="no", password="x"),
+                r"Correct it in the client's settings\. \[UCS-LOGIN\]$",
+            ),
         ):
             with pytest.raises(StreamError, match=sentence):
                 list(read_entries(feed, client=client))
             with pytest.raises(StreamError, match=sentence):
                 read_brick(feed, "0.0.0.0", client)
         monkeypatch.setenv("UCS_REDIS_URL", f"redis://127.0.0.1:{port.number}")
-        with pytest.raises(StreamError, match=r"check UCS_REDIS_URL and the server$"):
+        with pytest.raises(StreamError, match=r"Check UCS_REDIS_URL and the server\. \[UCS-REDIS-UNAVAILABLE\]$"):
             list(read_entries(feed))

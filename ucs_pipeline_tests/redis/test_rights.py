@@ -144,7 +144,7 @@ def test_a_whole_feed_does_with_the_rights_of_the_page(
     context = dg.build_sensor_context(
         instance=instance, repository_def=repository, sensor_name=sensor.name, resources=resources()
     )
-    assert "brick 0.0.0.2 is open" in str(evaluate_tick(sensor, context).skip_message)
+    assert "brick 0.0.0.2 is not sealed" in str(evaluate_tick(sensor, context).skip_message)
     assert run_bricks(defs, "flights", instance, 2, 2).success
     checks = defs.resolve_job_def("flights_checks").execute_in_process(instance=instance)
     assert all(check.passed for check in checks.get_asset_check_evaluations())

@@ -88,7 +88,7 @@ def test_a_cluster_and_sentinels_speak_tls_too(
     [
         ("127.0.0.1", {"ca": "other.pem"}, r"certificate of Redis is not trusted \(.*the CA in ssl_ca_certs"),
         ("127.0.0.1", {"ca": None}, r"certificate of Redis is not trusted \(.*the CA in ssl_ca_certs"),
-        ("localhost", {}, r"certificate of Redis is not trusted \(Hostname mismatch.*expected one for the host's name"),
+        ("localhost", {}, r"certificate of Redis is not trusted \(Hostname mismatch.*Expected one for the host's name"),
         ("127.0.0.1", {"key": "server"}, r"a certificate cannot be used \(KEY_VALUES_MISMATCH\): check ssl_certfile"),
         ("127.0.0.1", {"ca": "server.key"}, "a certificate cannot be used .*ssl_ca_certs"),
         ("127.0.0.1", {"ca": "nothing.pem"}, r"ssl_ca_certs in UCS_REDIS_URL names .*nothing\.pem, expected a file"),

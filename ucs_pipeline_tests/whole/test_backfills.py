@@ -177,7 +177,7 @@ def test_the_whole_list_is_published_in_chunks_in_brick_order(launched: Launched
 def test_a_range_beyond_the_next_brick_is_refused_before_any_row_moves(launched: Launched) -> None:
     assert launched.status("beyond") == [BulkActionStatus.COMPLETED_FAILED]
     [run] = launched.runs("beyond")
-    assert "launch 0.0.0.0...0.0.0.7 instead" in launched.sentence(run)
+    assert "Launch 0.0.0.0...0.0.0.7 instead" in launched.sentence(run)
     assert launched.entries("beyond") == []
 
 
@@ -185,7 +185,7 @@ def test_a_selection_with_a_gap_is_published_up_to_it_and_refused_after_it(launc
     assert launched.status("gap") == [BulkActionStatus.COMPLETED_FAILED]
     first, second = launched.runs("gap")
     assert first.is_success
-    assert "launch 0.0.0.3...0.0.0.6 instead" in launched.sentence(second)
+    assert "Launch 0.0.0.3...0.0.0.6 instead" in launched.sentence(second)
     assert launched.entries("gap") == _entries(BRICKS[:3])
 
 

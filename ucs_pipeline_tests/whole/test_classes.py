@@ -124,7 +124,7 @@ def test_time_bricks_resume_inside_a_brick_and_refuse_a_hole(
     assert stream.state().top == EntryId(feed.partitions.starts[1], ROWS_AN_HOUR // 2)
     reason = _reason(run_bricks(build_defs(feed), "hours", instance, "2013.10.27.05", "2013.10.27.06"))
     assert "brick 2013.10.27.01 comes before 2013.10.27.05" in reason
-    assert "launch 2013.10.27.01...2013.10.27.06 instead" in reason
+    assert "Launch 2013.10.27.01...2013.10.27.06 instead" in reason
     defs = build_defs(feed)
     assert run_bricks(defs, "hours", instance, "2013.10.27.00", "2013.10.27.11").success
     # The empty hour is done, so the next run begins after it.
@@ -258,7 +258,7 @@ def test_an_offset_that_is_too_low_or_missing_is_refused_with_the_one_to_choose(
     least = EntryId.parse(old[-1]).ordinal + 1
     for feed in (_numbers(id_offset=1000), _numbers(id_offset=0)):
         reason = _reason(run_bricks(build_defs(feed), "numbers", instance, 0, 1))
-        assert f"set `stream.id_offset` to {least} or more to go on after it" in reason
+        assert f"set `stream.id_offset` to {least} or more to continue after them" in reason
         with pytest.raises(StreamError, match=f"set `stream.id_offset` to {least} or more"):
             adopt(feed, "0.0.0.1", open_source(feed), open_stream(feed, redis_server.client()), instance)
     assert redis_server.client().xlen("numbers") == OLD

@@ -57,7 +57,7 @@ def test_a_million_million_ids_are_a_hundred_thousand_blocks() -> None:
     assert (len(names), names[0], names[-1]) == (100_000, "0.0.0", "0.99.999")
     assert len(feed.ordinals) == 10**8
     assert feed.partitions.end(feed.partitions.start_named("0.1.0")) == 1_000_999
-    with pytest.raises(FeedError, match=r"make 100,000,000 bricks, .* choose a coarser `level`"):
+    with pytest.raises(FeedError, match=r"make 100,000,000 bricks, .* Choose a coarser `level`"):
         _feed(bricks={"class": "number", "last": 10**12 - 1})
 
 
@@ -125,7 +125,7 @@ def test_a_block_resumes_at_the_row_after_the_top_and_a_hole_is_refused(
     result = run_bricks(build_defs(feed), "ids", instance, "2.0.3", "2.0.3")
     [data] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     assert data.user_failure_data
-    assert "launch 2.0.2...2.0.3 instead" in (data.user_failure_data.description or "")
+    assert "Launch 2.0.2...2.0.3 instead" in (data.user_failure_data.description or "")
     assert run_bricks(build_defs(feed), "ids", instance, "2.0.0", "2.0.4").success
     assert client.xlen("ids") == len(IDS)
     _facts_are_well(feed, instance, redis_server)
@@ -140,7 +140,7 @@ def test_lost_blocks_are_named_and_published_again(instance: dg.DagsterInstance,
         client.xadd("ids", fields, id=entry)
     facts = collect(feed, open_source(feed), open_stream(feed, client), instance, held_only=True)
     failed = {finding.check.name: finding for finding in findings(facts) if not finding.passed}
-    assert "launch 2.0.2...2.0.4" in failed["stream_not_behind"].sentence
+    assert "Launch 2.0.2...2.0.4" in failed["stream_not_behind"].sentence
     assert run_bricks(build_defs(feed), "ids", instance, "2.0.2", "2.0.4").success
     assert client.xlen("ids") == len(IDS)
     _facts_are_well(feed, instance, redis_server)
@@ -158,10 +158,11 @@ def test_the_sensor_publishes_blocks_that_are_sealed_and_follows_an_open_one(
     assert look(hold) == Request(starts[0], starts[2])
     assert look(follow) == Request(starts[0], starts[3], open=True)
     assert run_bricks(build_defs(hold), "ids", instance, "2.0.0", "2.0.2").success
-    assert f"brick 2.0.3 is open: newest id {FIRST + 34_999:,}, needs {FIRST + 40_000:,}" in str(look(hold))
+    sealed = f"The newest id is {FIRST + 34_999:,}; an id of {FIRST + 40_000:,} or more seals it."
+    assert f"brick 2.0.3 is not sealed. {sealed}" in str(look(hold))
     assert look(follow) == Request(starts[3], starts[3], open=True)
     list(publish(follow, open_source(follow), open_stream(follow, redis_server.client()), [starts[3]], lambda _: {}))
-    assert "brick 2.0.3 is open, and all its 5,000 rows are in the stream" in str(look(follow))
+    assert "brick 2.0.3 is not sealed, and all its 5,000 rows are in the stream" in str(look(follow))
     _write(home, [*IDS, FIRST + 35_000])
     assert look(follow) == Request(starts[3], starts[3], open=True)
 

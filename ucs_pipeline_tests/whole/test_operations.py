@@ -145,7 +145,7 @@ def test_old_entries_may_be_left_behind(
 ) -> None:
     assert "ucs adopt flights 0.0.0.2" in block("how-to/change-move-retire.md", "leave behind")
     monkeypatch.setenv("UCS_REDIS_URL", new_redis.url)
-    assert "publishing 0.0.0.2 now would leave a hole" in str(publish(begun, 2, 2))
+    assert "publishing 0.0.0.2 now would leave a gap" in str(publish(begun, 2, 2))
     it = feed()
     client = connect_redis(it.stream_name)
     adopt(it, "0.0.0.1", open_source(it), open_stream(it, client), begun, lambda _: None)

@@ -49,8 +49,8 @@ def test_a_range_that_would_leave_a_hole_is_refused_in_words(page: Page, redis_s
     run = page.url
     # The events of the run that matter here; the trace below the sentence names files of this machine.
     page.goto(f"{run}?logs=type:STEP_FAILURE")
-    sentence = page.get_by_text("publishing 0.0.0.5 now would leave a hole: stream 'flights' is empty")
-    expect(sentence.first).to_contain_text("launch 0.0.0.0...0.0.0.5 instead")
+    sentence = page.get_by_text("publishing 0.0.0.5 now would leave a gap. Stream 'flights' is empty")
+    expect(sentence.first).to_contain_text("Launch 0.0.0.0...0.0.0.5 instead")
     screenshot(page, "refused", height=page.evaluate(_TOP_OF_STACK_TRACE))
 
     _open(page, "partitions&partition=0.0.0.5")

@@ -22,11 +22,11 @@ def check(feed: Feed, batch: pa.RecordBatch, first: int, last: int) -> None:
     if low < first or high > last:
         bricks, foreign_entry = feed.partitions, low if low < first else high
         raise SourceError(
-            f"A query of {bricks.span(first, last)} returned rows of {bricks.name(foreign_entry)}. "
+            f"a query of {bricks.span(first, last)} returned rows of {bricks.name(foreign_entry)}. "
             f"Check the parentheses in the feed's `where` and `key`{_column_hint(feed)}."
         )
     if batch.column("payload").null_count:
-        raise SourceError("The table was altered while it was read: a column became Nullable. Launch again.")
+        raise SourceError("the table was altered while it was read: a column became Nullable. Launch again.")
     fewest = batch.column("arguments")
     if pc.min(fewest).as_py() == 0:
         row = int(numbers(fewest).argmin())

@@ -115,8 +115,8 @@ def plan(
 
 
 def least_offset(feed: Feed, top: EntryId) -> int:
-    """The smallest `id_offset` with which the feed's entries come after an id."""
-    return top.ordinal + 1 - feed.partitions.first + feed.stream.id_offset
+    """The smallest `id_offset` with which the feed's entries come after an id. Without one, the stream must be new."""
+    return max(1, top.ordinal + 1 - feed.partitions.first + feed.stream.id_offset)
 
 
 def _foreign(feed: Feed, top: EntryId) -> StreamError:
