@@ -53,7 +53,7 @@ def status(form: str, as_json: bool) -> None:
     found = []
     with dg.DagsterInstance.get() as instance:
         for location in locations():
-            with location.resources(feed.redis for feed in location.feeds) as resources:
+            with location.each_resource(feed.redis for feed in location.feeds) as resources:
                 found += feed_statuses(location.feeds, instance, resources)
     if as_json or form == "json":
         click.echo(json.dumps([dataclasses.asdict(feed) for feed in found], indent=2))
@@ -89,7 +89,7 @@ def _print_metrics() -> None:
     found: list[FeedFigures] = []
     with dg.DagsterInstance.get() as instance:
         for location in locations():
-            with location.resources(feed.redis for feed in location.feeds) as resources:
+            with location.each_resource(feed.redis for feed in location.feeds) as resources:
                 found += feed_figures(location.feeds, instance, resources)
     click.echo(prometheus_text(found), nl=False)
     # Texts are no metrics. Each is said once, though it may be that of every feed.
@@ -114,7 +114,7 @@ def _serve(listen: str, table_every: float | None) -> None:
                 keys = {
                     key for feed in location.feeds for key in (feed.redis, *([feed.clickhouse] * bool(table_every)))
                 }
-                feeds.append((location.feeds, opened.enter_context(location.resources(keys))))
+                feeds.append((location.feeds, opened.enter_context(location.each_resource(keys))))
             tables = TableChecks(feeds, table_every, log) if table_every else None
             collector = FeedCollector(feeds, instance, log, tables)
             server = MetricsServer(listen, collector, lambda: problems(feeds, instance))

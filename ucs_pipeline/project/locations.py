@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
@@ -72,6 +72,29 @@ class Location(NamedTuple):
                     "UCS-RESOURCE",
                 ) from None
             yield resources
+
+    @contextmanager
+    def each_resource(self, keys: Iterable[str]) -> Iterator[object]:
+        """As `resources`; an environment variable that is not set is an error of what asks for its resource only."""
+        with ExitStack() as opened:
+            found: dict[str, object] = {}
+            for key in sorted(set(keys)):
+                try:
+                    found[key] = getattr(opened.enter_context(self.resources([key])), key, None)
+                except UcsError as error:
+                    found[key] = error
+            yield _Opened(found)
+
+
+class _Opened:
+    def __init__(self, found: Mapping[str, object]) -> None:
+        self._found = found
+
+    def __getattr__(self, key: str) -> object:
+        found = self._found.get(key)
+        if isinstance(found, UcsError):
+            raise found
+        return found
 
 
 _chosen = Chosen()

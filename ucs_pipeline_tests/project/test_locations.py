@@ -1,5 +1,6 @@
 """`ucs` on any code location, found as Dagster's own commands find it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -115,11 +116,16 @@ def test_a_variable_that_is_not_set_is_named(place: Path) -> None:
         "unset.py",
         defs=DEFS.replace("resources)", 'resources | {"redis": RedisResource(url=dg.EnvVar("X_URL"))})'),
     )
-    done = _ucs(place, "-f", "unset.py", "status")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "ucs: resource 'redis' needs environment variable X_URL, which is not set. Set it. [UCS-RESOURCE]\n",
-    )
+    unset = "resource 'redis' needs environment variable X_URL, which is not set. Set it. [UCS-RESOURCE]"
+    done = _ucs(place, "-f", "unset.py", "verify", "orders")
+    assert (done.returncode, done.stderr) == (2, f"ucs: {unset}\n")
+    shown = _ucs(place, "-f", "unset.py", "-m", "company.definitions", "status", "--json")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    problems = {feed["feed"]: feed["problem"] for feed in json.loads(shown.stdout)}
+    assert problems["orders"] == unset
+    assert "Redis cannot be reached" in problems["by_module"]
+    scraped = _ucs(place, "-f", "unset.py", "metrics")
+    assert (scraped.returncode, scraped.stderr) == (0, f"ucs: {unset}\n")
     set_ = _ucs(place, "-f", "unset.py", "status", X_URL="redis://:hunter2@127.0.0.1:1")
     assert (set_.returncode, set_.stderr) == (0, "")
     assert "Check X_URL" in set_.stdout
