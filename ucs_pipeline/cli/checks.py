@@ -1,15 +1,17 @@
-"""`ucs check`, `ucs status` and `ucs verify`: what is right and what is not."""
+"""`ucs check`, `ucs status`, `ucs metrics` and `ucs verify`: what is right and what is not."""
 
 import dataclasses
 import json
+import signal
 import sys
+from contextlib import ExitStack
 
 import click
 import dagster as dg
 
 from ucs_pipeline.cli.output import print_findings, print_statuses, print_verdict
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.operations.metrics import prometheus_text
+from ucs_pipeline.operations.metrics import FeedFigures, feed_figures, prometheus_text
 from ucs_pipeline.orchestration._dagster import disable_dagster_warnings
 from ucs_pipeline.orchestration.checks.facts import collect
 from ucs_pipeline.orchestration.checks.findings import findings
@@ -45,6 +47,9 @@ def check() -> None:
 def status(form: str, as_json: bool) -> None:
     """Show where every feed is: bricks done, what its stream holds, what its consumers have yet to read."""
     use_project_home()
+    if form == "prometheus" and not as_json:
+        _print_metrics()
+        return
     found = []
     with dg.DagsterInstance.get() as instance:
         for location in locations():
@@ -52,13 +57,74 @@ def status(form: str, as_json: bool) -> None:
                 found += feed_statuses(location.feeds, instance, resources)
     if as_json or form == "json":
         click.echo(json.dumps([dataclasses.asdict(feed) for feed in found], indent=2))
-    elif form == "prometheus":
-        click.echo(prometheus_text(found), nl=False)
-        # Texts are no metrics. Each is said once, though it may be that of every feed.
-        for problem in dict.fromkeys(feed.problem for feed in found if feed.problem):
-            click.echo(f"ucs: {problem}", err=True)
     else:
         print_statuses(found)
+
+
+@click.command()
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Serve the metrics at http://HOST:PORT/metrics, and /health, until SIGTERM or Ctrl-C.",
+)
+@click.option(
+    "--table-every",
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="With --listen: at this interval, count the rows of each table that are not in the stream. Left out, no table "
+    "is queried, and ucs_lag_rows and ucs_lag_seconds are not there.",
+)
+def metrics(listen: str | None, table_every: float | None) -> None:
+    """Print or serve metrics of every feed as Prometheus reads them."""
+    if table_every and not listen:
+        raise click.UsageError("--table-every needs --listen")
+    use_project_home()
+    if listen:
+        _serve(listen, table_every)
+    else:
+        _print_metrics()
+
+
+def _print_metrics() -> None:
+    found: list[FeedFigures] = []
+    with dg.DagsterInstance.get() as instance:
+        for location in locations():
+            with location.resources(feed.redis for feed in location.feeds) as resources:
+                found += feed_figures(location.feeds, instance, resources)
+    click.echo(prometheus_text(found), nl=False)
+    # Texts are no metrics. Each is said once, though it may be that of every feed.
+    for problem in dict.fromkeys(figures.status.problem for figures in found if figures.status.problem):
+        click.echo(f"ucs: {problem}", err=True)
+
+
+def _serve(listen: str, table_every: float | None) -> None:
+    # Imports an HTTP server, which no other command needs.
+    from ucs_pipeline.operations.metrics_server import FeedCollector, MetricsServer, TableChecks, address, problems
+
+    def log(problem: str) -> None:
+        click.echo(f"ucs: {problem}", err=True)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        address(listen)
+        with ExitStack() as opened:
+            instance = opened.enter_context(dg.DagsterInstance.get())
+            feeds = []
+            for location in locations():
+                keys = {
+                    key for feed in location.feeds for key in (feed.redis, *([feed.clickhouse] * bool(table_every)))
+                }
+                feeds.append((location.feeds, opened.enter_context(location.resources(keys))))
+            tables = TableChecks(feeds, table_every, log) if table_every else None
+            collector = FeedCollector(feeds, instance, log, tables)
+            server = MetricsServer(listen, collector, lambda: problems(feeds, instance))
+            if tables:
+                opened.callback(tables.end)
+                tables.start()
+            click.echo(f"serving {server.url}/metrics and {server.url}/health")
+            server.serve()
+    except KeyboardInterrupt:
+        return
 
 
 @click.command()

@@ -16,6 +16,7 @@ _COMMANDS = {
     "check": ("checks", "Check every feed, and say what is wrong with each."),
     "verify": ("checks", "Compare every row of a feed with its entry in the stream."),
     "status": ("checks", "Show where every feed is."),
+    "metrics": ("checks", "Print or serve metrics for Prometheus."),
     "read": ("entries", "Show the entries of a brick, or of a feed."),
     "adopt": ("operate", "Take over from another program."),
     "prune": ("operate", "Delete old runs of the feeds."),

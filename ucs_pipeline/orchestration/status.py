@@ -91,6 +91,20 @@ def _streams(feeds: Sequence[Feed], resources: object) -> dict[str, StreamStatus
     }
 
 
+def redis_problems(feeds: Sequence[Feed], resources: object) -> list[str]:
+    """Why a Redis of the feeds does not answer, a sentence for each that does not."""
+    found = []
+    for key in sorted({feed.redis for feed in feeds}):
+        some = [feed for feed in feeds if feed.redis == key]
+        try:
+            clients = connect_each(redis_server(some[0], resources), [feed.stream_name for feed in some])
+            problems = [_problem(client) for client in dict.fromkeys(clients)]
+        except UcsError as error:
+            problems = [str(error)]
+        found += [f"resource {key!r}: {problem}" for problem in dict.fromkeys(problems) if problem]
+    return found
+
+
 def _problem(client: "redis.Redis") -> str | None:
     """Why a server does not answer."""
     try:

@@ -1,5 +1,6 @@
 """Metrics for Prometheus, from a real Dagster instance and a real Redis, read by Prometheus's own parser."""
 
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -12,7 +13,7 @@ from ucs_pipeline.cli.demo_data import DATASETS
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.operations.metrics import prometheus_text
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.support.connections import build_defs, feed_statuses
+from ucs_pipeline_tests.support.connections import build_defs, feed_figures
 from ucs_pipeline_tests.support.home import make_home, run_bricks, run_ucs, write_table
 
 BRICKS = {"class": "number", "last": 59_999}
@@ -34,7 +35,7 @@ def _samples(text: str) -> list[tuple[str, dict[str, str], float]]:
 
 
 def _figures(instance: dg.DagsterInstance, feed: Feed = FEED) -> dict[str, float]:
-    return {name: value for name, _, value in _samples(prometheus_text(feed_statuses([feed], instance)))}
+    return {name: value for name, _, value in _samples(prometheus_text(feed_figures([feed], instance)))}
 
 
 def test_a_feed_at_work_is_told_in_gauges(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
@@ -47,9 +48,14 @@ def test_a_feed_at_work_is_told_in_gauges(instance: dg.DagsterInstance, redis_se
     client = redis_server.client()
     client.xgroup_create(LABELS["stream"], 'the "first"\ngroup', "0")
     client.xreadgroup('the "first"\ngroup', "a", {LABELS["stream"]: ">"}, count=8)
-    samples = _samples(prometheus_text(feed_statuses([FEED], instance)))
+    samples = _samples(prometheus_text(feed_figures([FEED], instance)))
     grouped = {**LABELS, "group": 'the "first"\ngroup'}
-    assert [sample for sample in samples if sample[0] != "ucs_group_lag"] == [
+    failures = [sample for sample in samples if sample[0] == "ucs_last_failure_timestamp_seconds"]
+    assert [(labels, 0 < value <= time.time()) for _, labels, value in failures] == [
+        ({**LABELS, "error": "OutOfTurnError"}, True)
+    ]
+    apart = ("ucs_group_lag", "ucs_last_failure_timestamp_seconds")
+    assert [sample for sample in samples if sample[0] not in apart] == [
         ("ucs_bricks", LABELS, 6),
         ("ucs_bricks_done", LABELS, 2),
         ("ucs_bricks_failed", LABELS, 1),
@@ -86,7 +92,7 @@ def test_what_cannot_be_told_is_left_out(instance: dg.DagsterInstance, redis_ser
 def test_each_gauge_is_described_once_for_all_feeds(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
     redis_server.client().xadd("letters", {"n": 0}, "0-1")
     letters = BrickFeed(name="letters", table="letters", key="n", bricks=BRICKS)
-    text = prometheus_text(feed_statuses([letters, FEED], instance))
+    text = prometheus_text(feed_figures([letters, FEED], instance))
     assert text.count("# HELP ucs_bricks Bricks (partitions) of the feed.\n# TYPE ucs_bricks gauge\n") == 1
     assert 'ucs_stream_entries{feed="letters",stream="letters"} 1.0\n' in text
     assert 'ucs_stream_entries{feed="numbers",stream="to \\"all\\"\\\\"} 0.0\n' in text
@@ -95,8 +101,9 @@ def test_each_gauge_is_described_once_for_all_feeds(instance: dg.DagsterInstance
 
 def test_the_command_prints_metrics(tmp_path: Path, redis_server: RedisServer) -> None:
     home = make_home(tmp_path)
-    code, output = run_ucs("status", "--format", "prometheus", home=home, UCS_REDIS_URL=redis_server.url)
+    code, output = run_ucs("metrics", home=home, UCS_REDIS_URL=redis_server.url)
     assert code == 0, output
+    assert run_ucs("status", "--format", "prometheus", home=home, UCS_REDIS_URL=redis_server.url) == (0, output)
     assert ("ucs_bricks", {"feed": "flights", "stream": "flights"}, 34) in _samples(output)
     assert run_ucs("status", "--format", "json", home=home, UCS_REDIS_URL=redis_server.url) == run_ucs(
         "status", "--json", home=home, UCS_REDIS_URL=redis_server.url

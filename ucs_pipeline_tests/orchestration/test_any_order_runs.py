@@ -20,6 +20,7 @@ from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.connections import (
     build_defs,
     evaluate_tick,
+    feed_figures,
     feed_statuses,
     open_source,
     open_stream,
@@ -243,7 +244,7 @@ def test_status_and_metrics_leave_out_what_ids_do_not_say(instance: dg.DagsterIn
     _run(instance, 2, 2)
     [status] = feed_statuses([_feed()], instance)
     assert (status.done, status.next_brick, status.rows, status.order) == (1, "0.0.0.0", 5_000, "any")
-    text = prometheus_text([status])
+    text = prometheus_text(feed_figures([_feed()], instance))
     assert 'ucs_stream_entries{feed="numbers",stream="events"} 5000.0' in text
     assert "ucs_stream_top" not in text
 

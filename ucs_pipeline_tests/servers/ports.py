@@ -17,6 +17,10 @@ class HeldPort(Closed):
         self._socket.bind(("127.0.0.1", 0))
         self.number: int = self._socket.getsockname()[1]
 
+    def listen(self) -> None:
+        """Takes the port from servers as well."""
+        self._socket.listen()
+
     def close(self) -> None:
         """Lets others have it."""
         self._socket.close()

@@ -16,6 +16,7 @@ from ucs_pipeline.clickhouse import source
 from ucs_pipeline.clickhouse.source import ClickHouseServer, Source
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import Feed
+from ucs_pipeline.operations import metrics
 from ucs_pipeline.operations.launch import Launched
 from ucs_pipeline.operations.publish import Published
 from ucs_pipeline.orchestration import build, status
@@ -98,6 +99,11 @@ def evaluate_tick(automation: Any, context: dg.SensorEvaluationContext | dg.Sche
 def feed_statuses(feeds: Sequence[Feed], instance: dg.DagsterInstance) -> list[status.FeedStatus]:
     """Where feeds are."""
     return status.feed_statuses(feeds, instance, opened())
+
+
+def feed_figures(feeds: Sequence[Feed], instance: dg.DagsterInstance) -> list[metrics.FeedFigures]:
+    """What metrics tell of feeds."""
+    return metrics.feed_figures(feeds, instance, opened())
 
 
 def read_brick(feed: Feed, name: str, client: "redis.Redis | None" = None) -> "pd.DataFrame":
