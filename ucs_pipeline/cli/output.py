@@ -40,6 +40,7 @@ def print_verdict(feed: Feed, verdict: Verdict, *more: tuple[str, str], unassign
         ("missing", f"{verdict.missing:,}"),
         ("not published yet", f"{verdict.unpublished:,}"),
         ("trimmed since", f"{verdict.trimmed:,}"),
+        *([("deleted by workers", f"{verdict.deleted:,}")] if verdict.deleted else []),
         ("entries of something else", _extra(verdict)),
     ]
     for name, value in figures:

@@ -53,6 +53,14 @@ class State(NamedTuple):
             return False
         return entry_id <= self.trimmed or (self.deleted is not None and entry_id <= self.deleted)
 
+    def may_have_been_read(self, entry_id: EntryId, given: EntryId) -> bool:
+        """Whether a worker may have deleted an entry up to the top that is not there now.
+
+        `given`: the highest id that a consumer group was given.
+        """
+        # Before Redis 7 the group alone says that the entry was there.
+        return entry_id <= given and (self.deleted is None or self.may_have_had(entry_id))
+
     @property
     def trimmed(self) -> EntryId:
         """Entries up to this id are gone from the stream's front. An empty stream was trimmed up to its top."""

@@ -14,7 +14,7 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.reading.any_order_search import RowFinder, trimmed_rows
 from ucs_pipeline.reading.verify import Difference, Verdict
 from ucs_pipeline.stream.ledger import LedgerEntry
-from ucs_pipeline.stream.stream import RedisStream
+from ucs_pipeline.stream.stream import RedisStream, given_to_groups
 
 _ROWS = 1_000
 """Rows that are Python objects at the same time."""
@@ -96,9 +96,11 @@ def _compare(stream: RedisStream, entries: Entries, rows: PartitionSlice, search
                 verdict.trimmed += 1
             elif search.find(row):
                 verdict.equal += 1
-            elif (first := stream.state().first) is None or first > search.reached:
+            elif (state := stream.state()).first is None or state.first > search.reached:
                 # It was trimmed while it was looked for.
                 verdict.trimmed += 1
+            elif state.may_have_been_read(search.reached, given_to_groups(stream)):
+                verdict.deleted += 1
             else:
                 verdict.missing += 1
                 verdict.show(Difference(place, row, None, numbered=False))

@@ -1,7 +1,8 @@
 """Reads a stream back and holds it against the table, row by row, as bytes.
 
 The stream may be written and trimmed meanwhile: rows above the top it had at the beginning are not looked for, and an
-entry that has fallen below the stream's first one counts as trimmed.
+entry that has fallen below the stream's first one counts as trimmed. An entry that a consumer group was given and that
+is not there counts as deleted by its worker (XACKDEL, XDELEX, XDEL); one that no group was given counts as missing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import EntryId, State
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.stream.comparer import StreamComparer
-from ucs_pipeline.stream.stream import OrderedStream, floor
+from ucs_pipeline.stream.stream import OrderedStream, floor, given_to_groups
 
 SHOWN, _SHOWN_BYTES = 100, 1 << 22
 """Differences, or strays, that are kept to be shown: so many, and no more after so many bytes."""
@@ -63,9 +64,11 @@ class Verdict:
     different: int = 0
     """Rows whose entry says something else."""
     missing: int = 0
-    """Rows up to the stream's top without an entry, trimmed ones aside."""
+    """Rows up to the stream's top without an entry, trimmed ones and those that workers deleted aside."""
     trimmed: int = 0
     """Rows before the stream's first entry: published, and trimmed away since."""
+    deleted: int = 0
+    """Rows behind the stream's first entry whose entry is not there, and was given to a consumer group."""
     unpublished: int = 0
     """Rows above the stream's top."""
     differences: list[Difference] = field(default_factory=list)
@@ -94,7 +97,10 @@ class Verdict:
 
     @property
     def agrees(self) -> bool:
-        """Whether every row is in the stream, once, or was trimmed away, and nothing else is known to be."""
+        """Whether every row is in the stream, once, or was trimmed or deleted by a worker, and nothing else is there.
+
+        As far as is known.
+        """
         return not (self.different or self.missing or self.unpublished or self.extra)
 
 
@@ -163,11 +169,15 @@ def _compare_each(stream: OrderedStream, transaction: Batch, verdict: Verdict) -
         elif expected is not None:
             verdict.different += 1
             verdict.show(Difference(entry_id, expected, found))
+    if not rows:
+        return
     # Looked up after the entries: what was missing because of a trim is below the first entry by now.
-    trimmed = stream.state().trimmed
+    state, given = stream.state(), given_to_groups(stream)
     for entry_id, expected in rows.items():
-        if entry_id <= trimmed:
+        if entry_id <= state.trimmed:
             verdict.trimmed += 1
+        elif state.may_have_been_read(entry_id, given):
+            verdict.deleted += 1
         else:
             verdict.missing += 1
             verdict.show(Difference(entry_id, expected, None))

@@ -59,6 +59,8 @@ _CODES: dict[type[redis.RedisError], str] = {
 }
 _DISCARDED = "EXECABORT Transaction discarded because of: "
 _WAIT_REFUSED = "WAIT cannot be used with replica instances"
+UNKNOWN_IN_SCRIPT = "Unknown Redis command called from script"
+"""What Redis says of a command that it does not have, without its name."""
 _SCRIPT_USER = "The user executing the script"
 _RIGHTS = "docs/how-to/connect.md lists all that it needs, under Redis rights"
 PERMANENT = {
@@ -169,6 +171,10 @@ def classify(message: str) -> StreamError:
     code = "NOPERM" if _SCRIPT_USER in reason else reason.split(" ", 1)[0]
     if _WAIT_REFUSED in reason:
         code = "READONLY"
+    if unknown := re.search(r"unknown command '?`?([\w|]+)", reason, re.IGNORECASE):
+        return no_command(unknown[1].upper())
+    if UNKNOWN_IN_SCRIPT in reason:
+        return StreamError(f"a script of ucs calls a command that this Redis does not have: {reason}")
     if denied := re.search(r"permissions to run the '([^']+)' command", reason):
         command, right = denied[1].replace("|", " ").upper(), f"+{denied[1]}"
         return StreamError(f"the Redis user may not run {command}: grant it {right}; {_RIGHTS} ({message})")
@@ -177,6 +183,14 @@ def classify(message: str) -> StreamError:
     if code in PERMANENT:
         return StreamError(f"{PERMANENT[code]} ({message})")
     return StreamError(f"Redis refused: {message}")
+
+
+def no_command(names: str) -> StreamError:
+    """The error of a server that does not have a command."""
+    return StreamError(
+        f"this Redis, or a proxy in front of it, does not have the command {names}: use a server that has it, or "
+        "remove its `rename-command`"
+    )
 
 
 def not_allowed(error: redis.RedisError) -> bool:

@@ -9,10 +9,22 @@ from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import FeedError, StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import MARKS
-from ucs_pipeline.redis.connection import RedisServer, connect_redis, not_allowed, translate, where
+from ucs_pipeline.redis.connection import (
+    UNKNOWN_IN_SCRIPT,
+    RedisServer,
+    connect_redis,
+    no_command,
+    not_allowed,
+    translate,
+    where,
+)
 from ucs_pipeline.redis.url import ADDRESS
 
 _MAX_SEQUENCE = 2**64 - 1
+_IN_SCRIPTS = (
+    *("EXISTS", "GET", "SET", "DEL", "RENAME", "HGET", "HMGET", "HSET", "HSETNX", "HINCRBY", "HDEL", "HLEN"),
+    *("XINFO", "XGROUP", "XLEN", "XDEL", "XRANGE", "XREVRANGE"),
+)
 _PAGE_ROWS, _PAGE_BYTES = 1_000, 1 << 22
 
 Fields = Mapping[bytes, bytes] | Mapping[str, str]
@@ -136,7 +148,18 @@ class RedisStream:
 
     def named(self, error: StreamError) -> StreamError:
         """The same error, with the stream's name in front, and where the server's URL is written."""
+        if UNKNOWN_IN_SCRIPT in str(error) and (missing := self._missing_commands()):
+            error = no_command(" and ".join(missing))
         return type(error)(f"stream {self.name!r}: {str(error).replace(ADDRESS, where(self.client))}")
+
+    def _missing_commands(self) -> list[str]:
+        """Which commands of the scripts this server does not have; none if it does not tell."""
+        client: Any = self.client
+        try:
+            found = client.execute_command("COMMAND INFO", *_IN_SCRIPTS)
+        except redis.RedisError:
+            return []
+        return [name for name, about in zip(_IN_SCRIPTS, found, strict=True) if about is None]
 
     def failure(self, error: Exception) -> StreamError:
         """The error that an exception of the client stands for, with the stream's name in front."""
@@ -151,6 +174,23 @@ def reading_groups(stream: RedisStream) -> list[dict[str, Any]]:
     """
     groups: list[dict[str, Any]] = stream.client.xinfo_groups(stream.name)
     return [group for group in groups if not group["name"].startswith(MARKS.encode())]
+
+
+def given_to_groups(stream: RedisStream) -> EntryId:
+    """The highest id that a consumer group was given.
+
+    Raises:
+        StreamError: Redis refuses or cannot be reached.
+    """
+    try:
+        groups = reading_groups(stream)
+    except redis.ResponseError as error:
+        if "no such key" in str(error):
+            return START
+        raise stream.failure(error) from error
+    except redis.RedisError as error:
+        raise stream.failure(error) from error
+    return max((EntryId.parse(group["last-delivered-id"]) for group in groups), default=START)
 
 
 class OrderedStream(RedisStream):

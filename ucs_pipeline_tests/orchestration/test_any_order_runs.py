@@ -190,6 +190,12 @@ def test_the_checks_find_rows_among_those_of_others(instance: dg.DagsterInstance
     found = _check(instance)
     assert _failed(found) == {"all_rows_arrived"}
     assert "1 missing" in str(found["all_rows_arrived"].description)
+    # A group that was given it may have had a worker that deleted it.
+    client.xgroup_create("events", "workers", "0")
+    client.xreadgroup("workers", "one", {"events": ">"})
+    found = _check(instance)
+    assert _failed(found) == set()
+    assert found["all_rows_arrived"].metadata["entries_deleted_by_workers"].value == 1
     _write(home, IDS, {40_000: "other"})
     assert _failed(_check(instance)) == {"all_rows_arrived", "no_late_rows"}
 

@@ -178,6 +178,20 @@ def test_an_entry_deleted_from_the_stream_is_named(published: dg.DagsterInstance
     assert _figure(found["all_rows_arrived"], "entries_missing") == 2
 
 
+def test_entries_that_workers_deleted_from_the_middle_are_not_lost(
+    published: dg.DagsterInstance, redis_server: RedisServer
+) -> None:
+    client = redis_server.client()
+    client.xgroup_create("numbers", "workers", "0")
+    client.xreadgroup("workers", "one", {"numbers": ">"})
+    client.xdel("numbers", "1-7", "2-5000")
+    client.xtrim("numbers", minid="0-11", approximate=False)
+    found = _check(published)
+    assert _failed(found) == set()
+    assert _figure(found["all_rows_arrived"], "entries_deleted_by_workers") == 2
+    assert _figure(found["all_rows_arrived"], "entries_missing") == 0
+
+
 def test_an_entry_of_something_else_is_found(published: dg.DagsterInstance, redis_server: RedisServer) -> None:
     redis_server.client().xadd("numbers", {"who": "somebody else"}, id="4-900")
     found = _check(published)

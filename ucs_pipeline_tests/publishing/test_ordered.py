@@ -187,7 +187,7 @@ def test_entries_that_are_lost_while_they_are_compared_are_no_rows_that_changed(
         _half_published(table, lagging, 4_000)
         with StreamComparer(lagging) as comparer:
             course = plan(feed, feed.ordinals, publisher.state, None)
-            comparison = PrefixCheck(feed, lagging, comparer, course, publisher.state)
+            comparison = PrefixCheck(feed, lagging, comparer, course)
             chunks = encode(b"feed", source_of(feed).scan(0, 1))
             transactions = [part for entries in chunks for part in cut(entries, 0, entries.count)]
             with pytest.raises(StreamUnavailableError, match="ends at 0-4000, and ended at 2-10000 a moment ago"):
@@ -418,6 +418,20 @@ def test_a_redis_without_a_command_that_is_not_needed_is_published_to(tmp_path: 
     with RedisServer(tmp_path, arguments=[str(tmp_path / "redis.conf")]) as server:
         _publish(numbers(ROWS), OrderedStream("feed", server.client()))
         assert server.client().xlen("feed") == ROWS
+
+
+@pytest.mark.parametrize("order", ["strict", "any"])
+@pytest.mark.parametrize("command", ["XADD", "MULTI", "EVAL", "XINFO", "XGROUP", "RENAME"])
+def test_a_redis_without_a_command_that_is_needed_is_refused_by_its_name(
+    tmp_path: Path, command: str, order: str
+) -> None:
+    (tmp_path / "redis.conf").write_text(f'rename-command {command} ""\n')
+    with (
+        RedisServer(tmp_path, arguments=[str(tmp_path / "redis.conf")]) as server,
+        pytest.raises(StreamError, match=f"does not have the command {command}: use a server that has it") as caught,
+    ):
+        _publish(numbers(10), OrderedStream("feed", server.client()), last=9, settings={"stream": {"order": order}})
+    assert not isinstance(caught.value, StreamUnavailableError)
 
 
 def test_long_rows_are_not_read_back_many_at_once(stream: OrderedStream) -> None:

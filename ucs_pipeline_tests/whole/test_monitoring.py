@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.operations.metrics_server import FeedCollector, TableChecks

@@ -54,14 +54,17 @@ class CheckInputs:
     def expected_length(self) -> int | None:
         """Entries the stream should hold from its first one to its top.
 
-        None if it holds none, was written during the comparison, is shared, has entries of an old program, or if
-        partitions are coarser than bricks: the ends of a stream are in the middle of one. Bricks without a record count
-        as the table has them: a run may be about to record them, or the record was deleted.
+        None if it holds none, was written during the comparison, is shared, has entries of an old program, if workers
+        deleted from the middle of it during the comparison, or if partitions are coarser than bricks: the ends of a
+        stream are in the middle of one. Bricks without a record count as the table has them: a run may be about to
+        record them, or the record was deleted.
         """
         begin, end = self.verdict.begin, self.verdict.end
         if begin.top != end.top or end.first is None or end.others or self.verdict.shared or self.feed.partitions.depth:
             return None
-        first, top, total = end.first, end.top, 0
+        if begin != end and (self.verdict.deleted or begin.deleted != end.deleted):
+            return None
+        first, top, total = end.first, end.top, -self.verdict.deleted
         for ordinal in self.records.keys() | self.census.bricks.keys():
             if first.ordinal <= ordinal <= top.ordinal:
                 rows = self.records[ordinal].rows if ordinal in self.records else self.table(ordinal).rows

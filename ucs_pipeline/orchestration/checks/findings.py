@@ -91,6 +91,7 @@ def all_rows_arrived(facts: "CheckInputs") -> CheckResult:
         "entries_equal": verdict.equal,
         "entries_different": verdict.different,
         "entries_missing": verdict.missing,
+        "entries_deleted_by_workers": verdict.deleted,
     }
     sides = f"table {feed.redacted.table!r} and stream {feed.stream_name!r}"
     if not offenders:

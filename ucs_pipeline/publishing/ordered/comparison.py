@@ -1,7 +1,7 @@
 """Holds the table against what the stream has already: nothing is published on top of rows that do not match."""
 
 from ucs_pipeline.entries.batches import Batch
-from ucs_pipeline.entries.entry_id import EntryId, State
+from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.ordered.plan import Plan, changed, differs
 from ucs_pipeline.stream.comparer import StreamComparer
@@ -11,12 +11,11 @@ from ucs_pipeline.stream.stream import OrderedStream
 class PrefixCheck:
     """Compares the rows up to a stream's top, in order. Entries that consumers trimmed away cannot be compared."""
 
-    def __init__(self, feed: Feed, stream: OrderedStream, comparer: StreamComparer, course: Plan, state: State) -> None:
+    def __init__(self, feed: Feed, stream: OrderedStream, comparer: StreamComparer, course: Plan) -> None:
         self._feed = feed
         self._stream = stream
         self._comparer = comparer
         self._top = course.top
-        self._state = state
         self._first, self._end = course.scan_from, course.last
         self._last: EntryId | None = None
 
@@ -50,8 +49,11 @@ class PrefixCheck:
 
     def _check_rows(self, last: EntryId) -> None:
         there = self._top.row if last.ordinal == self._top.ordinal else self._stream.last_row(last.ordinal)
-        gone = not there and self._state.may_have_had(last)
-        if there != last.row and not gone:
+        if there == last.row:
+            return
+        # Workers trim, and delete from the middle (XACKDEL), while rows are compared.
+        state = self._stream.state()
+        if there > last.row or state.top < self._top or not state.may_have_had(last):
             self._refuse_less()
             raise changed(self._feed, last.ordinal, last.row, there)
 

@@ -11,7 +11,6 @@ from ucs_pipeline.clickhouse.prefetch import Background
 from ucs_pipeline.clickhouse.source import Source
 from ucs_pipeline.entries.batches import Batch, cut
 from ucs_pipeline.entries.encode import Entries, encode
-from ucs_pipeline.entries.entry_id import State
 from ucs_pipeline.errors import UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.backpressure import Backpressure
@@ -101,7 +100,7 @@ class OrderedTransfer:
             top = bricks.start(state.top.ordinal) if state.top.ordinal in bricks else bricks.first
             found = self._records(bricks.between(top, wanted[0])[:_LOOKED_BACK] if top < wanted[0] else [top])
             course = plan(feed, wanted, state, found.get(top), found)
-            self._check_top(comparer, course, state)
+            self._check_top(comparer, course)
             with Background(self._prepared(course, limits_of(stream)), 2, "ucs-read") as chunks:
                 backpressure = Backpressure(stream, feed.stream, state.length, chunks.pause, self._log)
                 limiter = RateLimiter(feed.stream, backpressure, chunks.pause, _moment(feed))
@@ -113,14 +112,13 @@ class OrderedTransfer:
                     finally:
                         chunks.close()
 
-    def _check_top(self, comparer: StreamComparer, course: Plan, state: State) -> None:
+    def _check_top(self, comparer: StreamComparer, course: Plan) -> None:
         """Compares the brick of a top that lies beyond the range: only a top of this feed proves what is below it."""
         ordinal = course.top.ordinal
         if not course.top_unknown or ordinal <= course.last:
             return
-        comparison = PrefixCheck(
-            self._feed, self._stream, comparer, course._replace(scan_from=ordinal, last=ordinal), state
-        )
+        course = course._replace(scan_from=ordinal, last=ordinal)
+        comparison = PrefixCheck(self._feed, self._stream, comparer, course)
         with closing(self._source.scan(ordinal, ordinal)) as scan:
             for entries in encode(self._stream.name.encode(), scan):
                 for transaction in cut(entries, 0, entries.up_to(course.top)):
@@ -150,7 +148,7 @@ class OrderedTransfer:
         course: Plan,
         limiter: RateLimiter,
     ) -> Generator[ConfirmedBatch, None, None]:
-        comparison = PrefixCheck(self._feed, self._stream, comparer, course, publisher.state)
+        comparison = PrefixCheck(self._feed, self._stream, comparer, course)
         for entries in chunks:
             inside = entries.up_to(course.top)
             for transaction in cut(entries, 0, inside):
