@@ -282,6 +282,15 @@ def test_a_stream_in_use_is_refused(instance: dg.DagsterInstance, redis_server: 
         _adopt(2, redis_server, instance)
 
 
+def test_a_redis_without_xsetid_is_refused_by_its_name(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    (tmp_path / "redis.conf").write_text('rename-command XSETID ""\n')
+    with (
+        RedisServer(tmp_path, arguments=[str(tmp_path / "redis.conf")]) as server,
+        pytest.raises(StreamError, match="does not have the command XSETID: use a server that has it"),
+    ):
+        _adopt(1, server, instance)
+
+
 def test_a_stream_that_is_begun_meanwhile_is_left_alone(
     instance: dg.DagsterInstance, redis_server: RedisServer
 ) -> None:
