@@ -1,5 +1,6 @@
 """Where every feed is, as Prometheus reads it."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,14 +18,14 @@ from ucs_pipeline.orchestration.status import FeedStatus, feed_statuses
 from ucs_pipeline.stream.ledger import Ledger
 
 UNKNOWN = "unknown"
-"""The error of a run that ended without one: its process was killed, or never started."""
+"""The code of a run that ended without one: its process was killed, or never started."""
 
 
 class Failure(NamedTuple):
     """The newest failed run of a feed."""
 
-    error: str
-    """Class of the error, or `UNKNOWN`."""
+    code: str
+    """The code that its message ends with, or else the class of its error, or `UNKNOWN`."""
     time: float
 
 
@@ -113,9 +114,16 @@ def _failure(feed: Feed, instance: dg.DagsterInstance) -> Failure | None:
             record.dagster_run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE, limit=1, ascending=False
         )
         events = [record.event_log_entry.dagster_event for record in found.records]
-        error = events[0].step_failure_data.error if events and events[0] else None
-        return Failure((error.cause or error).cls_name or UNKNOWN if error else UNKNOWN, record.end_time or 0)
+        return Failure(_code(events[0]) if events and events[0] else UNKNOWN, record.end_time or 0)
     return None
+
+
+def _code(event: dg.DagsterEvent) -> str:
+    data = event.step_failure_data
+    text = data.user_failure_data.description if data.user_failure_data else None
+    if text and (found := re.search(r"\[(UCS-[A-Z-]+)\]$", text)):
+        return found[1]
+    return (data.error and (data.error.cause or data.error).cls_name) or UNKNOWN
 
 
 def _next_start(feed: Feed, status: FeedStatus) -> float | None:
@@ -136,8 +144,8 @@ def _figures(found: FeedFigures) -> Iterator[tuple[str, str, float, dict[str, st
         text = "Time feeds: Unix time at which the first brick that is not done starts."
         yield "next_brick_start_timestamp_seconds", text, found.next_start, {}
     if found.failure:
-        text = "Unix time at which the newest failed run of the feed ended, by the class of its error."
-        yield "last_failure_timestamp_seconds", text, found.failure.time, {"error": found.failure.error}
+        text = "Unix time at which the newest failed run of the feed ended, by its code."
+        yield "last_failure_timestamp_seconds", text, found.failure.time, {"code": found.failure.code}
     if found.live is not None:
         yield "live_run_up", "1 if Dagster has a live run of the feed as started, 0 if not.", int(found.live), {}
     yield "stream_max_entries", "Entries the stream may hold: stream.max_len of the feed.", status.max_len, {}

@@ -148,7 +148,7 @@ def address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not (colon and host and port.isascii() and port.isdecimal() and int(port) < 2**16):
-        raise UcsError(f"cannot listen on {text!r}: expected HOST:PORT, such as 127.0.0.1:9465 or [::1]:9465")
+        raise UcsError(f"Cannot listen on {text!r}. Expected HOST:PORT, such as 127.0.0.1:9465 or [::1]:9465.")
     return host, int(port)
 
 
@@ -182,7 +182,7 @@ class MetricsServer:
             kind = type("Server", (ThreadingWSGIServer,), {"address_family": family})
             self._server: WSGIServer = make_server(str(place[0]), port, application, kind, _Quiet)
         except OSError as error:
-            raise UcsError(f"cannot listen on {listen}: {error.strerror or error}; choose another address") from None
+            raise UcsError(f"Cannot listen on {listen} ({error.strerror or error}). Choose another address.") from None
 
     @property
     def url(self) -> str:

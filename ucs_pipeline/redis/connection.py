@@ -174,7 +174,9 @@ def classify(message: str) -> StreamError:
     if unknown := re.search(r"unknown command '?`?([\w|]+)", reason, re.IGNORECASE):
         return no_command(unknown[1].upper())
     if UNKNOWN_IN_SCRIPT in reason:
-        return StreamError(f"a script of ucs calls a command that this Redis does not have: {reason}")
+        return StreamError(
+            f"A script of ucs calls a command that this Redis does not have ({reason}). Use another server."
+        )
     if denied := re.search(r"permissions to run the '([^']+)' command", reason):
         command, right = denied[1].replace("|", " ").upper(), f"+{denied[1]}"
         return StreamError(f"the Redis user may not run {command}: grant it {right}; {_RIGHTS} ({message})")
@@ -188,8 +190,8 @@ def classify(message: str) -> StreamError:
 def no_command(names: str) -> StreamError:
     """The error of a server that does not have a command."""
     return StreamError(
-        f"this Redis, or a proxy in front of it, does not have the command {names}: use a server that has it, or "
-        "remove its `rename-command`"
+        f"This Redis, or a proxy in front of it, does not have the command {names}. Use a server that has it, or "
+        "remove its `rename-command`."
     )
 
 

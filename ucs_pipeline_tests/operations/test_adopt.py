@@ -286,7 +286,7 @@ def test_a_redis_without_xsetid_is_refused_by_its_name(instance: dg.DagsterInsta
     (tmp_path / "redis.conf").write_text('rename-command XSETID ""\n')
     with (
         RedisServer(tmp_path, arguments=[str(tmp_path / "redis.conf")]) as server,
-        pytest.raises(StreamError, match="does not have the command XSETID: use a server that has it"),
+        pytest.raises(StreamError, match=r"does not have the command XSETID\. Use a server that has it"),
     ):
         _adopt(1, server, instance)
 

