@@ -102,9 +102,10 @@ def _broken_off(reason: object, tail: bytes, hide: Redact) -> SourceError:
     position = seen.find(b"Code: ")
     if position >= 0 and b"DB::Exception" in seen[position:]:
         return _refusal(seen[position:].decode(errors="replace"), hide)
+    what = first_line(hide(str(causes[0] if causes else reason)))
     return SourceUnavailableError(
-        f"the scan ended early ({first_line(hide(str(reason)))}): ClickHouse or the network stopped it. Try again, and "
-        "if the error comes back, check the server's log."
+        f"the scan ended early ({what}): ClickHouse or the network stopped it. Try again, and if the error comes back, "
+        "check the server's log."
     )
 
 

@@ -114,7 +114,7 @@ def test_the_demo_reads_from_a_server_over_http(
 @pytest.mark.parametrize(
     ("code", "command", "environment", "sentence"),
     [
-        (2, ["verify", "nothing"], {}, "there is no feed 'nothing'; the project has '"),
+        (2, ["verify", "nothing"], {}, "There is no feed 'nothing'. The feeds here are: '"),
         (75, ["demo"], {"UCS_REDIS_URL": "redis://127.0.0.1:1"}, "Check UCS_REDIS_URL"),
         (2, ["demo"], {"UCS_REDIS_URL": "http://127.0.0.1"}, "UCS_REDIS_URL is not a Redis URL"),
         (75, ["demo"], {"UCS_CLICKHOUSE_URL": "http://127.0.0.1:1"}, "Check UCS_CLICKHOUSE_URL"),

@@ -235,7 +235,7 @@ def test_adopted_bricks_are_not_published_when_the_stream_was_lost(
     [failure] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
     assert failure.user_failure_data
     assert f"brick 0.0.0.{first} was adopted" in str(failure.user_failure_data.description)
-    assert "run `ucs adopt numbers <last adopted brick>` again" in str(failure.user_failure_data.description)
+    assert "Run `ucs adopt numbers <last adopted brick>` again" in str(failure.user_failure_data.description)
     assert not redis_server.client().exists("numbers")
 
 
@@ -424,7 +424,7 @@ def test_half_a_block_is_gone_on_with_in_the_middle_of_one_of_its_bricks(
     assert _take_over("0.0.0", redis_server, instance, feed).top == (OFFSET + ids[1_506 + 4], 1)
     assert run_bricks(build_defs(feed), "numbers", instance, "0.0.1", "0.0.2").success
     assert _words(redis_server) == [str(n).encode() for n in ids]
-    with pytest.raises(UcsError, match=r"brick 0\.0\.1\.7 is inside block 0\.0\.1.* name the block before it"):
+    with pytest.raises(UcsError, match=r"brick 0\.0\.1\.7 is inside block 0\.0\.1.* Name the block before it"):
         _take_over("1007", redis_server, instance, feed)
 
 
@@ -436,13 +436,13 @@ def test_the_plain_number_that_a_script_kept_names_the_brick(
         3,
         END,
     )
-    with pytest.raises(UcsError, match=r"has no brick 0\.0\.0\.6: its bricks are"):
+    with pytest.raises(UcsError, match=r"has no brick 0\.0\.0\.6\. Its bricks are"):
         _take_over("6", redis_server, instance)
 
 
 def test_a_brick_off_the_list_is_refused(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
     with pytest.raises(
-        UcsError, match=r"feed 'numbers' has no brick 0\.0\.0\.6: its bricks are 0\.0\.0\.0 to 0\.0\.0\.5"
+        UcsError, match=r"feed 'numbers' has no brick 0\.0\.0\.6\. Its bricks are 0\.0\.0\.0 to 0\.0\.0\.5"
     ):
         _adopt(6, redis_server, instance)
 
@@ -459,7 +459,7 @@ def test_the_command_adopts_and_the_demo_publishes_the_rest(
     code, output = run_ucs("adopt", "flights", "0.0.0.29", home=home, **urls)
     assert code == 0, output
     assert (
-        f"recorded 30 bricks with 300,000 rows (0 were recorded before); stream 'flights' goes on after 29-{END}"
+        f"recorded 30 bricks with 300,000 rows (0 were recorded before); stream 'flights' continues after 29-{END}"
         in output
     )
     code, output = run_ucs("demo", home=home, **urls)
@@ -473,7 +473,10 @@ def test_the_command_adopts_and_the_demo_publishes_the_rest(
     assert code == 2
     assert output.startswith("ucs: feed 'flights': stream 'flights' is in use: its last ID is 33-6776"), output
     code, output = run_ucs("adopt", "flights", "0.0.0.34", home=home, **urls)
-    assert (code, output) == (2, "ucs: feed 'flights' has no brick 0.0.0.34: its bricks are 0.0.0.0 to 0.0.0.33\n")
+    assert (code, output) == (
+        2,
+        "ucs: feed 'flights' has no brick 0.0.0.34. Its bricks are 0.0.0.0 to 0.0.0.33. [UCS-BRICK-NAME]\n",
+    )
 
 
 @pytest.mark.parametrize(("answer", "code"), [(b"n\n", 130), (b"y\n", 0)], ids=["no", "yes"])
@@ -500,5 +503,5 @@ def test_the_command_asks_a_person(tmp_path: Path, redis_server: RedisServer, an
     os.close(terminal)
     os.close(person)
     assert result.returncode == code, result.stderr
-    assert b"Record 2 bricks of feed 'flights' as done" in result.stdout
+    assert b"Record 2 bricks of feed 'flights' without publishing them" in result.stdout
     assert redis_server.client().exists("flights") == (code == 0)

@@ -137,7 +137,7 @@ def test_a_missing_variable_or_resource_is_named_and_no_other_server_is_taken(
     said = event.step_failure_data.user_failure_data
     assert said
     assert str(said.description).startswith(
-        "feed 'orders': resource 'warehouse' is a ClickHouseResource, expected a RedisResource: add it to the "
+        "feed 'orders': resource 'warehouse' is a ClickHouseResource, expected a RedisResource. Add it to the "
     )
     with pytest.raises(FeedError, match=r"`clickhouse` and `redis` name one resource, 'one'. A feed needs one of each"):
         _feed(clickhouse="one", redis="one")
@@ -154,9 +154,9 @@ def test_messages_name_the_variable_or_the_resource(monkeypatch: pytest.MonkeyPa
     }
     with dg.build_resources(resources) as opened:
         source, stream = open_feed(_feed(), opened)
-        with pytest.raises(StreamError, match=r"stream 'orders': Redis cannot be reached \(.*\); check CACHE_URL and"):
+        with pytest.raises(StreamError, match=r"stream 'orders': Redis cannot be reached \(.*\)\. Check CACHE_URL and"):
             stream.state()
-        with pytest.raises(Exception, match=r"feed 'orders': .*; Check `url` of resource 'clickhouse' and the server"):
+        with pytest.raises(Exception, match=r"feed 'orders': .*\. Check `url` of resource 'clickhouse' and the server"):
             source.shape()
 
 

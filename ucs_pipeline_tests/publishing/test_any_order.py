@@ -186,7 +186,7 @@ def test_a_brick_whose_rows_are_all_there_is_only_written_down_as_done(stream: R
     [
         ("UPDATE word = 'changed' WHERE id = 3999", "has content 4,000 rows.*expected the first 4,000 rows"),
         ("DELETE WHERE id = 7", "changed after it was published.*has content 4,000 rows"),
-        ("DELETE WHERE id >= 2000", "has 2,000 rows, expected the first 4,000 rows.*another stream name"),
+        ("DELETE WHERE id >= 2000", "has 2,000 rows, expected the first 4,000 rows.*another `stream.name`"),
         ("DELETE WHERE id < 10000", "has 0 rows, expected the first 4,000 rows"),
     ],
 )
@@ -247,7 +247,7 @@ def test_what_redis_lost_is_said_and_published_again(stream: RedisStream) -> Non
     stream.client.flushall()
     reports = _publish(table, stream, records=records, log=said.append)
     assert [r.published for r in reports] == [10_000, 10_000, 5_000]
-    assert ["bricks 0.0.0.0...0.0.0.2 are recorded as done, and the ledger" in line for line in said] == [True]
+    assert ["bricks 0.0.0.0...0.0.0.2 are recorded, and the ledger" in line for line in said] == [True]
     assert _by_brick(stream) == {brick: _rows(brick) for brick in range(3)}
 
 
@@ -498,7 +498,7 @@ def test_a_stream_that_is_lost_while_it_is_written_is_published_again_once(
         1: (10_000, True, 0),
         2: (5_000, True, 0),
     }
-    assert any("Redis lost it" in line or "Redis has an older state" in line for line in told)
+    assert any("Redis lost" in line or "Redis has an older state" in line for line in told)
 
 
 @pytest.mark.parametrize("command", [f"DEL {LEDGER}", "XGROUP DESTROY feed ucs:ledger:feed"])
@@ -723,7 +723,7 @@ def test_a_cap_holds_whoever_fills_the_stream(stream: RedisStream, redis_server:
     longest, _ = _together([consume, publish_all])
     assert 0 < longest <= 1_650
     assert {start: account.rows for start, account in _accounts(stream).items()} == {0: 10_000, 1: 10_000}
-    with pytest.raises(StreamFullError, match="nobody made room"):
+    with pytest.raises(StreamFullError, match="No entry was trimmed"):
         _publish(table, stream, [2], settings={"max_len": stream.state().length, "timeout_s": 0.1})
 
 
@@ -737,7 +737,7 @@ def test_a_ledger_of_other_bricks_is_refused(stream: RedisStream) -> None:
     _publish(numbers(ROWS), stream, [0])
     feed = _feed(numbers(ROWS), bricks={"class": "number", "last": ROWS, "width": 5_000})
     with pytest.raises(
-        StreamError, match=r"begun with bricks of class number, level brick, width 10000, and the feed has"
+        StreamError, match=r"written with bricks of class number, level brick, width 10000, and the feed has"
     ):
         list(publish(feed, source_of(feed), stream, [0], lambda _: {}))
 
@@ -749,7 +749,7 @@ def test_a_key_that_is_no_stream_and_a_ledger_that_is_none_are_refused(stream: R
     stream.client.delete("feed")
     _publish(numbers(ROWS), stream, [2])
     stream.client.hset(LEDGER, "0.0.0.2", "nonsense")
-    with pytest.raises(StreamError, match=r"brick 0\.0\.0\.2: ledger '\{feed\}:ledger:feed' says b'nonsense'"):
+    with pytest.raises(StreamError, match=r"brick 0\.0\.0\.2: ledger '\{feed\}:ledger:feed' has the value 'nonsense'"):
         _publish(numbers(ROWS), stream, [2])
 
 

@@ -65,7 +65,7 @@ def test_a_foreign_entry_far_inside_the_list_does_not_pass_for_progress(stream: 
     table = numbers(60_000)
     list(_move(table, stream, 59_999, range(2)))
     stream.client.xadd("feed", {"who": "somebody else"}, id="4-1")
-    with pytest.raises(StreamError, match=r"entry 4-1 of stream 'feed' is .*somebody else"):
+    with pytest.raises(StreamError, match=r"entry 4-1 of stream 'feed' differs from the table.*somebody else"):
         list(_move(table, stream, 59_999, wanted))
     assert stream.state().length == 20_001
 
@@ -147,7 +147,7 @@ def test_a_row_that_went_away_before_a_small_brick_is_refused_in_a_sentence(stre
     table = Table("id UInt64", "SELECT arrayJoin([1, 2, 3, 10001, 10002])")
     list(_move(table, stream, 19_999))
     table.run(f"ALTER TABLE {table.name} DELETE WHERE id = 3 SETTINGS mutations_sync = 2")
-    with pytest.raises(StreamError, match=r"entry 0-3 of stream 'feed' is .*, expected no such row from the table"):
+    with pytest.raises(StreamError, match=r"entry 0-3 of stream 'feed' differs from the table.*Table: no such row"):
         list(_move(table, stream, 19_999))
 
 
@@ -346,7 +346,7 @@ def test_a_failover_that_loses_rows_is_overcome_while_the_old_primary_keeps_its_
             assert [fields for _, fields in found] == [fields for _, fields in expected(100_000)]
         else:
             assert found == expected(100_000)
-        assert any("recorded as done" in line and "Redis lost entries" in line for line in told)
+        assert any(" recorded" in line and "Redis lost entries" in line for line in told)
 
 
 def test_a_failover_that_loses_rows_is_overcome_with_replicas_that_confirm(tmp_path: Path) -> None:

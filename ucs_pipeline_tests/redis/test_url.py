@@ -55,7 +55,7 @@ def test_a_url_names_one_server_or_several_nodes(url: str, nodes: Nodes | None) 
 )
 def test_a_bad_url_of_several_nodes_is_refused_without_quoting_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UCS_REDIS_URL", url)
-    with pytest.raises(StreamError, match=r"UCS_REDIS_URL is not a Redis URL; expected .*redis\+cluster://") as caught:
+    with pytest.raises(StreamError, match=r"UCS_REDIS_URL is not a Redis URL\. Expected .*redis\+cluster://") as caught:
         connect_redis("feed")
     assert "pa55" not in str(caught.value)
     assert caught.value.__cause__ is None

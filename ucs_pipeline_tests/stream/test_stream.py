@@ -350,7 +350,7 @@ def test_a_server_that_is_not_there_may_come_back(url: str, monkeypatch: pytest.
     stream = _open(monkeypatch, url)
     for action in (stream.state, lambda: Publisher(stream)):
         with pytest.raises(
-            StreamUnavailableError, match=r"cannot be reached .*check UCS_REDIS_URL and the server"
+            StreamUnavailableError, match=r"cannot be reached .*Check UCS_REDIS_URL and the server"
         ) as e:
             action()
         assert "pa55" not in str(e.value)
