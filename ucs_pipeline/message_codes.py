@@ -262,7 +262,7 @@ STREAMS: Mapping[str, MessageCode] = {
 CHECKS: Mapping[str, MessageCode] = {
     "UCS-CHECK-ROWS": MessageCode(
         "Check `all_rows_arrived` failed: table, record and stream differ.",
-        "Rows of finished bricks changed in the table, or entries were changed, deleted or added in the stream.",
+        "Rows of materialized bricks changed in the table, or entries were changed, deleted or added in the stream.",
         "Restore the table. If the stream is wrong, publish to another `stream.name`, or delete the stream and "
         "launch all "
         "bricks.",

@@ -35,8 +35,8 @@ def test_a_key_in_another_unit_is_named_in_the_log_and_beside_the_bricks(
     [sentence] = said
     assert sentence == (
         f"feed 'feed': no row is in 2013.01.01.00...2013.01.01.03, but table '{table.name}' has rows, such as one with "
-        "key 1357002000000; it would be in the feed's bricks if keys counted ms: set `bricks.unit: ms`, and give the "
-        "feed another name and another stream, since these bricks are recorded as done without rows"
+        "key 1357002000000. The key would be in the feed's bricks if keys counted ms. Set `bricks.unit: ms`, and give "
+        "the feed another name and stream, because these bricks are recorded without rows."
     )
     assert {metadata(feed, report)["warning"] for report in reports} == {sentence}
     right = table.feed(0, key="t", bricks={**HOURS, "unit": "ms"}, stream={"order": order, "name": "right"})

@@ -9,6 +9,7 @@ from ucs_pipeline import errors
 from ucs_pipeline.errors import StreamError, StreamUnavailableError, UcsError
 from ucs_pipeline.message_codes import CODES
 from ucs_pipeline.orchestration.checks.finding import CHECKS
+from ucs_pipeline.orchestration.sensors.feed_sensor import _checked_again
 from ucs_pipeline_tests import reference
 from ucs_pipeline_tests.whole.test_house import MODULES, PACKAGE
 
@@ -59,6 +60,20 @@ def test_every_error_is_made_of_a_text_and_at_most_a_code() -> None:
     for place, call in made:
         assert len(call.args) in (1, 2), place
         assert {keyword.arg for keyword in call.keywords} <= {"code"}, place
+
+
+def test_a_code_passes_if_the_errors_that_have_it_are_worth_another_try() -> None:
+    passing = {"SourceUnavailableError", "StreamUnavailableError", "StreamFullError"}
+    for place, call in _made():
+        assert isinstance(call.func, ast.Name)
+        if len(call.args) == 2 and isinstance(call.args[1], ast.Constant):
+            assert CODES[str(call.args[1].value)].passes == (call.func.id in passing), place
+    assert {name for name in passing if CODES[vars(errors)[name].code].passes} == passing
+
+
+def test_a_skipped_tick_tells_the_next_check_before_the_code_of_its_error() -> None:
+    told = _checked_again("skipped: Redis is down. [UCS-REDIS-UNAVAILABLE]", "in 30 s")
+    assert told == "skipped: Redis is down. Next check in 30 s. [UCS-REDIS-UNAVAILABLE]"
 
 
 def test_every_class_of_errors_has_a_code_of_its_own() -> None:
