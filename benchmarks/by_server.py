@@ -31,7 +31,7 @@ def main() -> None:
     print(f"| server | from | {' | '.join(_CONTENDERS[:-1])} | CPU a row, row path | CPU a row, {CEILING} |")
     print("| --- " * 7 + "|", flush=True)
     with tempfile.TemporaryDirectory() as directory:
-        for package, path in servers(Path(directory)):
+        for package, path, _ in servers(Path(directory)):
             if path is None or (found := probe(str(path))) is None:
                 continue
             _row(f"{found.version} | {package}", path, options)
