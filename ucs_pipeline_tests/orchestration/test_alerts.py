@@ -203,7 +203,7 @@ def test_a_failed_run_is_posted_when_the_webhook_takes_it(daemon: Daemon, webhoo
     tick = daemon.tick(RUNS)
     assert tick.status is TickStatus.FAILURE
     assert tick.error is not None
-    said = f"the webhook in {URL_VARIABLE} did not accept an alert: it answered with status 500"
+    said = f"The webhook in {URL_VARIABLE} did not accept an alert: it answered with status 500"
     assert said in tick.error.to_string()
     assert webhook.taken == []
 
