@@ -141,9 +141,7 @@ def in_environment(
     return version, _run(str(python), tests, processes, PATH=path, VIRTUAL_ENV=str(python.parents[1]))
 
 
-def servers(
-    directory: Path, wanted: Callable[[str], bool] = bool
-) -> Iterator[tuple[str, Path | None, Sequence[str]]]:
+def servers(directory: Path, wanted: Callable[[str], bool] = bool) -> Iterator[tuple[str, Path | None, Sequence[str]]]:
     """Where each server comes from, its program, and the tests that it is no server for; no program if there is none."""
     if wanted("PATH"):
         yield "the PATH", Path(redis_executable()), ()
