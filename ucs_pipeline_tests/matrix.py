@@ -142,7 +142,7 @@ def in_environment(
 
 
 def servers(directory: Path, wanted: Callable[[str], bool] = bool) -> Iterator[tuple[str, Path | None, Sequence[str]]]:
-    """Where each server comes from, its program, and the tests that it is no server for; no program if there is none."""
+    """Where each server comes from, its program if there is one, and the tests that it cannot pass."""
     if wanted("PATH"):
         yield "the PATH", Path(redis_executable()), ()
     for wheel in SERVERS:
