@@ -209,8 +209,9 @@ STREAMS: Mapping[str, MessageCode] = {
     "UCS-FOREIGN-ENTRY": MessageCode(
         "The stream holds an entry that is not the feed's.",
         "Another client or feed has written to it, or the feed's brick range became shorter.",
-        "Choose another `stream.name`. If the writer has stopped, set `stream.id_offset` to continue after its "
-        "entries.",
+        "Choose another `stream.name`, or delete the stream and publish all bricks again. If the feed has published "
+        "nothing yet and the writer has stopped, set `stream.id_offset` to continue after its entries. Deleting the "
+        "entry does not help: the stream keeps its last ID.",
     ),
     "UCS-BRICK-CHANGED": MessageCode(
         "The table and the stream differ for a brick that was published, or partly published.",

@@ -1,6 +1,7 @@
 """The command `ucs`. A command's module is imported when it is used, so that `ucs --help` answers at once."""
 
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any, NoReturn
@@ -73,6 +74,8 @@ def main() -> NoReturn:
     """Entry point: what a user can act on ends with one sentence and exit code 2 or 75, never with a traceback."""
     # What Dagster keeps, rows and logs among it, is its owner's.
     os.umask(0o077)
+    # A shell starts `ucs ... &` in a script with SIGINT ignored, and Dagster makes SIGTERM whatever SIGINT is.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         # Without a command, click would take the help for what is wrong.
         ucs(sys.argv[1:] or ["--help"], prog_name="ucs", standalone_mode=False)

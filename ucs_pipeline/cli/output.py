@@ -119,6 +119,11 @@ def row_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda rows: progress.update(task, completed=rows)
 
 
+def print_line(text: str) -> None:
+    """Prints a text as it is, above a bar if there is one."""
+    console.print(text, markup=False, highlight=False)
+
+
 def print_statuses(statuses: Sequence[FeedStatus]) -> None:
     """Prints one row per feed."""
     # Few columns with several lines each fit into 80 characters.

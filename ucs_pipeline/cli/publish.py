@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from ucs_pipeline.cli.output import console, row_bar
+from ucs_pipeline.cli.output import console, print_line, row_bar
 from ucs_pipeline.project import publish as by_name
 
 NOTHING_TO_DO = 3
@@ -36,7 +36,8 @@ def publish(feed: str, bricks: str | None, most: int | None, replay: bool, launc
     if launch:
         _launch(feed, *named, most, replay=replay)
         return
-    done = by_name.publish(feed, *named, most, replay=replay, bar=row_bar if console.is_terminal else None)
+    bar, say = (row_bar, print_line) if console.is_terminal else (None, None)
+    done = by_name.publish(feed, *named, most, replay=replay, bar=bar, say=say)
     if not done.runs:
         click.echo(done.reason)
         sys.exit(NOTHING_TO_DO)

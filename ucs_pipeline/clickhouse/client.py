@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from ucs_pipeline.clickhouse.embedded import embedded_connection
-from ucs_pipeline.clickhouse.errors import _EMBEDDED_HINTS, _HINTS, ADDRESS, Redact, _broken_off, _refusal
+from ucs_pipeline.clickhouse.errors import ADDRESS, Redact, _broken_off, _embedded_hints, _refusal
 from ucs_pipeline.errors import SourceError
 
 _TEXT_LIMITS: Mapping[str, int] = {
@@ -183,7 +183,7 @@ class EmbeddedEngine:
         except (RuntimeError, pa.ArrowException) as error:
             # What a failed query had written would come before the first block of the handle's next stream.
             connection.close()
-            raise _refusal(str(error), hide, {**_HINTS, **_EMBEDDED_HINTS}) from None
+            raise _refusal(str(error), hide, _embedded_hints()) from None
         except BaseException:
             connection.close()
             raise

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from ucs_pipeline.errors import SourceError, SourceUnavailableError
+from ucs_pipeline.home import data_dir
 
 ADDRESS = "the ClickHouse URL"
 """What messages call the URL until it is known where that is written."""
@@ -68,13 +69,13 @@ _OUR_CODES = {
 }
 
 
-_NO_TABLE_HERE = (
-    "check the feed's `table`: the tables of the embedded engine are the files .ucs/tables/<table>.parquet. `ucs demo` "
-    f"makes the demo's tables; for the tables of a server, name the server in {ADDRESS}"
-)
-
-
-_EMBEDDED_HINTS = {"UNKNOWN_TABLE": _NO_TABLE_HERE, "UNKNOWN_DATABASE": _NO_TABLE_HERE}
+def _embedded_hints() -> dict[str, str]:
+    """As `_HINTS`, of the embedded engine."""
+    no_table = (
+        f"check the feed's `table`: the tables of the embedded engine are the files {data_dir() / 'tables'}/<table>"
+        f".parquet. For the tables of a server, name the server in {ADDRESS}"
+    )
+    return {**_HINTS, "UNKNOWN_TABLE": no_table, "UNKNOWN_DATABASE": no_table}
 
 
 # What goes away by itself: limits on what is used at a time, connections, replicas that catch up, locks.

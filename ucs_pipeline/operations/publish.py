@@ -14,6 +14,7 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.operations.abandoned import at_work, end_abandoned
 from ucs_pipeline.operations.confirmed import following
+from ucs_pipeline.orchestration._dagster import on_warning
 from ucs_pipeline.orchestration.names import MAX_RETRIES_TAG, feed_key
 from ucs_pipeline.orchestration.sensors.feed_sensor import request_tags
 from ucs_pipeline.orchestration.sensors.next_bricks import Request, next_bricks
@@ -67,6 +68,7 @@ def publish(
     *,
     replay: bool = False,
     bar: Bar | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Published:
     """Publishes bricks of a feed, in runs of at most `max_bricks_per_run`; of a sharded feed one shard after another.
 
@@ -77,6 +79,7 @@ def publish(
         most: at most so many of those that come next, of each shard.
         replay: for an any-order feed, publishes bricks that are done once more.
         bar: shows how many rows of a run are in Redis.
+        say: takes one sentence each time a run waits, or will be tried again.
 
     Raises:
         UcsError: a run was refused or failed, or the next bricks cannot be found out. Other shards go on before it is
@@ -91,7 +94,7 @@ def publish(
         try:
             wanted = requests(part, at, span, most, part.max_bricks_per_run)
             while isinstance(request := following_one(wanted), Request):
-                result = run_request(part, at, request, replay=replay, bar=bar)
+                result = run_request(part, at, request, replay=replay, bar=bar, say=say)
                 bricks += len(part.partitions.between(request.first, request.last))
                 rows += _rows_added(result)
                 runs.append(result.run_id)
@@ -161,6 +164,7 @@ def run_request(
     *,
     replay: bool = False,
     bar: Bar | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> dg.ExecuteInProcessResult:
     """One run over consecutive partitions of a feed with one stream, in this process.
 
@@ -176,6 +180,8 @@ def run_request(
         config |= replay_config(feed, at)
     progress = following(feed, at.resources, request, bar, replay=replay) if bar else nullcontext()
     with progress, _recorded_end(at.instance) as run_id:
+        if say:
+            on_warning(at.instance, run_id, say)
         result = job.execute_in_process(
             run_config=config,
             instance=at.instance,

@@ -1,5 +1,7 @@
 """The names of Dagster that it does not document, all in one place: what a new version has to be tried for."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -50,6 +52,22 @@ except ImportError:  # before Dagster 1.13.10
     from dagster.components.core.decl import (  # type: ignore[attr-defined, no-redef]
         build_component_decl_from_context as _declare,
     )
+
+
+def on_warning(instance: dg.DagsterInstance, run_id: str, say: Callable[[str], None]) -> None:
+    """Tells of each warning that a run in this process logs, and of each time that it will try a step again."""
+
+    def heard(event: dg.EventLogEntry) -> None:
+        found = event.dagster_event
+        if found is None:
+            if event.level == logging.WARNING:
+                say(event.user_message)
+        elif found.is_step_up_for_retry:
+            data = found.step_retry_data
+            cause = f"{data.error.cause.message.strip()} " if data.error.cause else ""
+            say(f"{cause}Trying again in {data.seconds_to_wait or 0:g} s.")
+
+    instance.add_event_listener(run_id, heard)
 
 
 def defs_alone(project: dg.ComponentTree, path: Path) -> dg.Definitions:

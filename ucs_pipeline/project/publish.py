@@ -1,6 +1,6 @@
 """Publishing a feed, or one of the project's by its name: what `ucs publish` and `ucs_pipeline.publish` do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import dagster as dg
@@ -26,6 +26,7 @@ def publish(
     *,
     replay: bool = False,
     bar: Bar | None = None,
+    say: Callable[[str], None] | None = None,
     resources: Mapping[str, object] | None = None,
 ) -> Published:
     """Publishes bricks of a feed in this process, each run recorded in Dagster as those of the feed's sensor are.
@@ -39,6 +40,7 @@ def publish(
         replay: for an any-order feed, publishes bricks that are done once more.
         resources: of a feed that is in no code location, its resources by their keys.
         bar: is given a name and a number of rows, and shows how many of them are in Redis.
+        say: takes one sentence each time a run waits, or will be tried again.
 
     Raises:
         StreamUnavailableError: Redis cannot be reached, or the stream stayed full.
@@ -49,7 +51,7 @@ def publish(
     use_project_home()
     found, span = _asked(feed, first, last, next, replay=replay)
     with _deployment(found, resources) as at:
-        return in_process.publish(found, at, span, next, replay=replay, bar=bar)
+        return in_process.publish(found, at, span, next, replay=replay, bar=bar, say=say)
 
 
 def launch(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
@@ -62,7 +63,9 @@ def _environment(project: Path, redis: RedisServer, **more: str) -> dict[str, st
     return {**kept, **here, **more}
 
 
-def _start(project: Path, redis: RedisServer, *arguments: str, **more: str) -> "subprocess.Popen[str]":
+def _start(
+    project: Path, redis: RedisServer, *arguments: str, background: bool = False, **more: str
+) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "ucs_pipeline.cli.main", "publish", *arguments],
         cwd=project,
@@ -70,12 +73,14 @@ def _start(project: Path, redis: RedisServer, *arguments: str, **more: str) -> "
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # As a shell starts a command with & in a script.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_IGN) if background else None,
     )
 
 
 def _publish(project: Path, redis: RedisServer, *arguments: str, **more: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr."""
-    process = _start(project, redis, *arguments, **more)
+    process = _start(project, redis, *arguments, background=False, **more)
     out, err = process.communicate()
     assert "Traceback" not in err
     return process.returncode, out, err
@@ -193,7 +198,7 @@ def test_stopped_it_leaves_no_run_at_work_and_continues(
 ) -> None:
     client = redis_server.client()
     # The stream has room for one brick: it waits in the second.
-    process = _start(project, redis_server, "capped", "0...1")
+    process = _start(project, redis_server, "capped", "0...1", background=which == signal.SIGTERM)
     while client.xlen("capped") < 10_000:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -228,10 +233,12 @@ def test_two_at_once_lose_and_double_nothing(
     assert _ids(redis_server, "orders") == list(range(0, 2_000_000, 10))
 
 
-def test_on_a_terminal_a_bar_counts_the_rows_in_redis(project: Path, redis_server: RedisServer) -> None:
+def test_on_a_terminal_a_bar_counts_the_rows_in_redis_and_a_wait_has_its_reason(
+    project: Path, redis_server: RedisServer
+) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "ucs_pipeline.cli.main", "publish", "orders"],
+        [sys.executable, "-m", "ucs_pipeline.cli.main", "publish", "capped"],
         cwd=project,
         env=_environment(project, redis_server, TERM="xterm", COLUMNS="120"),
         stdout=theirs,
@@ -241,6 +248,9 @@ def test_on_a_terminal_a_bar_counts_the_rows_in_redis(project: Path, redis_serve
     try:
         while chunk := os.read(ours, 65_536):
             shown += chunk
+            # Lines are broken where the terminal ends.
+            if b"until entries are trimmed" in shown.replace(b"\r\n", b" "):
+                redis_server.client().xtrim("capped", maxlen=0, approximate=False)
     except OSError:
         # What Linux says of a terminal that nobody has open any more.
         pass

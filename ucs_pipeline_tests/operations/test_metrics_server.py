@@ -74,7 +74,10 @@ def command(home: Path, *more: str, **environment: str) -> Iterator[tuple[str, "
     """The command, serving; its URL and its process."""
     log = home / "process.log"
     log.unlink(missing_ok=True)
+    # As a shell starts a command with & in a script.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = ucs("metrics", "--listen", "127.0.0.1:0", *more, home=home, **environment)
+    signal.signal(signal.SIGINT, before)
     try:
         wait_until(lambda: process.poll() is not None or "serving" in log.read_text(), log.read_text, PATIENCE_S)
         found = re.search(r"serving (\S+)/metrics", log.read_text())

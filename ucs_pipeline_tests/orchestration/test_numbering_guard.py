@@ -170,3 +170,24 @@ def test_another_id_offset_on_the_stream_of_the_record_is_refused_and_on_another
             refuse_renumbered(instance, now, stream)
     stream.client.delete("rows")
     refuse_renumbered(instance, now, stream)
+
+
+def test_an_offset_is_no_way_past_a_foreign_entry_once_bricks_are_published(
+    instance: dg.DagsterInstance, stream: OrderedStream, home: Path
+) -> None:
+    write_table(home, "rows", {"n": pa.array(range(60))})
+    was, raised = _feed(NUMBERS), _feed(NUMBERS, stream={"id_offset": 100_000})
+    first, second = was.partitions.names()[:2]
+    assert run_bricks(build_defs(was), "rows", instance, first, first).success
+    stream.client.xadd("rows", {"who": "knows"}, id="70000-7")
+    for feed, text in ((was, "or delete the stream and publish all bricks again. ["), (raised, "Set the offset back")):
+        result = run_bricks(build_defs(feed), "rows", instance, second, second)
+        [data] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+        assert data.user_failure_data
+        assert text in str(data.user_failure_data.description)
+    stream.client.delete("rows")
+    stream.client.xadd("rows", {"who": "knows"}, id="70000-7")
+    result = run_bricks(build_defs(was), "rows", instance, first, second)
+    [data] = [event.step_failure_data for event in result.all_events if event.is_step_failure]
+    assert data.user_failure_data
+    assert "set `stream.id_offset` to 70001 or more" in str(data.user_failure_data.description)

@@ -60,7 +60,7 @@ def _refuse_shifted(feed: Feed, stream: RedisStream, name: str, ordinals: Sequen
         return
     top = stream.state().top
     # With a higher one the feed may be on another stream by now, whose old entries may have any ids.
-    if top == last or (lowered and top > last):
+    if top == last or (lowered and top > last) or stream.entries(last, last):
         raise StreamError(
             f"feed {feed.name!r}: brick {name} was recorded up to entry {last} of stream {stream.name!r}, whose last "
             f"ID is {top}. With `stream.id_offset: {offset}` its entries begin at {ordinals[0] + offset}-1. Set the "

@@ -58,7 +58,7 @@ def foreign_entry(feed: Feed, state: State) -> str | None:
     """What to say of a top that is no position of the feed where there is nothing to publish; None if it is one."""
     if state.top <= floor(feed) or state.top.ordinal in feed.partitions:
         return None
-    return f"{_foreign(feed, state.top)} All bricks of this run are published; the next brick will be refused."
+    return f"{_foreign(feed, state)} All bricks of this run are published; the next brick will be refused."
 
 
 def refuse_adopted(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> None:
@@ -104,7 +104,7 @@ def plan(
     if top <= floor(feed):
         return Plan(top, _first_open(feed, bricks.first, wanted, below), wanted[0], last)
     if top.ordinal not in bricks:
-        raise _foreign(feed, top)
+        raise _foreign(feed, state)
     complete = top_record is not None and top_record.last_entry == top
     start = bricks.start(top.ordinal)
     if complete:
@@ -119,14 +119,21 @@ def least_offset(feed: Feed, top: EntryId) -> int:
     return max(1, top.ordinal + 1 - feed.partitions.first + feed.stream.id_offset)
 
 
-def _foreign(feed: Feed, top: EntryId) -> StreamError:
-    bricks = feed.partitions
+def _foreign(feed: Feed, state: State) -> StreamError:
+    bricks, top = feed.partitions, state.top
     side = "beyond" if top.ordinal > bricks.last else "before" if top.ordinal < bricks.first else "none of"
+    if state.first is not None and state.first.ordinal in bricks:
+        # An offset would give the rows that are published other ids.
+        other = "delete the stream and publish all bricks again"
+    else:
+        other = (
+            "if a previous writer that is stopped wrote the entries, set `stream.id_offset` to "
+            f"{least_offset(feed, top)} or more to continue after them"
+        )
     return StreamError(
         f"feed {feed.name!r}: the last ID of stream {feed.stream_name!r} is {top}, {side} the feed's bricks "
         f"{bricks.name(bricks.first)} to {bricks.name(bricks.last)}. Another client wrote to the stream, or the feed's "
-        "brick range became shorter. Choose another `stream.name`, or, if a previous writer that is stopped wrote the "
-        f"entries, set `stream.id_offset` to {least_offset(feed, top)} or more to continue after them.",
+        f"brick range became shorter. Choose another `stream.name`, or {other}.",
         "UCS-FOREIGN-ENTRY",
     )
 
