@@ -369,7 +369,7 @@ def test_a_redis_that_comes_back_empty_in_the_middle_of_a_run_gets_everything_ag
         reports = list(_move(numbers(rows), stream, rows, log, watch=at(45_000, server.kill)))
         assert stream.entries(*ALL) == expected(rows)
     assert [report.ordinal for report in reports[-10:]] == list(range(10))
-    assert any("ends at 0-0, but brick" in text and "recorded. Redis lost" in text for text in told)
+    assert any("is empty, but brick" in text and "recorded. Redis lost" in text for text in told)
 
 
 def test_a_stream_that_lost_its_end_gets_exactly_that_again(stream: OrderedStream, client: Any) -> None:

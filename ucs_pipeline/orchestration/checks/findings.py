@@ -193,8 +193,9 @@ def stream_not_behind(facts: "CheckInputs") -> CheckResult:
             if ordinal not in facts.records and ordinal < lost[0] and EntryId(bricks.end(ordinal), content.rows) > top
         )
         first, newest = bricks.name(min(unrecorded, default=lost[0])), bricks.name(max(facts.records))
+        ends_at = "is empty" if top == START else f"ends at {top}"
         text = (
-            f"feed {feed.name!r}: stream {feed.stream_name!r} ends at {top}, and the last recorded entry is {last}. "
+            f"feed {feed.name!r}: stream {feed.stream_name!r} {ends_at}, and the last recorded entry is {last}. "
             f"Redis lost entries of {len(lost):,} bricks, or the stream was deleted. Launch {first}...{newest}, which "
             "adds the missing entries."
         )

@@ -49,9 +49,13 @@ def loss(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int, 
     if not lost:
         return None
     return (
-        f"feed {feed.name!r}: stream {feed.stream_name!r} ends at {state.top}, but {bricks_are(feed.partitions, lost)} "
+        f"feed {feed.name!r}: stream {feed.stream_name!r} {_end(state.top)}, but {bricks_are(feed.partitions, lost)} "
         "recorded. Redis lost entries, or the stream was deleted. The run publishes the missing rows again."
     )
+
+
+def _end(top: EntryId) -> str:
+    return "is empty" if top == START else f"ends at {top}"
 
 
 def foreign_entry(feed: Feed, state: State) -> str | None:
@@ -151,7 +155,7 @@ def gap(feed: Feed, found: EntryId, plan_: Plan) -> OutOfTurnError:
     """The refusal of a range that does not follow on what is in the stream."""
     name = feed.partitions.name
     missing, first = name(found.ordinal), name(plan_.wanted_from)
-    have = "is empty" if plan_.top == START else f"ends at {plan_.top}"
+    have = _end(plan_.top)
     if plan_.top.ordinal in feed.partitions and plan_.top != START:
         have += f" (brick {name(plan_.top.ordinal)})"
     return OutOfTurnError(
