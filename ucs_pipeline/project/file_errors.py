@@ -23,6 +23,9 @@ _REPEATED = re.compile(r"(anchor|alias|tag|handle) (['\"]).*\2")
 """Where a sentence of the YAML parser repeats the file, which may be a password that nobody quoted."""
 
 
+_MISSING = re.compile(r"resource with key '(\w+)' required by op '(\w+)' was not provided")
+
+
 class FileError(NamedTuple):
     """Something to fix."""
 
@@ -88,6 +91,12 @@ def _explained(error: BaseException) -> UcsError | None:
         # Shows a part of the file with a mark below, and the sentence after it.
         found = re.search(r"\^ (.+)", str(error))
         return UcsError(f"a template has no value: {found[1] if found else _first_line(error)}.", "UCS-DEFINITIONS")
+    if missing := _MISSING.search(str(error)):
+        return UcsError(
+            f"resource {missing[1]!r} of feed {missing[2]!r} is missing. Add it to the definitions, in a file of the "
+            "`defs` folder, or name another one in the feed.",
+            "UCS-RESOURCE",
+        )
     return UcsError(f"{_first_line(error)}.", "UCS-DEFINITIONS") if isinstance(error, dg.DagsterError) else None
 
 
