@@ -36,7 +36,7 @@ GROUPS = {
 
 QUICK = [
     *("publisher-killed", "publisher-frozen", "two-at-once", "clients-killed"),
-    *("cut-to-redis", "scan-cut", "stream-lost", "out-of-memory"),
+    *("cut-to-redis", "cut-from-redis", "scan-cut", "stream-lost", "out-of-memory"),
 ]
 FEEDS_OF = {"back-pressure": ["hours"], "Dagster": ["days"]}
 NUMBERS = ["dense", "sparse", "twins"]

@@ -111,7 +111,7 @@ def test_rows_that_came_late_are_not_taken_for_deleted_ones(stream: OrderedStrea
     _read(stream.client, "workers")
     _ackdel(stream.client, "workers", "0-5")
     table.run(f"INSERT INTO {table.name} SELECT 9999")
-    with pytest.raises(StreamError, match="10,000 rows and the stream 'feed' already 9,999"):
+    with pytest.raises(StreamError, match="10,000 rows in the table and 9,999 in stream 'feed'"):
         _publish(table, stream, 30_000)
 
 

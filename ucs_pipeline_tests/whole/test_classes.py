@@ -123,7 +123,7 @@ def test_time_bricks_resume_inside_a_brick_and_refuse_a_hole(
         list(publish(limited, open_source(limited), stream, limited.partitions.starts, lambda _: {}))
     assert stream.state().top == EntryId(feed.partitions.starts[1], ROWS_AN_HOUR // 2)
     reason = _reason(run_bricks(build_defs(feed), "hours", instance, "2013.10.27.05", "2013.10.27.06"))
-    assert "brick 2013.10.27.01 comes before 2013.10.27.05" in reason
+    assert "brick 2013.10.27.01, which comes before 2013.10.27.05" in reason
     assert "Launch 2013.10.27.01...2013.10.27.06 instead" in reason
     defs = build_defs(feed)
     assert run_bricks(defs, "hours", instance, "2013.10.27.00", "2013.10.27.11").success
@@ -186,7 +186,7 @@ def test_a_replay_goes_as_fast_as_the_times_say(
 
 
 def test_a_pace_needs_times() -> None:
-    with pytest.raises(FeedError, match=r"stream\.pace goes by the times of keys, and bricks\.class is text"):
+    with pytest.raises(FeedError, match=r"stream\.pace needs keys that are times, and bricks\.class is text"):
         _words(stream={"pace": 10})
 
 

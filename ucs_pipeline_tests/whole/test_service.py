@@ -139,7 +139,7 @@ def test_the_read_only_web_server_shows_everything_and_changes_nothing(
 def test_the_units_name_programs_that_are_installed_and_variables_that_are_set() -> None:
     environment = _environment("deploy/systemd/ucs.env.example")
     units = sorted(path.stem for path in UNITS.glob("*.service"))
-    assert len(units) == 5
+    assert len(units) == 6
     for unit in units:
         command = _command(unit)
         assert command.startswith(BIN)
