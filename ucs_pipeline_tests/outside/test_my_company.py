@@ -133,7 +133,7 @@ def test_the_wheel_has_no_code_location_and_the_demo_says_so(company: Company) -
     assert company.succeed("python", "-c", files) == "True\n"
     code, output = company.run("ucs", "demo")
     assert (code, output.count("\n")) == (2, 1)
-    assert output.startswith("ucs: the demo belongs to the repository")
+    assert output.startswith("ucs: The demo is not in the installed package. Clone the repository")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_on_postgresql_two_backfills_at_once_leave_a_stream_equal_to_its_table(
             said = _backfill(dev, unset)["error"]["message"]
             assert 'environment variable "SHOP_CLICKHOUSE_URL" which is not set' in said
         code, said = other.run("ucs", "verify", "orders")
-        assert (code, "environment variable SHOP_CLICKHOUSE_URL is not set" in said) == (2, True)
+        assert (code, "environment variable SHOP_CLICKHOUSE_URL, which is not set" in said) == (2, True)
         assert "published 2 bricks" in other.succeed("ucs", "publish", "shipments", "4...5")
         assert "table and stream agree" in other.succeed("ucs", "verify", "shipments")
 
