@@ -2,20 +2,15 @@
 
     uv run python -m benchmarks.by_server [--rows 1000000] [--rounds 3]
 
-Prints a table in Markdown. A server from a wheel has a second row where its malloc is tuned as that of the embedded
-server is. CPU is that of the server's main thread.
+Prints a table in Markdown. CPU is that of the server's main thread.
 """
 
 import argparse
-import os
 import statistics
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.throughput import CEILING, measure, ratios
-from ucs_pipeline.redis.embedded_server import TUNED
 from ucs_pipeline.redis.server_programs import probe
 from ucs_pipeline_tests.matrix import servers
 
@@ -35,9 +30,6 @@ def main() -> None:
             if path is None or (found := probe(str(path))) is None:
                 continue
             _row(f"{found.version} | {package}", path, options)
-            if package != "the PATH":
-                with _tuned():
-                    _row(f"{found.version}, tuned | {package}", path, options)
 
 
 def _row(name: str, path: Path, options: argparse.Namespace) -> None:
@@ -49,16 +41,6 @@ def _row(name: str, path: Path, options: argparse.Namespace) -> None:
         works, speeds = result["redis_works"][contender], result["rows_per_second"][contender]
         cells.append(f"{1e6 * statistics.median(w / s for w, s in zip(works, speeds, strict=True)):.2f} us")
     print(f"| {name} | {' | '.join(cells)} |", flush=True)
-
-
-@contextmanager
-def _tuned() -> Iterator[None]:
-    os.environ |= TUNED
-    try:
-        yield
-    finally:
-        for name in TUNED:
-            del os.environ[name]
 
 
 if __name__ == "__main__":

@@ -25,11 +25,6 @@ from ucs_pipeline.redis.url import ADDRESS
 _SOCKET_PATH_BYTES = 107  # sun_path holds 108 bytes, the last one a NUL
 _READY_SECONDS = 600.0  # a server that loads many millions of entries answers LOADING for minutes
 _PING_SECONDS = 5.0
-# Newer servers refuse to start under a locale that is not installed.
-_LOCALE = {"LC_ALL": "C"}
-# The servers of the wheels use the malloc of glibc. A transaction frees thousands of small pieces at once, and each
-# larger request after that, such as a script's answer, would first put them all in order: 0.4 ms a script.
-TUNED = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=65535"}
 
 
 def embedded_redis_url() -> str:
@@ -126,7 +121,8 @@ def _start(directory: Path, path: Path, lock: IO[str]) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**TUNED, **os.environ, **_LOCALE},
+            # Newer servers refuse to start under a locale that is not installed.
+            env={**os.environ, "LC_ALL": "C"},
             # The server inherits the lock on its data: it is held exactly as long as the server lives.
             pass_fds=(lock.fileno(),),
             check=False,

@@ -331,17 +331,6 @@ def test_the_server_of_the_wheel_reads_the_data_of_the_oldest_redis(
         assert client.xinfo_stream("flights")["last-generated-id"] == b"3-7"
 
 
-@pytest.mark.usefixtures("home")
-@pytest.mark.parametrize("own", [None, "glibc.malloc.arena_max=1"])
-def test_malloc_is_tuned_unless_it_is_tuned_already(monkeypatch: pytest.MonkeyPatch, own: str | None) -> None:
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    if own:
-        monkeypatch.setenv("GLIBC_TUNABLES", own)
-    embedded_redis_url()
-    tuned = Path(f"/proc/{_pid()}/environ").read_bytes().split(b"\0")
-    assert f"GLIBC_TUNABLES={own or 'glibc.malloc.tcache_count=65535'}".encode() in tuned
-
-
 # ClickHouse
 
 
