@@ -68,8 +68,8 @@ _CODES: dict[type[redis.RedisError], str] = {
 }
 _DISCARDED = "EXECABORT Transaction discarded because of: "
 _WAIT_REFUSED = "WAIT cannot be used with replica instances"
-UNKNOWN_IN_SCRIPT = "Unknown Redis command called from script"
-"""What Redis says of a command that it does not have, without its name."""
+UNKNOWN_IN_SCRIPT = "command called from script"
+"""What Redis and Valkey say of an unknown command, without its name: `Unknown [Redis] command called from script`."""
 _SCRIPT_USER = "The user executing the script"
 _RIGHTS = "docs/how-to/connect.md lists all that it needs, under Redis rights"
 PERMANENT = {
@@ -183,12 +183,12 @@ def classify(message: str) -> StreamError:
     code = "NOPERM" if _SCRIPT_USER in reason else reason.split(" ", 1)[0]
     if _WAIT_REFUSED in reason:
         code = "READONLY"
-    if unknown := re.search(r"unknown command '?`?([\w|]+)", reason, re.IGNORECASE):
-        return no_command(unknown[1].upper())
     if UNKNOWN_IN_SCRIPT in reason:
         return StreamError(
             f"A script of ucs calls a command that this Redis does not have ({reason}). Use another server."
         )
+    if unknown := re.search(r"unknown command '?`?([\w|]+)", reason, re.IGNORECASE):
+        return no_command(unknown[1].upper())
     if denied := re.search(r"permissions to run the '([^']+)' command", reason):
         command, right = denied[1].replace("|", " ").upper(), f"+{denied[1]}"
         return StreamError(
