@@ -534,7 +534,7 @@ class _Frozen:
         self._end = gate.commit(b"0.0.0.2", after.head, rows, begins=True)
 
     def wake(self) -> None:
-        self.publisher._wire.send([self.publisher._with_replies(self._end + self.publisher._guard.probe(b"", 0))])
+        self.publisher._wire.send([self._end + self.publisher._with_replies(self.publisher._guard.probe(b"", 0))])
         self.publisher._wire.reply()
         self.publisher.close()
 
