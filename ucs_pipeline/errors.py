@@ -13,14 +13,19 @@ class UcsError(Exception):
 
     def __init__(self, text: str, code: str | None = None) -> None:
         """`code`: where it is not that of the class, or the one that the text ends with already."""
-        written = _CODE.search(text)
-        self.code = code or (written[1] if written else self.code)
+        self.code = code or code_in(text) or self.code
         super().__init__(f"{without_code(text)} [{self.code}]")
 
     @property
     def text(self) -> str:
         """The message without its code."""
         return without_code(str(self))
+
+
+def code_in(text: str) -> str | None:
+    """The code that a message ends with."""
+    found = _CODE.search(text)
+    return found[1] if found else None
 
 
 def without_code(text: str) -> str:

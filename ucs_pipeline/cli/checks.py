@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import signal
 import sys
 from contextlib import ExitStack
 
@@ -104,7 +103,6 @@ def _serve(listen: str, table_every: float | None) -> None:
     def log(problem: str) -> None:
         click.echo(f"ucs: {problem}", err=True)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         address(listen)
         with ExitStack() as opened:

@@ -20,7 +20,6 @@ from ucs_pipeline.orchestration.sensors.next_bricks import Request
 from ucs_pipeline.project.feeds import feed_named, location_of, resources_of, use_project_home
 from ucs_pipeline.publishing.ordered.plan import known
 from ucs_pipeline.reading.verify import verify
-from ucs_pipeline.redis.embedded_server import embedded_redis_url
 from ucs_pipeline.stream.stream import OrderedStream
 
 
@@ -88,9 +87,9 @@ def _publish(feed: Feed, stream: OrderedStream, at: Deployment) -> float | None:
 
 
 def _say_what_next(feed: Feed, url: str) -> None:
+    # Not with redis-cli, which need not be there: the embedded server's wheel brings none.
+    console.print(f"show entries:        uv run ucs read {feed.name} --rows 3", markup=False)
     if url == EMBEDDED:
-        socket = embedded_redis_url().removeprefix("unix://")
-        console.print(f"show an entry:       redis-cli -s {socket} XRANGE {feed.stream_name} - + COUNT 1", markup=False)
         console.print("stop its server:     uv run ucs stop", markup=False)
     console.print("open the UI:         DAGSTER_HOME=$PWD uv run dagster dev", markup=False)
     console.print(f"then open            http://127.0.0.1:3000/assets/{feed.name}", markup=False)

@@ -74,8 +74,10 @@ def main() -> NoReturn:
     """Entry point: what a user can act on ends with one sentence and exit code 2 or 75, never with a traceback."""
     # What Dagster keeps, rows and logs among it, is its owner's.
     os.umask(0o077)
-    # A shell starts `ucs ... &` in a script with SIGINT ignored, and Dagster makes SIGTERM whatever SIGINT is.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell starts `ucs ... &` in a script with SIGINT ignored, and Dagster makes SIGTERM whatever SIGINT is, though
+    # inside a run only.
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.default_int_handler)
     try:
         # Without a command, click would take the help for what is wrong.
         ucs(sys.argv[1:] or ["--help"], prog_name="ucs", standalone_mode=False)

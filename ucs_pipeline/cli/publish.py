@@ -1,6 +1,5 @@
 """`ucs publish`: bricks of a feed, from cron or by hand."""
 
-import signal
 import sys
 
 import click
@@ -27,8 +26,6 @@ def publish(feed: str, bricks: str | None, most: int | None, replay: bool, launc
     Exits with 0 if the bricks are in the stream, 2 if the bricks are refused, 3 if there is nothing to do now, and 75
     if ClickHouse or Redis is unavailable or the stream is full.
     """
-    # Dagster takes it for Ctrl-C inside a run only.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     first, dots, last = (bricks or "").partition("...")
     if bricks and not (first and (last or not dots)):
         raise click.UsageError(f"{bricks!r} is not a brick range. Expected FIRST...LAST.", click.get_current_context())

@@ -1,6 +1,5 @@
 """Where every feed is, as Prometheus reads it."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from ucs_pipeline.bricks.time import MILLISECONDS
 from ucs_pipeline.entries.entry_id import EntryId
+from ucs_pipeline.errors import code_in
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.names import LIVE_TAG, runs_tag
 from ucs_pipeline.orchestration.resources import open_feed
@@ -121,9 +121,7 @@ def _failure(feed: Feed, instance: dg.DagsterInstance) -> Failure | None:
 def _code(event: dg.DagsterEvent) -> str:
     data = event.step_failure_data
     text = data.user_failure_data.description if data.user_failure_data else None
-    if text and (found := re.search(r"\[(UCS-[A-Z-]+)\]$", text)):
-        return found[1]
-    return (data.error and (data.error.cause or data.error).cls_name) or UNKNOWN
+    return code_in(text or "") or (data.error and (data.error.cause or data.error).cls_name) or UNKNOWN
 
 
 def _next_start(feed: Feed, status: FeedStatus) -> float | None:

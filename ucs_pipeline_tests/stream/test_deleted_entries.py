@@ -22,11 +22,6 @@ ROWS = 25_000
 MIDDLE = ("0-2", "0-9999", "0-10000", "1-1", "1-7", "2-5000")
 
 
-@pytest.fixture
-def stream(redis_server: RedisServer) -> OrderedStream:
-    return OrderedStream("feed", redis_server.client())
-
-
 @pytest.fixture(scope="module")
 def table() -> Table:
     return numbers(ROWS)

@@ -25,11 +25,6 @@ ROWS = 5_000
 ALL = (EntryId(0, 0), EntryId(2**63, 0))
 
 
-@pytest.fixture
-def stream(redis_server: RedisServer) -> OrderedStream:
-    return OrderedStream("feed", redis_server.client())
-
-
 @pytest.fixture(scope="module")
 def table() -> Table:
     return numbers(ROWS)
