@@ -810,7 +810,7 @@ def test_a_table_that_the_embedded_engine_does_not_have_is_refused_with_where_it
     for table in ("nope", "shop.nope"):
         with pytest.raises(SourceError) as refusal:
             embedded.source(table).shape()
-        _sentence(refusal, "`ucs demo`", ".ucs/tables/<table>.parquet", ADDRESS)
+        _sentence(refusal, ".ucs/tables/<table>.parquet", ADDRESS)
 
 
 def test_a_table_with_many_optional_columns_of_long_names_is_read(place: Place) -> None:
