@@ -6,6 +6,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from hypothesis import HealthCheck, settings
 
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
@@ -45,6 +47,22 @@ def clickhouse_http() -> Iterator[ClickHouseServer]:
     """One ClickHouse over HTTP per test process, without faults at the start of each test; tables stay."""
     with ClickHouseServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _migrations_read_once() -> Iterator[None]:
+    """Alembic loads Dagster's 60 migrations once per test process, and not for each database of each test."""
+    with pytest.MonkeyPatch.context() as patch:
+        load, loaded = ScriptDirectory.from_config, dict[str | None, ScriptDirectory]()
+
+        def from_config(config: Config) -> ScriptDirectory:
+            place = config.get_main_option("script_location")
+            if place not in loaded:
+                loaded[place] = load(config)
+            return loaded[place]
+
+        patch.setattr(ScriptDirectory, "from_config", from_config)
+        yield
 
 
 @pytest.fixture

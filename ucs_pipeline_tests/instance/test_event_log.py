@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy.exc import OperationalError
 
 from ucs_pipeline.instance.event_log import PooledSqliteEventLogStorage
@@ -130,6 +131,17 @@ def test_connections_are_kept_and_end_with_the_instance(pooled: Path) -> None:
         instance.report_runless_asset_event(dg.AssetMaterialization(KEY, partition="b"))
         assert dict(storage._engines) == kept
     assert not storage._engines
+
+
+def test_files_that_are_made_are_opened_without_dagster_s_migrations(
+    pooled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run(pooled)
+    opened = PooledSqliteEventLogStorage(str(pooled / "history" / "runs"))
+    monkeypatch.setattr(ScriptDirectory, "from_config", None)
+    assert opened.get_materialized_partitions(KEY) == set(NAMES)
+    assert len(opened.get_records_for_run(run, of_type=MATERIALIZED).records) == len(NAMES)
+    opened.dispose()
 
 
 def test_a_log_deleted_underneath_starts_anew(pooled: Path) -> None:

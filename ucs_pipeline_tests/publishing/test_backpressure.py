@@ -60,7 +60,13 @@ class Worker:
     """Reads a stream in a thread, through a consumer group unless it has none, and acknowledges what it has read."""
 
     def __init__(
-        self, server: RedisServer, *, group: str | None = "workers", batch: int = 300, trims: bool = False, leaves: int = 1
+        self,
+        server: RedisServer,
+        *,
+        group: str | None = "workers",
+        batch: int = 300,
+        trims: bool = False,
+        leaves: int = 1,
     ) -> None:
         self.read: list[EntryId] = []
         self.longest = 0
@@ -91,7 +97,8 @@ class Worker:
         if self._group:
             found = self._client.xreadgroup(self._group, "one", {"feed": ">"}, count=self._batch, block=10)
         else:
-            found = self._client.xread({"feed": str(self.read[-1]) if self.read else "0"}, count=self._batch, block=10)
+            last = str(self.read[-1]) if self.read else "0"
+            found = self._client.xread({"feed": last}, count=self._batch, block=10)
         if not found:
             return False
         ids = [entry_id for entry_id, _ in found[0][1]]

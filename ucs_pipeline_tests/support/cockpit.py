@@ -68,6 +68,12 @@ class DagsterDev(Started):
         """Address of the UI."""
         return f"http://127.0.0.1:{self._port.number}"
 
+    @property
+    def pid(self) -> int:
+        """Number of the session and the process group that the servers and the runs are in."""
+        assert self._process
+        return self._process.pid
+
     def start(self) -> Self:
         """Starts the web server, the daemon and the code server, and returns once the UI answers."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("UCS_", "DAGSTER_"))}

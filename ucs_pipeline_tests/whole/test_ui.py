@@ -1,6 +1,7 @@
 """Dagster's UI, driven by a browser: what a person clicks, and what the pages say afterwards."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -160,8 +161,14 @@ def _launch(page: Page, brick: str | None = None, feed: str = "flights") -> None
     _open(page, "overview", feed)
     page.get_by_role("button", name="Materialize…").click()
     if brick is None:
-        page.get_by_role("button", name="All", exact=True).click()
-        page.get_by_role("button", name="Launch backfill").click()
+        backfill = page.get_by_role("button", name="Launch backfill")
+        for _ in range(10):
+            # Partitions that the page loads after the click take the choice back.
+            page.get_by_role("button", name="All", exact=True).click()
+            with suppress(AssertionError):
+                expect(backfill).to_be_enabled(timeout=5_000)
+                break
+        backfill.click()
     else:
         page.get_by_text("Select a partition or create one").click()
         page.get_by_placeholder("Filter partitions").fill(brick)
