@@ -1,4 +1,4 @@
-"""Where the project lives: Dagster's home, and the directory of the embedded engine's and server's files."""
+"""The project's directories: Dagster's home, and that of the embedded engine's and server's files."""
 
 import logging.handlers
 import os

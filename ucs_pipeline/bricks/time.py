@@ -1,8 +1,8 @@
 """Time class of the numbering standard: bricks are hours, `YYYY.MM.DD.HH` in a time zone. Pure.
 
-A brick is what a clock on the wall shows as one hour. Where clocks go back, the hour that is shown twice is one brick,
-two hours long; where they go forward, the hour that is never shown has no brick. A brick's ordinal is its beginning in
-milliseconds since 1970. Inside here times are whole seconds since 1970.
+A brick is one hour of local time. When clocks go back, the repeated hour is one brick, two hours long; when they go
+forward, the hour that is skipped has no brick. A brick's ordinal is its beginning in milliseconds since 1970. Inside
+here times are whole seconds since 1970.
 """
 
 import re
@@ -32,7 +32,7 @@ _PARTS = (".01", ".01", ".00")
 
 
 def zone_database(zone: str) -> str:
-    """Where the rules of a zone come from on this machine, in words."""
+    """Description of where this machine has the rules of a zone from."""
     found = next((path for path in zoneinfo.TZPATH if (Path(path) / zone).is_file()), None)
     return f"found in {found}" if found else f"found in the package tzdata {version('tzdata')}"
 
@@ -60,7 +60,7 @@ class TimeBricks(BrickClass):
         """Bricks in a zone of the IANA time zone database.
 
         Raises:
-            BrickError: there is no such zone, or it is another one on each machine.
+            BrickError: there is no such zone, or it depends on the machine.
         """
         if zone.casefold().startswith(_OF_THE_MACHINE):
             raise BrickError(

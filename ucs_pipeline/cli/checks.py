@@ -1,4 +1,4 @@
-"""`ucs check`, `ucs status`, `ucs metrics` and `ucs verify`: what is right and what is not."""
+"""`ucs check`, `ucs status`, `ucs metrics` and `ucs verify`."""
 
 import dataclasses
 import json
@@ -91,7 +91,7 @@ def _print_metrics() -> None:
             with location.each_resource(feed.redis for feed in location.feeds) as resources:
                 found += feed_figures(location.feeds, instance, resources)
     click.echo(prometheus_text(found), nl=False)
-    # Texts are no metrics. Each is said once, though it may be that of every feed.
+    # Problems are no metrics. Each is printed once, even if it concerns every feed.
     for problem in dict.fromkeys(figures.status.problem for figures in found if figures.status.problem):
         click.echo(f"ucs: {problem}", err=True)
 

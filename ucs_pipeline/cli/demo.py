@@ -1,4 +1,4 @@
-"""`ucs demo`: the main job on real data, through the project's own Dagster instance, and the proof that it worked."""
+"""`ucs demo`: publishes real data through the project's Dagster instance, and compares tables and streams."""
 
 import sys
 import time
@@ -47,7 +47,7 @@ def run_demo() -> bool:
         at = Deployment(location_of(feeds[0]).repository, resources, instance)
         for feed in feeds:
             agree &= _run(feed, at)
-        _say_what_next(feeds[0], redis_server(feeds[0], resources).url)
+        _print_next_steps(feeds[0], redis_server(feeds[0], resources).url)
     return agree
 
 
@@ -86,8 +86,8 @@ def _publish(feed: Feed, stream: OrderedStream, at: Deployment) -> float | None:
     return time.monotonic() - started
 
 
-def _say_what_next(feed: Feed, url: str) -> None:
-    # Not with redis-cli, which need not be there: the embedded server's wheel brings none.
+def _print_next_steps(feed: Feed, url: str) -> None:
+    # Without redis-cli, which the embedded server's wheel does not have.
     console.print(f"show entries:        uv run ucs read {feed.name} --rows 3", markup=False)
     if url == EMBEDDED:
         console.print("stop its server:     uv run ucs stop", markup=False)

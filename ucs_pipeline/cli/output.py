@@ -20,9 +20,9 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def print_verdict(feed: Feed, verdict: Verdict, *more: tuple[str, str], unassigned: int = 0) -> None:
-    """Prints a comparison of table and stream, after some rows of the caller's own.
+    """Prints a comparison of table and stream, below rows that the caller gives.
 
-    `unassigned`: rows of the table that are in no brick, so that nothing is said of them by the comparison.
+    `unassigned`: rows of the table that are in no brick. The comparison does not cover them.
     """
     table = Table(
         title=f"{feed.name}: table {feed.redacted.table} -> stream {feed.stream_name}",
@@ -73,7 +73,7 @@ def full_width(table: Table) -> int:
 
 
 def print_findings(found: Sequence[CheckResult]) -> None:
-    """Prints what each check says, and the first few of what should not be so."""
+    """Prints the message of each check, and the first few of its problems."""
     for finding in found:
         console.print(
             f"[green]pass[/] {finding.check.name}" if finding.passed else f"[red]FAIL[/] {finding.check.name}"
@@ -91,7 +91,7 @@ def print_findings(found: Sequence[CheckResult]) -> None:
 
 @contextmanager
 def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how much of a total is done, from the first that is: before it, all may be refused."""
+    """Shows how much of a total is done, from the first step on: an error comes before it."""
     with ExitStack() as shown:
         progress = Progress(console=console)
         task = progress.add_task(what, total=total)

@@ -40,7 +40,7 @@ class Batch:
 
 
 def cut(entries: Entries, start: int, stop: int, most: int = TRANSACTION_ROWS) -> Iterator[Batch]:
-    """Cuts rows into transactions of at most `most` rows, small enough for Redis not to hold up other clients."""
+    """Cuts rows into transactions of at most `most` rows, small enough not to block other clients of Redis."""
     while start < stop:
         end = min(start + most, stop)
         while end - start > 1 and entries.size(start, end) > _TRANSACTION_BYTES:

@@ -1,6 +1,6 @@
-"""What the settings of a feed must be beside each other. Pure; each rule says what was found and what to do.
+"""Rules for combinations of a feed's settings. Pure; each message has the value and what to do.
 
-Every rule raises `ValueError` with a sentence that names the setting.
+Every rule raises `ValueError` with a message that names the setting.
 """
 
 import re
@@ -14,7 +14,7 @@ from ucs_pipeline.feed.settings import Bricks, Stream
 from ucs_pipeline.feed.yaml_text import named
 
 FIXED_SETTINGS: Mapping[str, str | int] = {
-    # A result that is cut off must be an error: each of these could end one early without a word.
+    # A truncated result must be an error: each of these could end one early silently.
     **dict.fromkeys(("limit", "offset", "page"), 0),
     **dict.fromkeys(
         (f"{what}_overflow_mode" for what in ("read", "sort", "result", "timeout", "group_by", "set", "join")), "throw"
@@ -22,7 +22,7 @@ FIXED_SETTINGS: Mapping[str, str | int] = {
     **dict.fromkeys((f"{what}_overflow_mode" for what in ("distinct", "transfer")), "throw"),
     **dict.fromkeys(("read_overflow_mode_leaf", "timeout_overflow_mode_leaf"), "throw"),
     **dict.fromkeys(("partial_result_on_first_cancel", "discard_query_data", "run_query_in_background"), 0),
-    # Rows that are left out, or come back, although the query does not say so.
+    # Settings that leave rows out, or bring them back, contrary to the query.
     **dict.fromkeys(("select", "filter", "order", "sort", "additional_result_filter"), ""),
     **dict.fromkeys(("skip_unavailable_shards", "ignore_cold_parts_seconds", "distributed_group_by_no_merge"), 0),
     **dict.fromkeys(("parallel_replicas_count", "parallel_replica_offset"), 0),
@@ -30,7 +30,7 @@ FIXED_SETTINGS: Mapping[str, str | int] = {
     "additional_table_filters": "{}",
     "apply_deleted_mask": 1,
     "final": 0,
-    # Answers that may be older than the question.
+    # Answers from a cache.
     **dict.fromkeys(("use_query_cache", "query_cache_for_subqueries", "use_cache_for_count_from_files"), 0),
     **dict.fromkeys((f"schema_inference_use_cache_for_{where}" for where in ("file", "s3", "azure", "hdfs", "url")), 0),
     # The columns and rows of an answer.
@@ -97,11 +97,11 @@ def check_partitions(partitions: Partitions, shards: int, last: object) -> None:
 
 
 def refuse_endless(bricks: Bricks, shards: int) -> None:
-    """Refuses a list that is too long at a glance: to make that of thousands of years takes up to minutes."""
+    """Refuses a brick range that is clearly too long: listing thousands of years takes up to minutes."""
     if bricks.kind != "time":
         return
     first, last = bricks.ends()
-    # As few as they may be: the longest months and years, and clocks that change.
+    # A lower bound: the longest months and years, and clocks that change.
     units = (last - first) // (_MOST_HOURS[bricks.level] * HOUR * MILLISECONDS)
     if units * 0.99 > MAX_PARTITIONS * shards:
         raise _too_many(f"about {units:,} {bricks.level}s")
@@ -117,7 +117,7 @@ def _too_many(partitions: str) -> ValueError:
 
 
 def check_order(bricks: Bricks, stream: Stream, stream_name: str, tail: str) -> None:
-    """What is set is for the feed's order and class."""
+    """The settings fit the feed's order and class."""
     if stream.order == "any":
         _check_any_order(stream, stream_name, tail)
     if stream.pace is not None and bricks.kind != "time":
@@ -128,7 +128,7 @@ def check_order(bricks: Bricks, stream: Stream, stream_name: str, tail: str) -> 
 
 
 def check_live(bricks: Bricks, stream: Stream, *, sensor: bool) -> None:
-    """A run can stay with the table: a newer row has a larger key, and somebody launches the next run."""
+    """`tail: live` is possible: a newer row has a larger key, and a sensor launches the next run."""
     if bricks.kind == "text":
         raise ValueError(
             "tail: live needs keys that rise, and bricks.class is text: a new row may belong to any brick. Set `tail: "

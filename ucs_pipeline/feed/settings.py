@@ -25,13 +25,13 @@ _ONLY: Mapping[str, tuple[str, ...]] = {
 
 
 class Settings(BaseModel):
-    """Settings that take no name they do not have."""
+    """Settings that refuse unknown names."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Written(NamedTuple):
-    """What YAML may make of a setting. It may be more than what the setting takes, which then says what is wrong."""
+    """What YAML may make of a setting. The validator of the setting refuses the rest."""
 
     kind: Any
 
@@ -91,7 +91,7 @@ class Bricks(Settings):
     @classmethod
     def _key(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, date):
-            # YAML makes dates of what looks like one.
+            # YAML turns date-like text into dates.
             value = value.isoformat()
         if info.data.get("kind") == "number" and isinstance(value, str) and value.isascii() and value.isdecimal():
             value = int(value)
@@ -118,7 +118,7 @@ class Bricks(Settings):
         return self
 
     def brick_class(self) -> BrickClass:
-        """The class, without a list.
+        """The class of bricks.
 
         Raises:
             BrickError: there is no such zone.
@@ -232,7 +232,7 @@ def _brick(bricks: BrickClass, setting: str, name: object) -> int:
 
 
 def _hour(bricks: TimeBricks, setting: str, value: object, hour: int) -> int:
-    """Ordinal of an hour; of the given one where the value is a day."""
+    """Ordinal of an hour; of the given one if the value is a day."""
     text = str(value)
     try:
         if text.count(".") == 3:

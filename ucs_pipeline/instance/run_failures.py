@@ -1,8 +1,8 @@
-"""Failures of runs that Dagster is still writing down.
+"""Failures of runs that Dagster is still recording.
 
-Dagster stores the event of a failure first, then the run's status, then whether the run is launched again. Its daemon,
-which looks for failures every five seconds, takes a run that it finds between the first two for one that has not
-failed, and never looks again: the run is not launched again, and its backfill waits for that for ever.
+Dagster stores the event of a failure first, then the run's status, then whether the run is launched again. Its daemon
+polls for failures every five seconds. A run that it reads between the first two counts as not failed permanently: the
+run is not launched again, and its backfill never ends.
 """
 
 import time

@@ -1,7 +1,7 @@
-"""How far a previous writer got in a feed's table: its entries in the stream, held against the rows of the table.
+"""How far a previous writer got in a feed's table: its entries in the stream, compared with the rows of the table.
 
-A killed writer leaves half a brick. Publishing continues with the row after it, if the entries prove which one that is,
-or if a person states it.
+A killed writer leaves an incomplete brick. Publishing continues with the row after it, if the entries prove which one
+that is, or if a person states it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -98,7 +98,7 @@ def _entries(state: State) -> int:
 
 
 def _where(feed: Feed, entries: int, contents: Mapping[int, BrickContent]) -> str:
-    """Where so many rows end, and what to do about it."""
+    """The end of a message: which row a number of rows ends at, and what to do."""
     bricks, left, before = feed.partitions, entries, ""
     for start in bricks.starts:
         rows = contents[start].rows if start in contents else 0

@@ -1,4 +1,4 @@
-"""Where every feed is, as Prometheus reads it."""
+"""The progress of every feed as Prometheus metrics."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Failure(NamedTuple):
 
 
 class FeedFigures(NamedTuple):
-    """What is known of a feed at one moment."""
+    """The figures of a feed at one moment."""
 
     status: FeedStatus
     live: bool | None = None
@@ -41,7 +41,7 @@ class FeedFigures(NamedTuple):
 
 
 def feed_figures(feeds: Sequence[Feed], instance: dg.DagsterInstance, resources: object) -> list[FeedFigures]:
-    """What is known of feeds now. Reads no table.
+    """The figures of feeds now. Reads no table.
 
     `resources` has the Redis resources of the feeds as attributes.
     """
@@ -53,7 +53,7 @@ def feed_figures(feeds: Sequence[Feed], instance: dg.DagsterInstance, resources:
 
 
 def prometheus_text(figures: Sequence[FeedFigures]) -> str:
-    """The text exposition format, one gauge per figure. A figure that cannot be told is left out, never 0."""
+    """The text exposition format, one gauge per figure. A figure that is not known is left out, never 0."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Once(gauges(figures)))
     return generate_latest(registry).decode()
@@ -131,7 +131,7 @@ def _next_start(feed: Feed, status: FeedStatus) -> float | None:
 
 
 def _figures(found: FeedFigures) -> Iterator[tuple[str, str, float, dict[str, str]]]:
-    """Name, meaning, value and labels beside those of the feed."""
+    """Name, meaning, value, and labels in addition to those of the feed."""
     status = found.status
     yield "bricks", "Bricks (partitions) of the feed.", status.bricks, {}
     yield "bricks_done", "Bricks that are recorded as done.", status.done, {}

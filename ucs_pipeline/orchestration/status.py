@@ -1,4 +1,4 @@
-"""Where every feed is: its record in Dagster, its stream, and the backlog of whoever reads it."""
+"""The progress of every feed: its record in Dagster, its stream, and the backlog of its consumers."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -32,7 +32,7 @@ class Group:
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """What a stream holds."""
+    """The contents of a stream."""
 
     length: int
     top: str | None
@@ -42,7 +42,7 @@ class StreamStatus:
 
 @dataclass(frozen=True)
 class FeedStatus:
-    """Where a feed is."""
+    """The progress of a feed."""
 
     feed: str
     stream: str
@@ -68,7 +68,7 @@ class FeedStatus:
 
 
 def feed_statuses(feeds: Sequence[Feed], instance: dg.DagsterInstance, resources: object) -> list[FeedStatus]:
-    """Where the feeds are. A Redis that does not answer is waited for once.
+    """The progress of the feeds. Waits once for a Redis that does not answer.
 
     `resources` has the feeds' resources as attributes.
     """
@@ -79,7 +79,7 @@ def feed_statuses(feeds: Sequence[Feed], instance: dg.DagsterInstance, resources
 
 
 def _streams(feeds: Sequence[Feed], resources: object) -> dict[str, StreamStatus | str]:
-    """The streams of feeds with one Redis, by the feeds' names; of one that cannot be read, why."""
+    """The streams of feeds with one Redis, by the feeds' names; for one that cannot be read, the reason."""
     try:
         clients = connect_each(redis_server(feeds[0], resources), [feed.stream_name for feed in feeds])
     except UcsError as error:
@@ -92,7 +92,7 @@ def _streams(feeds: Sequence[Feed], resources: object) -> dict[str, StreamStatus
 
 
 def redis_problems(feeds: Sequence[Feed], resources: object) -> list[str]:
-    """Why a Redis of the feeds does not answer, a sentence for each that does not."""
+    """Why a Redis of the feeds does not answer, a message for each."""
     found = []
     for key in sorted({feed.redis for feed in feeds}):
         some = [feed for feed in feeds if feed.redis == key]
@@ -108,7 +108,7 @@ def redis_problems(feeds: Sequence[Feed], resources: object) -> list[str]:
 def _problem(client: "redis.Redis") -> str | None:
     """Why a server does not answer."""
     try:
-        # A user who may not even do this has reached it.
+        # An error about rights proves that it answers.
         with suppress(redis.exceptions.NoPermissionError):
             client.ping()
     except UcsError as error:
@@ -119,15 +119,15 @@ def _problem(client: "redis.Redis") -> str | None:
 
 
 def publishing(instance: dg.DagsterInstance) -> int:
-    """How many runs of feeds are at work."""
-    at_work = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-    return sum(FEED_TAG in run.tags for run in at_work)
+    """How many runs of feeds are running."""
+    running = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    return sum(FEED_TAG in run.tags for run in running)
 
 
 def _status(feed: Feed, instance: dg.DagsterInstance, stream: StreamStatus | str) -> FeedStatus:
     names, key = feed.partitions.names(), feed_key(feed)
     partitions = dg.StaticPartitionsDefinition(names)
-    # A brick that is being published again counts as done, which its status alone would not say.
+    # A brick that is being published again counts as done, unlike in its status.
     done = instance.get_materialized_partitions(key)
     statuses = instance.get_status_by_partition(key, names, partitions) or {}
     rows = rows_by_brick(instance, feed)
@@ -161,7 +161,7 @@ def _stream(stream: RedisStream) -> StreamStatus | str:
 
 def _group(group: dict[str, Any], state: State) -> Group:
     delivered = EntryId.parse(group["last-delivered-id"])
-    # Redis counts this since version 7, and gives up where entries were deleted from the middle.
+    # Redis counts this since version 7, but not if entries were deleted from the middle.
     undelivered: int | None = group.get("lag")
     if delivered >= state.top or state.first is None:
         undelivered = 0

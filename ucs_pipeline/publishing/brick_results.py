@@ -1,4 +1,4 @@
-"""Turns rows as they arrive in the stream into one report per brick, empty bricks included."""
+"""Turns confirmed rows into one report per brick, empty bricks included."""
 
 import time
 from collections import deque
@@ -60,7 +60,7 @@ _PACE_SECONDS = 1.0
 
 
 class ConfirmedBatch(NamedTuple):
-    """Rows known to be in the stream: just added, or found there."""
+    """Rows known to be in the stream: just added, or added earlier."""
 
     transaction: "Batch"
     length: int | None = None
@@ -75,7 +75,7 @@ class Throughput:
         self._marks = deque([(started, 0)])
 
     def seconds(self, rows: int, now: float) -> float:
-        """Time that so many rows took, the last of which has just come, at the pace of the last second or more."""
+        """Time that the latest rows took, at the pace of the last second or more."""
         if not rows:
             return 0.0
         arrived = self._marks[-1][1] + rows
@@ -145,7 +145,7 @@ class BrickAggregator:
 
 
 def tap(spans: Iterator[ConfirmedBatch], moved: Callable[[ConfirmedBatch], None]) -> Iterator[ConfirmedBatch]:
-    """The same spans, each told to somebody as it passes."""
+    """The same items; calls a function with each."""
     for span in spans:
         moved(span)
         yield span

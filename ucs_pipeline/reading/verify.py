@@ -1,8 +1,8 @@
-"""Reads a stream back and holds it against the table, row by row, as bytes.
+"""Reads a stream back and compares it with the table, row by row, as bytes.
 
-The stream may be written and trimmed meanwhile: rows above the top it had at the beginning are not looked for, and an
-entry that has fallen below the stream's first one counts as trimmed. An entry that a consumer group was given and that
-is not there counts as deleted by its worker (XACKDEL, XDELEX, XDEL); one that no group was given counts as missing.
+The stream may be written and trimmed meanwhile: rows above its last ID at the start are not compared, and an entry
+below the stream's first one counts as trimmed. A missing entry that a consumer group received counts as deleted by its
+worker (XACKDEL, XDELEX, XDEL); one that no group received counts as missing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ SHOWN, _SHOWN_BYTES = 100, 1 << 22
 
 
 class Difference(NamedTuple):
-    """A row whose entry does not say the same."""
+    """A row whose entry differs."""
 
     entry: EntryId
     expected: dict[bytes, bytes]
@@ -36,7 +36,7 @@ class Difference(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the row is called."""
+        """The name of the row."""
         return f"entry {self.entry}" if self.numbered else f"row {self.entry.row} of its brick"
 
     @property
@@ -51,7 +51,7 @@ class Difference(NamedTuple):
 
 @dataclass
 class Verdict:
-    """What a comparison of table and stream found, in rows."""
+    """The result of a comparison of table and stream, in rows."""
 
     begin: State
     """The stream when the comparison began."""
@@ -80,7 +80,7 @@ class Verdict:
     _shown_bytes: int = 0
 
     def show(self, difference: Difference) -> None:
-        """Keeps a difference to be shown, unless there are enough."""
+        """Keeps the first few differences."""
         if len(self.differences) < SHOWN and self._shown_bytes < _SHOWN_BYTES:
             self.differences.append(difference)
             self._shown_bytes += difference.size
@@ -89,7 +89,7 @@ class Verdict:
     def extra(self) -> int | None:
         """Entries in the stream that are no row of the feed.
 
-        None if the stream was written or trimmed meanwhile, has entries of an old program below the feed's, or is
+        None if the stream was written or trimmed meanwhile, has entries of a previous writer below the feed's, or is
         shared.
         """
         known = self.begin == self.end and not self.end.others and not self.shared
@@ -97,10 +97,7 @@ class Verdict:
 
     @property
     def agrees(self) -> bool:
-        """Whether every row is in the stream, once, or was trimmed or deleted by a worker, and nothing else is there.
-
-        As far as is known.
-        """
+        """Whether every row is in the stream once, was trimmed or was deleted by a worker, without other entries."""
         return not (self.different or self.missing or self.unpublished or self.extra)
 
 
@@ -118,8 +115,8 @@ def verify(
         feed: the feed.
         source: its table.
         stream: its stream.
-        progress: takes the number of rows compared so far, from time to time.
-        held_only: read only the bricks the stream still holds, instead of all bricks of the feed.
+        progress: called with the number of rows compared so far.
+        held_only: read only the bricks in the stream, instead of all bricks of the feed.
 
     Raises:
         SourceError: the table cannot be read.
@@ -154,7 +151,7 @@ def verify(
 
 
 def held(feed: Feed, state: State) -> Sequence[int]:
-    """Ordinals of the feed's bricks between the stream's first entry and its top."""
+    """Ordinals of the feed's bricks between the stream's first entry and its last ID."""
     if state.first is None:
         return range(0)
     return between(feed.partitions.ordinals, state.first.ordinal, state.top.ordinal)
@@ -171,7 +168,7 @@ def _compare_each(stream: OrderedStream, transaction: Batch, verdict: Verdict) -
             verdict.show(Difference(entry_id, expected, found))
     if not rows:
         return
-    # Looked up after the entries: what was missing because of a trim is below the first entry by now.
+    # Read after the entries: a row that is missing because of a trim is below the first entry by now.
     state, given = stream.state(), given_to_groups(stream)
     for entry_id, expected in rows.items():
         if entry_id <= state.trimmed:

@@ -1,8 +1,8 @@
-"""What an any-order feed has put into its stream: a Redis hash beside it, one field per partition.
+"""What an any-order feed has put into its stream: a Redis hash next to it, one field per partition.
 
 A field reads `<rows> <content> <open or done> <replay> <requests> <first id> <last id>`. It is written by the scripts
 of `any_order.guard`, in the transactions that add the rows, and only read here. Everything up to the ids is known
-before a transaction is sent, so that one comparison tells whether the ledger says what a publisher believes: the
+before a transaction is sent, so one comparison tells whether the ledger has the state that a publisher expects: the
 *head*.
 """
 
@@ -27,7 +27,7 @@ _STATES = {"open": False, "done": True}
 
 
 class LedgerEntry(NamedTuple):
-    """What the ledger says of one partition."""
+    """The ledger's entry of one partition."""
 
     rows: int = 0
     """Rows in the stream since the latest replay began."""
@@ -48,7 +48,7 @@ class LedgerEntry(NamedTuple):
         """From a field of the ledger.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is invalid.
         """
         rows, content, state, replay, requests, first, last = text.decode().split(" ")
         if state not in _STATES:
@@ -59,13 +59,13 @@ class LedgerEntry(NamedTuple):
 
     @property
     def head(self) -> bytes:
-        """What the field begins with."""
+        """The start of the field."""
         state = "done" if self.done else "open"
         requests = ",".join(self.requests) or _NOBODY
         return f"{self.rows} {hash_text(self.content_hash)} {state} {self.replay} {requests} ".encode()
 
     def plus(self, rows: int, content_hash: int, *, done: bool) -> Self:
-        """With more rows; the ids are known afterwards."""
+        """With more rows; the ids are not known yet."""
         content = (self.content_hash + content_hash) % 2**64
         return self._replace(rows=self.rows + rows, content_hash=content, done=done, first=None, last=None)
 
@@ -92,7 +92,7 @@ class Ledger:
         self.key = ledger_key(feed.stream_name, feed.name)
 
     def accounts(self, starts: Sequence[int]) -> dict[int, LedgerEntry]:
-        """What it says of those of the partitions that it knows, by start.
+        """Its entries of some partitions, by start.
 
         Raises:
             StreamError: it is no ledger, or Redis refuses or cannot be reached.
@@ -114,11 +114,11 @@ class Ledger:
         return int(self._texts(["rows"])[0] or 0)
 
     def refuse_others(self) -> None:
-        """Makes sure that all that was ever added to the stream is the feed's: then so is all that was read from it.
+        """Makes sure that all entries ever added to the stream are the feed's.
 
         Raises:
-            StreamError: others write to the stream as well, or Redis does not count what was added, refuses or cannot
-                be reached.
+            StreamError: other clients write to the stream as well, or Redis does not count added entries, refuses or
+                cannot be reached.
         """
         [rows], state = self._read(["rows"])
         own = int(rows or 0)
@@ -139,7 +139,7 @@ class Ledger:
         return self._read(names)[0]
 
     def _read(self, names: Sequence[str]) -> tuple[list[bytes | None], State]:
-        """Fields of the ledger, and the stream at the same moment; nothing of a ledger whose stream is gone."""
+        """Fields of the ledger, and the stream at the same moment; no fields if the stream is lost."""
         pair = read_pair(self._stream, self._feed.name, names)
         return [None] * len(names) if pair.lost() else pair.fields, pair.state
 
@@ -156,7 +156,7 @@ class Ledger:
 
 
 def numbering_text(feed: Feed) -> str:
-    """What a partition of the feed is: a ledger means nothing to a feed that cuts its table in another way."""
+    """The feed's partitions as text: a ledger is useless to a feed with other partitions."""
     bricks = feed.bricks
     details: Mapping[str, str] = {
         "number": f"width {bricks.width}",

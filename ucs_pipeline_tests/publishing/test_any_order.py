@@ -20,7 +20,7 @@ from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.feed.redis_keys import beside, has_neighbours
+from ucs_pipeline.feed.redis_keys import companion_key, has_neighbours
 from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, PartitionBatch
 from ucs_pipeline.publishing.backpressure import trim_acknowledged
 from ucs_pipeline.publishing.brick_results import BrickReport, ConfirmedBatch
@@ -937,7 +937,7 @@ def test_a_right_that_is_missing_is_said_before_any_row_moves(guarded: RedisServ
     [("flights", "{flights}:x"), ("a{b}c", "a{b}c:x"), ("{x", "{{x}:x")],
 )
 def test_keys_beside_a_stream_are_in_its_slot(name: str, key: str) -> None:
-    assert beside(name, "x") == key
+    assert companion_key(name, "x") == key
     assert has_neighbours(name)
 
 
@@ -954,4 +954,4 @@ def _slots(*names: str) -> Iterator[int]:
 
 @pytest.mark.parametrize("name", ["flights", "a{b}c", "{x", "{a}{b}"])
 def test_a_cluster_agrees(name: str) -> None:
-    assert len(set(_slots(name, beside(name, "ledger:f"), beside(name, "writer:aside")))) == 1
+    assert len(set(_slots(name, companion_key(name, "ledger:f"), companion_key(name, "writer:aside")))) == 1

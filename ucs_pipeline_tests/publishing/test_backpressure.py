@@ -60,7 +60,13 @@ class Worker:
     """Reads a stream in a thread, through a consumer group unless it has none, and acknowledges what it has read."""
 
     def __init__(
-        self, server: RedisServer, *, group: str | None = "workers", batch: int = 300, trims: bool = False, leaves: int = 1
+        self,
+        server: RedisServer,
+        *,
+        group: str | None = "workers",
+        batch: int = 300,
+        trims: bool = False,
+        leaves: int = 1,
     ) -> None:
         self.read: list[EntryId] = []
         self.longest = 0

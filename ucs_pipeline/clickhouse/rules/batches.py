@@ -40,10 +40,10 @@ def check(feed: Feed, batch: pa.RecordBatch, first: int, last: int) -> None:
 
 
 class Counted:
-    """Holds the rows of a scan, brick by brick, against those that were counted before it.
+    """Compares the rows of a scan, brick by brick, with the counts taken before it.
 
-    Rows that came since are read as well. Fewer rows than were counted are another, older state of the table: the
-    answer of a cache, or of a replica that lags. They are refused before a row of the next brick closes the brick.
+    More rows than counted are new rows. Fewer rows are an older state of the table, from a cache or a lagging replica.
+    They are refused before a row of the next brick ends the brick.
     """
 
     def __init__(self, feed: Feed, counts: Mapping[int, int]) -> None:

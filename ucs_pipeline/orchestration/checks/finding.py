@@ -73,16 +73,16 @@ class CheckResult:
 
     @property
     def message(self) -> str:
-        """The sentence and, if the check failed, its code."""
+        """The text and, if the check failed, its code."""
         return self.sentence if self.passed else f"{self.sentence} [{self.check.code}]"
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found."""
+        """Whether the check passed."""
         return not self.offenders
 
 
 def finished(facts: "CheckInputs") -> str:
-    """How a sentence about finished bricks begins."""
+    """The start of a message about finished bricks."""
     number, unit = len(facts.records), facts.feed.partitions.unit
     return f"feed {facts.feed.name!r}: {number:,} {unit}{' is' if number == 1 else 's are'} materialized"

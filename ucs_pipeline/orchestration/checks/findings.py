@@ -1,4 +1,4 @@
-"""The checks of a feed: what each says about the facts. Pure."""
+"""The checks of a feed: the result of each. Pure."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from ucs_pipeline.orchestration.checks.finding import (
 )
 
 if TYPE_CHECKING:
-    # Checks are declared in every process; what they look at is imported by those that run them.
+    # Checks are declared in every process; their inputs are imported only where they run.
     from ucs_pipeline.orchestration.checks.facts import CheckInputs
 
 _AGAIN = "publish to another `stream.name`, or delete the stream and launch all bricks"
@@ -30,7 +30,7 @@ _PLACES = {
 
 
 def findings(facts: "CheckInputs", warning: str | None = None) -> list[CheckResult]:
-    """The outcome of every check, in the order of `CHECKS`. `warning` is what the table's engine makes likely."""
+    """The outcome of every check, in the order of `CHECKS`. `warning`: about the table's engine."""
     return [
         all_rows_arrived(facts),
         gaps_allowed(facts) if facts.feed.any_order else no_gaps(facts),
@@ -41,12 +41,12 @@ def findings(facts: "CheckInputs", warning: str | None = None) -> list[CheckResu
 
 
 def not_behind(facts: "CheckInputs") -> CheckResult:
-    """The outcome of `STREAM_NOT_BEHIND`, which needs no look at the table."""
+    """The outcome of `STREAM_NOT_BEHIND`, which does not need the table."""
     return ledger_not_behind(facts) if facts.feed.any_order else stream_not_behind(facts)
 
 
 def all_rows_arrived(facts: "CheckInputs") -> CheckResult:
-    """Compares the record with the table, and the table with what the stream still holds."""
+    """Compares the record with the table, and the table with the entries in the stream."""
     feed, verdict = facts.feed, facts.verdict
     offenders: list[tuple[str, str, str, str]] = [
         (
@@ -111,7 +111,7 @@ def all_rows_arrived(facts: "CheckInputs") -> CheckResult:
 
 
 def no_gaps(facts: "CheckInputs") -> CheckResult:
-    """Looks for bricks that were skipped."""
+    """Finds bricks that were skipped."""
     bricks, newest, gaps = facts.feed.partitions, max(facts.records, default=-1), facts.gaps
     figures: dict[str, int | str] = {"bricks_recorded": len(facts.records), "bricks_missing": len(gaps)}
     if not facts.records:
@@ -129,7 +129,7 @@ def no_gaps(facts: "CheckInputs") -> CheckResult:
 
 
 def no_late_rows(facts: "CheckInputs") -> CheckResult:
-    """Looks for finished bricks that grew or changed in the table."""
+    """Finds finished bricks that grew or changed in the table."""
     bricks, changed = facts.feed.partitions, facts.changed
     late = sum(max(0, table.rows - record.rows) for record, table in changed)
     offenders = [
@@ -150,7 +150,7 @@ def no_late_rows(facts: "CheckInputs") -> CheckResult:
 
 
 def no_unassigned_rows(facts: "CheckInputs") -> CheckResult:
-    """Looks for rows that are in no brick of the feed."""
+    """Finds rows that are in no brick of the feed."""
     feed, counts = facts.feed, facts.census.unassigned
     bricks = feed.parent.partitions
     first, last = bricks.name(bricks.first), bricks.name(bricks.last)
@@ -177,7 +177,7 @@ def no_unassigned_rows(facts: "CheckInputs") -> CheckResult:
 
 
 def stream_not_behind(facts: "CheckInputs") -> CheckResult:
-    """Looks for recorded entries above the stream's top."""
+    """Finds recorded entries above the stream's last ID."""
     feed, bricks, top = facts.feed, facts.feed.partitions, facts.verdict.begin.top
     ends = {ordinal: record.last_entry for ordinal, record in facts.records.items() if record.last_entry}
     last = max(ends.values(), default=START)
@@ -186,7 +186,7 @@ def stream_not_behind(facts: "CheckInputs") -> CheckResult:
     if not lost:
         text = f"feed {feed.name!r}: stream {feed.stream_name!r} reaches {top}. The last recorded entry is {last}."
     else:
-        # A brick without a record that has rows above the top as well would stand in the way of those after it.
+        # A brick without a record that has rows above the last ID would block those after it.
         unrecorded = (
             ordinal
             for ordinal, content in facts.census.bricks.items()

@@ -1,4 +1,4 @@
-"""Which bricks go next without a hand on the keyboard. Pure decisions on known facts; `snapshot` collects those."""
+"""Which bricks the sensor launches next. Pure decisions on facts that `snapshot` collects."""
 
 import json
 from bisect import bisect_left
@@ -19,7 +19,7 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 60, 3600
 
 @dataclass(frozen=True)
 class FeedSnapshot:
-    """What is known of a feed at one moment."""
+    """The state of a feed at one moment."""
 
     missing: int | None
     """Ordinal of the first brick that is not recorded as done; None if all are."""
@@ -44,7 +44,10 @@ class FeedSnapshot:
 
     @property
     def at(self) -> EntryId | int:
-        """What changes whenever the feed adds a row. Others move the top of an any-order feed's stream as well."""
+        """A value that changes whenever the feed adds a row.
+
+        Other clients change the last ID of an any-order stream as well.
+        """
         return self.state.top if self.rows is None else self.rows
 
 
@@ -59,7 +62,7 @@ class Request(NamedTuple):
     """Whether the run stays, and publishes rows as the table gets them."""
 
     def bricks(self, feed: Feed) -> str:
-        """The range as it is launched in the UI."""
+        """The range in the UI's notation."""
         return f"{feed.partitions.name(self.first)}...{feed.partitions.name(self.last)}"
 
 
@@ -73,9 +76,9 @@ def first_to_publish(feed: Feed, missing: int | None, recorded: EntryId, state: 
 
 
 def next_bricks(feed: Feed, seen: FeedSnapshot, most: int, *, live: bool = False) -> Request | str:
-    """The next partitions to publish, at most `most` of them; or why there are none now, in one sentence.
+    """The next partitions to publish, at most `most` of them; or the reason why there are none now.
 
-    `live`: by a run that stays, for which it does not matter what the table has by now.
+    `live`: for a run with `tail: live`, which also starts without new rows.
     """
     bricks = feed.partitions
     if seen.busy is not None:
@@ -111,7 +114,7 @@ def next_bricks(feed: Feed, seen: FeedSnapshot, most: int, *, live: bool = False
 
 
 class LaunchBackoff(NamedTuple):
-    """How often the same bricks were launched without any progress: a sensor's memory."""
+    """How often the same bricks were launched without progress, kept in the sensor's cursor."""
 
     bricks: str = ""
     top: str = ""
@@ -121,7 +124,7 @@ class LaunchBackoff(NamedTuple):
 
     @classmethod
     def parse(cls, cursor: str | None) -> "LaunchBackoff":
-        """From a sensor's cursor; nothing is known if it is not one of these."""
+        """From a sensor's cursor; empty if the cursor is invalid."""
         try:
             found = json.loads(cursor or "")
             return cls(found["bricks"], found["top"], found["tries"], found["at"])
@@ -132,15 +135,15 @@ class LaunchBackoff(NamedTuple):
         return json.dumps(self._asdict())
 
     def launched(self, feed: Feed, request: Request, at: EntryId | int, now: float) -> "LaunchBackoff":
-        """The memory after a launch."""
+        """The state after a launch."""
         return LaunchBackoff(request.bricks(feed), str(at), self.tries + 1 if self._same(feed, request, at) else 1, now)
 
     def objection(self, feed: Feed, request: Request, at: EntryId | int, now: float) -> str | None:
-        """Why these bricks should not be launched now, in one sentence; None if they should."""
+        """The reason why these bricks should not be launched now; None if they should."""
         if not self._same(feed, request, at):
             return None
         pause = _FIRST_PAUSE_SECONDS * 2 ** min(self.tries - 1, MANY_TRIES)
-        # A run that stays may well have met no row.
+        # A run with `tail: live` may have met no row.
         longest = min(_LONGEST_PAUSE_SECONDS, feed.live_max_s) if request.live else _LONGEST_PAUSE_SECONDS
         left = self.at + min(pause, longest) - now
         if left <= 0:

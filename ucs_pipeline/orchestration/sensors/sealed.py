@@ -19,7 +19,7 @@ class Seal(NamedTuple):
 
 
 def seal(feed: Feed, start: int, newest_id: int | None, now: float) -> Seal | str:
-    """Which partitions from `start` on can still change; or why that cannot be said, in a sentence.
+    """Which partitions from `start` on can still change; or the reason why that is not known.
 
     Args:
         feed: the feed.
