@@ -9,7 +9,7 @@ class UcsError(Exception):
     """Base of every error this package raises on purpose. Its text ends with its code, such as `[UCS-GAP]`."""
 
     code: str = "UCS-ARGUMENT"
-    """Names the situation; `docs/reference/messages.md` explains it. Each class has a default."""
+    """The code of the situation; `docs/reference/messages.md` explains it. Each class has a default."""
 
     def __init__(self, text: str, code: str | None = None) -> None:
         """`code`: if it is neither that of the class nor the one at the end of the text."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from ucs_pipeline.errors import UcsError
 
 EMBEDDED = "embedded"
-"""The URL that asks for the engine, or the server, of this home; nothing else does."""
+"""The URL of the engine, or the server, of this home."""
 
 _MARKS = ("dagster.yaml", "workspace.yaml")
 

@@ -59,7 +59,7 @@ class Kit:
     """Tables, streams and Dagster's records of one test; `kit` makes it."""
 
     bricks = staticmethod(range_tags)
-    """The `tags` of a run over all bricks from the first to the last, as backfills, sensors and schedules run."""
+    """The `tags` of a run over all bricks from the first to the last, as of backfills, sensors and schedules."""
 
     def __init__(self, home: Path, instance: dg.DagsterInstance) -> None:
         self.home = home
@@ -70,7 +70,7 @@ class Kit:
             "clickhouse": ClickHouseResource(url=EMBEDDED),
             "redis": RedisResource(url=EMBEDDED),
         }
-        """The embedded servers, by the keys of the feeds that `assets` was given; at first by the default keys."""
+        """The embedded servers, by the keys of the feeds given to `assets`; at first by the default keys."""
 
     @cached_property
     def redis(self) -> Any:

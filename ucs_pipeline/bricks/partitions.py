@@ -41,7 +41,7 @@ class Partitions:
         """Starts of the partitions, in order."""
 
     shard_id: ShardId | None = None
-    """Which of the partitions of `parent` these are; None if they are all."""
+    """The shard that these partitions belong to; None if they are all."""
 
     @property
     def parent(self) -> "Partitions":

@@ -15,7 +15,7 @@ from ucs_pipeline.errors import BrickError
 Digit = Literal["sum", "integer"]
 
 BASES = (10, 100, 1000)
-"""What a digit may count up to."""
+"""The possible bases of a digit."""
 
 
 class TextBricks(BrickClass):

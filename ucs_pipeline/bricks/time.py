@@ -27,7 +27,7 @@ PER_SECOND: Mapping[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """How many of a unit make a second."""
 _NAME = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})\.(\d{2})", re.ASCII)
 _OF_THE_MACHINE = ("localtime", "posixrules", "posix/", "right/")
-"""What lies among the zones on some machines: the machine's own zone, and copies, some of which count leap seconds."""
+"""Names among the zones of some machines: the machine's own zone, and copies, some with leap seconds."""
 _PARTS = (".01", ".01", ".00")
 
 
@@ -227,7 +227,7 @@ class TimeBricks(BrickClass):
         return start * MILLISECONDS
 
     def _offset(self, seconds: int) -> int:
-        """Seconds by which clocks in the zone are ahead of UTC."""
+        """Seconds that clocks in the zone are ahead of UTC."""
         offset = datetime.fromtimestamp(seconds, self.zone).utcoffset()
         return int(offset.total_seconds()) if offset else 0
 

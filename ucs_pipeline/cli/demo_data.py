@@ -62,7 +62,7 @@ class Dataset(NamedTuple):
     rows: int
     schema: pa.Schema
     key: str
-    """What it is in the order of on a ClickHouse server."""
+    """The ORDER BY of the table on a ClickHouse server."""
 
 
 _WEATHER = pa.schema(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _CELL = 60
 _CHUNK = 1000
 _NULL = "\\N"
-"""How ClickHouse writes NULL into CSV too: an empty field is an empty string."""
+"""ClickHouse's NULL in CSV: an empty field is an empty string."""
 
 
 def print_brick(frame: "pd.DataFrame", brick: str, stream: str, most: int, start: int | None = None) -> None:
@@ -39,7 +39,7 @@ def _gone(start: int, first: EntryId) -> str:
     """How many rows before the first entry are gone."""
     if first.ordinal == start:
         return f"; the {first.row - 1:,} before them were trimmed" if first.row > 1 else ""
-    # A coarser partition: no id tells how many rows its earlier bricks had.
+    # A coarser partition: ids do not show how many rows its earlier bricks had.
     if first.row > 1:
         return f"; all before entry {first} were trimmed"
     return f"; those before entry {first} were trimmed, if its bricks before that one had any"

@@ -23,7 +23,7 @@ _COMMANDS = {
     "prune": ("operate", "Delete old runs of the feeds."),
     "stop": ("operate", "Stop the embedded redis-server."),
 }
-"""Each command with the module here that has it, and what it does in a few words."""
+"""Each command with its module and a short description."""
 
 
 class _Commands(click.Group):

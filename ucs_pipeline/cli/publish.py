@@ -8,7 +8,7 @@ from ucs_pipeline.cli.output import console, print_line, row_bar
 from ucs_pipeline.project import publish as by_name
 
 NOTHING_TO_DO = 3
-"""Exit code where no brick comes next now."""
+"""Exit code if no brick comes next now."""
 
 
 @click.command()

@@ -25,7 +25,7 @@ _TEXT_LIMITS: Mapping[str, int] = {
 _LONG_QUERY = 50_000
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-# Tells caches between client and server not to reuse an answer.
+# Keeps caches between client and server from reusing an answer.
 _NO_CACHE = {"Cache-Control": "no-cache, no-store", "Pragma": "no-cache"}
 
 # The driver logs a connection error before it raises it. Without a handler that is an extra line on stderr.
@@ -36,7 +36,7 @@ class Engine(Protocol):
     """Something that runs a query and streams its result."""
 
     scan_settings: Mapping[str, str | int]
-    """ClickHouse settings that make a large result cheaper to sort and to hand over."""
+    """ClickHouse settings that make a large result faster to sort and to send."""
 
     @property
     def sorted_rows(self) -> int | None:

@@ -8,11 +8,11 @@ from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.home import data_dir
 
 ADDRESS = "the ClickHouse URL"
-"""What messages call the URL until it is known where that is written."""
+"""The URL's name in messages while its setting is not known."""
 
 
 Redact = Callable[[str], str]
-"""What leaves a feed's secrets out of a text that may repeat its SQL."""
+"""Removes a feed's secrets from a text that may repeat its SQL."""
 
 
 _CODE = re.compile(r"Code: (\d+)\. (?:DB::Exception: )?(.*)", re.DOTALL)

@@ -38,7 +38,7 @@ _CENSUS_SETTINGS: Mapping[str, str | int] = {
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 _MOST_PORTIONS = 20
 _AHEAD_ROWS = 100_000
-"""Rows before the end of a portion at which the next one is begun: about what the engine needs for its first rows."""
+"""How many rows before the end of a portion the next one starts: about what the engine needs for its first rows."""
 
 # Strings in rows are bytes: ClickHouse does not guarantee UTF-8.
 _AS_BYTES: Mapping[str, str | int] = {"output_format_arrow_string_as_string": 0}
@@ -86,9 +86,9 @@ class ClickHouseServer:
     url: str = field(repr=False)
     """As clickhouse-connect reads it, or `embedded`: the engine in this process."""
     name: str = ADDRESS
-    """What messages call the URL: where it is written."""
+    """The URL's name in messages: the setting that holds it."""
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
-    """ClickHouse settings of every query, where the feed does not say otherwise."""
+    """ClickHouse settings of every query, unless the feed sets them."""
 
     def engine(self) -> Engine:
         """What runs its queries. Connects at the first one."""

@@ -9,7 +9,7 @@ from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.entries.entry_id import EntryId
 
 TRANSACTION_ROWS = 1024
-"""Rows that are appended together, at most: Redis takes about two milliseconds for them, in which others wait."""
+"""Rows that are appended together, at most. Redis takes about 2 ms for them, while other clients wait."""
 
 
 _TRANSACTION_BYTES = 1 << 19

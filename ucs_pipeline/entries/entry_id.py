@@ -26,7 +26,7 @@ class EntryId(NamedTuple):
 
 
 START = EntryId(0, 0)
-"""The top of a stream that never had an entry."""
+"""The last ID of a stream that never had an entry."""
 
 
 class State(NamedTuple):
@@ -34,7 +34,7 @@ class State(NamedTuple):
 
     exists: bool
     top: EntryId
-    """The highest id the stream ever had; trims and deletes do not lower it. `START` if there is no stream."""
+    """The last ID; trims and deletes do not lower it. `START` if there is no stream."""
     length: int
     """Entries in it now."""
     first: EntryId | None = None
@@ -44,7 +44,7 @@ class State(NamedTuple):
     deleted: EntryId | None = None
     """The highest id that was deleted by itself (XDEL); None before Redis 7."""
     others: bool = False
-    """Whether it has entries of another program below the feed's; `first` is the feed's own, `length` counts all."""
+    """Whether it has entries of a previous writer below the feed's; `first` is the feed's own, `length` counts all."""
 
     def may_have_had(self, entry_id: EntryId) -> bool:
         """Whether a missing entry up to the last ID may have existed: then it was trimmed or deleted."""

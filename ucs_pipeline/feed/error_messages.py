@@ -24,7 +24,7 @@ _SHAPES = {
     "owners": "a list, such as [team:data]",
     "transform": "package.module:function",
 }
-"""What a setting that is more than one number or text looks like."""
+"""Examples of settings with more than one value."""
 
 _EXPECTED = {
     **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "a whole number"),
@@ -36,10 +36,10 @@ _EXPECTED = {
     "greater_than_equal": "a number greater than or equal to {ge:g}",
     "literal_error": "{expected}",
 }
-"""The project's words for what pydantic expects."""
+"""The project's terms for what pydantic expects."""
 
 _HARMLESS = re.compile(r"[\w .,*+{}-]{0,40}|[\d:TZ+-]+|[\w+-]+/[\w+-]+")
-"""A word or two, a number, a time, a time zone: too little to be SQL, an address or a key of more than a word."""
+"""A word or two, a number, a time, a time zone: too short for SQL, an address or a key."""
 
 _SHAPED = {"dict_type", "list_type", "model_type", "model_attributes_type", "string_pattern_mismatch"}
 

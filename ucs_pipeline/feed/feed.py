@@ -154,7 +154,7 @@ class Feed(Settings):
     description: str | None = Field(default=None, description="Purpose of the feed, shown on the asset page.")
 
     _from_environment: frozenset[str] = PrivateAttr(default=frozenset())
-    """What templates have read from the environment, each of which may be a secret."""
+    """Values that templates have read from the environment. Each may be a secret."""
 
     @property
     def stream_name(self) -> str:

@@ -15,7 +15,7 @@ from ucs_pipeline.feed.sql_tokens import Group, Parts, Token, contents, split, t
 from ucs_pipeline.feed.sql_tokens import text as text_of
 
 HIDDEN = "[HIDDEN]"
-"""What stands for a secret, here and in ClickHouse's own messages."""
+"""Replaces a secret, here and in ClickHouse's own messages."""
 
 _OPEN = {
     # None of these carries a login.

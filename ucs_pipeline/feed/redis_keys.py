@@ -30,7 +30,7 @@ def ledger_key(stream: str, feed: str) -> str:
 
 
 MARKS = "ucs:ledger:"
-"""What the names of consumer groups begin with that nobody reads with: see `mark_name`."""
+"""Prefix of the consumer groups without readers: see `mark_name`."""
 
 
 def mark_name(feed: str) -> str:

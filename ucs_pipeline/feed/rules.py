@@ -46,12 +46,12 @@ MAX_PARTITIONS = 100_000
 """Dagster's documented ceiling of partitions per asset."""
 
 MAX_ORDINAL = 2**64 - 2
-"""The left half of a Redis entry id is an unsigned 64-bit number; the very last one is left as room above."""
+"""The left half of a Redis entry id is an unsigned 64-bit number; the very last one stays free."""
 
 _MOST_HOURS = {"brick": 1, "block": 24, "part": 31 * 24, "shard": 366 * 24}
-"""Hours in what a partition of a time feed is, at most."""
+"""Most hours in a partition of a time feed, by level."""
 _LAST_YEAR = 253370764800
-"""When the year 9999 begins, which has no end that Python can name."""
+"""The start of the year 9999, whose end Python cannot represent."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)

@@ -21,7 +21,7 @@ _ONLY: Mapping[str, tuple[str, ...]] = {
     "time": ("zone", "unit", "settle_s"),
     "text": ("base", "digit", "column"),
 }
-"""Settings that one class has and the others have not."""
+"""Settings that only one class has."""
 
 
 class Settings(BaseModel):

@@ -12,7 +12,7 @@ from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.redaction import HIDDEN
 
 TEMPLATE = "{{"
-"""What a Dagster template, which stands for a value, begins with."""
+"""The start of a Dagster template."""
 
 _INTEGER = "tag:yaml.org,2002:int"
 _FLOAT = "tag:yaml.org,2002:float"

@@ -17,7 +17,7 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from redis.exceptions import RedisError
 
 LEASE_SECONDS = 30
-"""How long a worker may give no sign of life."""
+"""Lifetime of a lease that is not renewed."""
 
 _RENEW_SECONDS = 5
 

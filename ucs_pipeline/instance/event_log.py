@@ -27,7 +27,7 @@ from ucs_pipeline.instance.grouped_events import INSERT, GroupedEventLog, waits
 from ucs_pipeline.instance.pending_events import PendingEvents
 
 _BUSY_SECONDS = 30
-"""How long to wait for a process that is writing: Dagster's own patience since 1.13, before which it was SQLite's 5."""
+"""How long to wait for a process that is writing: Dagster's own limit since 1.13. Earlier versions used SQLite's 5."""
 
 _OPEN_FILES = 16
 """Databases kept open at once: the index, and the runs a process is busy with."""

@@ -22,7 +22,7 @@ _GROUP = 200
 """Events written in one transaction at most."""
 
 _GROUPED = {DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
-"""Events of which a run has one per brick."""
+"""The events that a run has per brick."""
 
 INSERT = SqlEventLogStorageTable.insert()
 """Adds rows to a table of events."""

@@ -1,7 +1,7 @@
 """Dagster's PostgreSQL event log with its connection kept open, and the events of bricks written in groups.
 
-Dagster's own class connects anew for every event, and again for the asset's tables. Tables and queries stay Dagster's:
-either class continues where the other stopped, and the class's name in dagster.yaml switches between them.
+Dagster's own class opens a connection for every event, and one more for the asset's tables. Tables and queries stay
+Dagster's: either class continues where the other stopped, and the class's name in dagster.yaml switches between them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

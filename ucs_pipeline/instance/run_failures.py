@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dagster import DagsterInstance, EventLogEntry, RunsFilter
 
 _PATIENCE_SECONDS = 60
-"""How long a status may take. After that its writer has died, and the run monitor reports the failure anew."""
+"""How long a status may take. After that its writer has died, and the run monitor reports the failure again."""
 
 
 def settled(events: Mapping[int, EventLogEntry], instance: DagsterInstance) -> Mapping[int, EventLogEntry]:

@@ -29,7 +29,7 @@ from ucs_pipeline.stream.stream import OrderedStream, floor
 _BATCH = 500
 _LAST_ROW = 2**64 - 1
 _CONTINUES_AFTER = "continues_after"
-"""Metadata of the last adopted brick: the top that its stream began with."""
+"""Metadata of the last adopted brick: the last ID that its stream began with."""
 
 
 class Adoption(NamedTuple):
@@ -42,7 +42,7 @@ class Adoption(NamedTuple):
     before: int
     """Bricks that were recorded before."""
     top: EntryId
-    """Top of the stream: the end of the last adopted brick, or the last row of the next one that was handled too."""
+    """Last ID of the stream: the end of the last adopted brick, or the last handled row of the next one."""
 
 
 def adopt(

@@ -28,7 +28,7 @@ class Launched:
     backfills: dict[str, str]
     """The bricks of each backfill, by its id."""
     reason: str | None = None
-    """Why there is no backfill, or no further one, in one sentence."""
+    """The reason why there is no backfill, or no further one."""
 
 
 def launch(

@@ -22,7 +22,7 @@ _FRESH_SECONDS = 1.0
 """Scrapes so close together get the same figures."""
 
 Feeds = Sequence[tuple[Sequence[Feed], object]]
-"""Feeds of each code location, and what has their resources as attributes."""
+"""Feeds of each code location, and an object with their resources as attributes."""
 
 
 class Lag(NamedTuple):
@@ -41,7 +41,7 @@ class TableChecks(threading.Thread):
         self._feeds, self._every, self._log = feeds, every, log
         self._ended = threading.Event()
         self.found: dict[str, tuple[Feed, Lag | None, float]] = {}
-        """What the newest check found, by the feed's name, and when; None if it failed."""
+        """The result of the newest check, by the feed's name, and its time; None if it failed."""
 
     def run(self) -> None:
         """Checks until `end` is called."""

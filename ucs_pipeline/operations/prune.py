@@ -28,7 +28,7 @@ class Pruned:
 
     deleted: int
     kept: int
-    """Runs that hold the latest record of a brick or of a check, or belong to a backfill that goes on."""
+    """Runs that hold the latest record of a brick or of a check, or belong to a running backfill."""
 
 
 def prune(feeds: Sequence[Feed], instance: dg.DagsterInstance, before: datetime, *, dry_run: bool = False) -> Pruned:

@@ -21,7 +21,7 @@ from ucs_pipeline.orchestration.sensors.next_bricks import Request, next_bricks
 from ucs_pipeline.orchestration.sensors.snapshot import situation_of
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Shows how much of a total is done, under a name; what it gives takes how much that is."""
+"""Shows how much of a total is done, under a name; returns a function that sets the amount."""
 
 Span = tuple[int, int]
 """Starts of a feed's first and last partition to publish; of a sharded feed, partitions of the whole feed."""
@@ -33,7 +33,7 @@ class Deployment(NamedTuple):
     repository: dg.RepositoryDefinition
     """Their assets."""
     resources: object
-    """Has their resources as attributes."""
+    """An object with their resources as attributes."""
     instance: dg.DagsterInstance
     """Records their runs."""
 
@@ -49,7 +49,7 @@ class Published:
     feed: Feed
     """The feed that was asked for."""
     bricks: int
-    """Partitions of the runs. Some may have been in the stream before."""
+    """Partitions of the runs, including those that were in the stream before."""
     rows: int
     """Rows that the runs added to the stream."""
     seconds: float
@@ -57,7 +57,7 @@ class Published:
     runs: tuple[str, ...] = ()
     """Ids of the runs."""
     reason: str | None = None
-    """Why there is no further brick to publish, in one sentence; None if that was not asked."""
+    """The reason why there is no further brick to publish; None if bricks were named."""
 
 
 def publish(

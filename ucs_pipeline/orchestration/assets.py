@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _RETRIES, _RETRY_SECONDS = 2, 10
 _TURNS, _TURN_SECONDS, _LONGEST_TURN_SECONDS = 200, 5, 60
-"""A run waits for those before it in its backfill for hours at most: one whose process was killed looks at work."""
+"""A run waits at most hours for earlier ones of its backfill: one whose process was killed seems to be running."""
 
 _NO_FURTHER_EVENT = {"__source_asset_observation__": True}
 """Metadata of an output for which Dagster records no event of its own. Undocumented, and used here only: without it
@@ -47,7 +47,7 @@ _REPLAY = dg.Field(
 )
 
 CODE_VERSION = "1"
-"""Version of what a row looks like in the stream; raised when the encoding changes."""
+"""Version of the encoding of rows."""
 
 
 def brick_asset(feed: Feed) -> dg.AssetsDefinition:

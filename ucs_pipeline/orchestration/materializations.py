@@ -17,7 +17,7 @@ DATA_VERSION_TAG = "dagster/data_version"
 """Tag of an event that holds the version of a brick's content. Dagster keeps an index of it."""
 
 ROWS = "dagster/partition_row_count"
-"""Key of the number of rows of a brick. Dagster has a name for it, so that it is written down once, under that."""
+"""Key of the number of rows of a brick. Dagster's own key, so that it is recorded once."""
 
 _ROWS_BEFORE = "rows"
 """The key that older records have for it."""
@@ -34,7 +34,7 @@ _EXACT = 100
 _VERSION = re.compile(r"(\d+)-([0-9a-f]{16})", re.ASCII)
 _EXACT_IN_A_BROWSER = 2**53
 _KEY = {"number": "id", "time": "time", "text": "key"}
-"""What a feed's keys are called, by class."""
+"""The name of a feed's keys, by class."""
 
 
 def metadata(feed: Feed, report: BrickReport) -> dict[str, Any]:

@@ -9,8 +9,10 @@ import dagster as dg
 from ucs_pipeline.feed.feed import Feed
 
 FEED_METADATA = "ucs/feed"
-"""Asset metadata that shows the feed's settings, without secrets, to people in the UI, and that holds the feed itself
-in the process that loaded it and nowhere else."""
+"""Asset metadata that shows the feed's settings in the UI, without secrets.
+
+It holds the feed itself only in the process that loaded it.
+"""
 
 
 FEED_TAG = "ucs/feed"
@@ -18,11 +20,11 @@ FEED_TAG = "ucs/feed"
 
 
 OPEN_BRICK_TAG = "ucs/open_brick"
-"""Run tag that names a brick whose rows are published, and which is not done: the table may still add to it."""
+"""Run tag that names a brick whose rows are published while the table may still add to it."""
 
 
 LIVE_TAG = "ucs/live"
-"""Run tag, with the value `yes`, of a run that stays and publishes rows as the table gets them."""
+"""Run tag, with the value `yes`, of a run with `tail: live`."""
 
 
 MAX_RETRIES_TAG = "dagster/max_retries"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _Kind = TypeVar("_Kind")
 _OPTION = re.compile(r"(?<=[?&])(\w*(?:password|token|secret))=[^&#]*", re.IGNORECASE)
 _urls: dict[str, str] = {}
-"""The URLs of this process that hold a password, by what Dagster is given instead."""
+"""The URLs of this process that hold a password, by the text that Dagster has instead."""
 
 
 class _Server(dg.ConfigurableResource[Any]):

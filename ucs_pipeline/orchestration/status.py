@@ -27,7 +27,7 @@ class Group:
     pending: int
     """Entries delivered to its consumers, and not acknowledged."""
     undelivered: int | None
-    """Entries in the stream that it has not been given yet; None if Redis cannot tell."""
+    """Entries in the stream that it has not received yet; None if Redis does not know."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class StreamStatus:
 
     length: int
     top: str | None
-    """The highest entry id the stream ever had; None if there is no stream."""
+    """The last ID; None if there is no stream."""
     groups: list[Group] = field(default_factory=list)
 
 
@@ -53,14 +53,14 @@ class FeedStatus:
     failed: int
     """Of those, tried and failed since they were last done."""
     in_progress: int
-    """Of those, about to be published by a run, or being published."""
+    """Of those, in queued or running runs."""
     next_brick: str | None
     """The first one that is not done; None if all are."""
     rows: int
     """Rows of the bricks that are done."""
     max_len: int
     order: str
-    """Whether entry ids say which row an entry is (strict), or when it was added (any)."""
+    """Whether an entry id is the row's position (strict) or the time it was added (any)."""
     redis: StreamStatus | None
     """The stream in Redis; None if it cannot be read."""
     problem: str | None

@@ -74,7 +74,7 @@ def resources_of(feed: Feed, *keys: str) -> Iterator[object]:
 
 
 def use_project_home() -> None:
-    """Makes Dagster use the project's directory unless DAGSTER_HOME says otherwise."""
+    """Makes Dagster use the project's directory unless DAGSTER_HOME is set."""
     os.environ["DAGSTER_HOME"] = str(project_home())
     from dagster import BetaWarning
 

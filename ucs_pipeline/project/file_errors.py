@@ -20,7 +20,7 @@ from ucs_pipeline.orchestration._dagster import ComponentFileModel, ComponentTre
 _PACKAGE = Path(__file__).parent.parent
 
 _REPEATED = re.compile(r"(anchor|alias|tag|handle) (['\"]).*\2")
-"""Where a sentence of the YAML parser repeats the file, which may be a password that nobody quoted."""
+"""Where a message of the YAML parser repeats the file, possibly an unquoted password."""
 
 
 _MISSING = re.compile(r"resource with key '(\w+)' required by op '(\w+)' was not provided")

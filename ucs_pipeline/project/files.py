@@ -21,7 +21,7 @@ class LoadResult(NamedTuple):
     """The contents of the files."""
 
     feeds: list[tuple[Path, Feed]]
-    """The feeds that load, each with its file; where a feed has several streams, its shards."""
+    """The feeds that load, each with its file; of a feed with several streams, its shards."""
     mistakes: list[FileError]
 
 

@@ -49,7 +49,7 @@ class Location(NamedTuple):
     name: str
     repository: dg.RepositoryDefinition
     feeds: Sequence[Feed]
-    """By name; where a feed has several streams, its shards."""
+    """By name; of a feed with several streams, its shards."""
 
     @contextmanager
     def resources(self, keys: Iterable[str]) -> Iterator[object]:

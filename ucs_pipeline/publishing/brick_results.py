@@ -18,7 +18,7 @@ Fields = Mapping[bytes, bytes]
 """Fields of an entry."""
 
 Key = int | str
-"""A key as it is reported."""
+"""A key in its reported form."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class BrickReport:
     """Entries in the stream before the brick's first row was added; None if none was added."""
     length_after: int | None = None
     preview: Mapping[EntryId, Fields] = field(default_factory=dict, compare=False)
-    """Its first entries, to be shown."""
+    """Its first entries, for display."""
     adopted: bool = False
     """Whether another program published it before the feed's stream began, so that the stream never had its rows."""
     remark: str | None = field(default=None, compare=False)
-    """What is odd about the run that reports it, in a sentence."""
+    """A warning about the run that reports it."""
     replay: int = 0
     """How many times an any-order feed had published it before."""
     open: bool = False
@@ -68,7 +68,10 @@ class ConfirmedBatch(NamedTuple):
 
 
 class Throughput:
-    """How fast rows arrive. Redis proves several bricks at a time, so the time between two of them says nothing."""
+    """How fast rows arrive.
+
+    Redis proves several bricks at a time, so the time between two of them is not meaningful.
+    """
 
     def __init__(self, started: float) -> None:
         """`started`: when the pass began, in seconds of some clock."""

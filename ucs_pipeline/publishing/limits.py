@@ -15,7 +15,7 @@ from ucs_pipeline.redis.connection import not_allowed
 from ucs_pipeline.stream.stream import RedisStream
 
 _AROUND = 1 << 16
-"""Bytes that Redis counts beside a row: scripts, and what it has received of the rows behind."""
+"""Bytes that Redis counts in addition to a row: scripts, and the received part of the next rows."""
 
 _LARGEST_ENTRY = 1 << 30
 

@@ -23,16 +23,16 @@ T = TypeVar("T", bound=Batch)
 Sent = TypeVar("Sent")
 
 _IN_FLIGHT = 8
-"""Transactions sent ahead of the answers: Redis goes on with the next one while Python is busy elsewhere."""
+"""Transactions sent ahead of the answers: Redis continues with the next one while Python is busy."""
 
 _ALONE_BYTES = 1 << 20
-"""A longer transaction, which is one long row, is waited for: rows in flight stay in memory."""
+"""A longer transaction, which is one long row, is sent alone: rows in flight stay in memory."""
 
 _WAIT_SECONDS = 5
 _SPEAK, _BE_QUIET = command(b"CLIENT", b"REPLY", b"ON"), command(b"CLIENT", b"REPLY", b"OFF")
 _NOTHING_ASIDE = "no such key"
 AROUND_ROWS = 4
-"""Answers to a transaction beside those to its rows: to MULTI, to what comes before and after the rows, and to EXEC."""
+"""Replies to a transaction except those to its rows: to MULTI, the requests before and after the rows, and EXEC."""
 
 
 class RivalError(Exception):

@@ -16,7 +16,7 @@ from ucs_pipeline.publishing.pipeline import RivalError
 from ucs_pipeline.stream.stream import OrderedStream, RedisStream
 
 Records = Callable[[Sequence[int]], Mapping[int, BrickReport]]
-"""Looks up what is recorded as done for some bricks, by ordinal."""
+"""Returns the records of finished bricks, by ordinal."""
 
 
 class Transfer(Protocol):

@@ -21,7 +21,7 @@ Table = Callable[[Feed], "Source"]
 """Opens a feed's table."""
 
 Fields = Mapping[bytes, bytes] | Mapping[str, str]
-"""Fields of an entry, as a client gives them."""
+"""Fields of an entry, as a client returns them."""
 
 _LAST_ROW = 2**64 - 1
 

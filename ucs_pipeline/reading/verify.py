@@ -21,7 +21,7 @@ from ucs_pipeline.stream.comparer import StreamComparer
 from ucs_pipeline.stream.stream import OrderedStream, floor, given_to_groups
 
 SHOWN, _SHOWN_BYTES = 100, 1 << 22
-"""Differences, or strays, that are kept to be shown: so many, and no more after so many bytes."""
+"""Limits of the differences, or extra entries, that are kept: their number and bytes."""
 
 
 class Difference(NamedTuple):
@@ -32,7 +32,7 @@ class Difference(NamedTuple):
     found: dict[bytes, bytes] | None
     """None if the entry is missing."""
     numbered: bool = True
-    """Whether the entry's id is the row's place; Redis gives the ids of an any-order feed."""
+    """Whether the entry's id is the row's position; Redis assigns the ids of an any-order feed."""
 
     @property
     def name(self) -> str:
@@ -60,23 +60,23 @@ class Verdict:
     rows: int = 0
     """Rows of the compared bricks in the table."""
     equal: int = 0
-    """Rows whose entry is in the stream and says the same."""
+    """Rows whose entry is in the stream and equal."""
     different: int = 0
-    """Rows whose entry says something else."""
+    """Rows whose entry differs."""
     missing: int = 0
-    """Rows up to the stream's top without an entry, trimmed ones and those that workers deleted aside."""
+    """Rows up to the stream's last ID without an entry, except trimmed ones and those that workers deleted."""
     trimmed: int = 0
-    """Rows before the stream's first entry: published, and trimmed away since."""
+    """Rows before the stream's first entry: published, then trimmed."""
     deleted: int = 0
-    """Rows behind the stream's first entry whose entry is not there, and was given to a consumer group."""
+    """Rows after the stream's first entry whose entry is missing, and was received by a consumer group."""
     unpublished: int = 0
-    """Rows above the stream's top."""
+    """Rows above the stream's last ID."""
     differences: list[Difference] = field(default_factory=list)
     """The first rows that are different or missing."""
     strays: list[tuple[EntryId, dict[bytes, bytes]]] = field(default_factory=list)
-    """The first entries above the last row that the table has up to the stream's top: what others add is above it."""
+    """The first entries after the table's last row up to the stream's last ID, where other clients add theirs."""
     shared: bool = False
-    """Whether others write to the stream as well, so that nothing in it is known to be of no feed."""
+    """Whether other clients write to the stream as well, so that extra entries are not known."""
     _shown_bytes: int = 0
 
     def show(self, difference: Difference) -> None:

@@ -53,7 +53,7 @@ _OUR_CODES = {
     "WRONGPASS": "UCS-LOGIN",
     "MOVED": "UCS-URL",
 }
-"""Where an error of Redis has another code than that of its class."""
+"""Codes of Redis errors that differ from the code of their class."""
 _CODES: dict[type[redis.RedisError], str] = {
     redis.BusyLoadingError: "LOADING",
     redis.ReadOnlyError: "READONLY",
@@ -69,7 +69,8 @@ _CODES: dict[type[redis.RedisError], str] = {
 _DISCARDED = "EXECABORT Transaction discarded because of: "
 _WAIT_REFUSED = "WAIT cannot be used with replica instances"
 UNKNOWN_IN_SCRIPT = "command called from script"
-"""What Redis and Valkey say of an unknown command, without its name: `Unknown [Redis] command called from script`."""
+"""The error of Redis and Valkey for an unknown command, without its name: `Unknown [Redis] command called from
+script`."""
 _SCRIPT_USER = "The user executing the script"
 _RIGHTS = "docs/how-to/connect.md lists all that it needs, under Redis rights"
 PERMANENT = {
@@ -91,7 +92,7 @@ class RedisServer:
     url: str = field(repr=False)
     """As redis-py reads it, of Sentinels or a cluster as `redis.url` does, or `embedded`."""
     name: str = ADDRESS
-    """What messages call the URL: where it is written."""
+    """The URL's name in messages: the setting that holds it."""
 
 
 class _AtServer(redis.Redis):
@@ -244,7 +245,7 @@ def _meaning(error: Exception, url: str) -> StreamError:
 
 
 def _other_protocol(url: str) -> StreamError | None:
-    """The error for a port that speaks TLS where the URL does not, or the reverse; None if that is not certain."""
+    """The error for a port with TLS and a URL without, or the reverse; None if that is not certain."""
     try:
         parse: Any = redis.connection.parse_url
         options = parse(url)

@@ -19,7 +19,7 @@ class WrongServerError(redis.ConnectionError):
 
 
 class DiscoveredConnection(redis.Connection):
-    """A connection to wherever `find` says."""
+    """A connection to the server that `find` returns."""
 
     def __init__(self, *, find: Callable[[], Address], **options: Any) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]

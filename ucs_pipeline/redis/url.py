@@ -7,7 +7,7 @@ from typing import Any
 from redis.connection import parse_url
 
 ADDRESS = "the Redis URL"
-"""What messages call the URL where it is not known in which setting it is written."""
+"""The URL's name in messages if its setting is not known."""
 
 Address = tuple[str, int]
 """Host and port."""
@@ -23,7 +23,7 @@ class Nodes:
     addresses: list[Address]
     """The Sentinels or, without a master, some nodes of a cluster."""
     master: str | None
-    """The name by which the Sentinels know the master."""
+    """The Sentinels' name of the master."""
     tls: bool
     options: dict[str, Any]
     """Of a connection to a Redis server, as redis-py names them: login, database, timeouts, certificates."""

@@ -2,7 +2,7 @@
 
 A field reads `<rows> <content> <open or done> <replay> <requests> <first id> <last id>`. It is written by the scripts
 of `any_order.guard`, in the transactions that add the rows, and only read here. Everything up to the ids is known
-before a transaction is sent, so one comparison tells whether the ledger has the state that a publisher expects: the
+before a transaction is sent, so one comparison shows whether the ledger has the state that a publisher expects: the
 *head*.
 """
 
@@ -20,7 +20,7 @@ from ucs_pipeline.stream.ledger_mark import read_pair
 from ucs_pipeline.stream.stream import RedisStream
 
 _NOBODY = "-"
-"""In the place of who asked for replays: nobody did."""
+"""Stands for no requests."""
 
 _PAGE = 1000
 _STATES = {"open": False, "done": True}
@@ -34,12 +34,14 @@ class LedgerEntry(NamedTuple):
     content_hash: int = 0
     """Sum modulo 2^64 of their hashes."""
     done: bool = False
-    """Whether these are all."""
+    """Whether the partition is complete."""
     replay: int = 0
     """How many times it was published before."""
     requests: tuple[str, ...] = ()
-    """Whoever asked for it to be published once more, and was served: all of them, or a request that is made again
-    after another one would be done twice. The last one is the one that the rows are for, if anybody asked for them."""
+    """The replay requests that were served: all of them, since a repeated request must not be served twice.
+
+    The last one is that of the current rows.
+    """
     first: EntryId | None = None
     last: EntryId | None = None
 
@@ -78,9 +80,9 @@ class ResumePoint(NamedTuple):
     """Where publishing a partition begins."""
 
     expected: bytes
-    """Head of what the ledger says of it; nothing if it says nothing."""
+    """Head of its entry in the ledger; empty without an entry."""
     account: LedgerEntry
-    """What the rows are added to."""
+    """The entry before the rows are added."""
 
 
 class Ledger:

@@ -37,9 +37,9 @@ class Pair(NamedTuple):
     feed: str
     state: State
     mark: bytes | None
-    """Where the mark is in the stream."""
+    """The mark in the stream."""
     noted: bytes | None
-    """Where it is by the ledger."""
+    """The mark in the ledger."""
     added: int
     """Entries that the stream ever had when the feed last added to it, by the ledger."""
     rows: int
@@ -47,7 +47,7 @@ class Pair(NamedTuple):
     top: EntryId | None
     """The stream's last ID then."""
     fields: list[bytes | None]
-    """What was asked for of the ledger."""
+    """The requested fields of the ledger."""
 
     def lost(self) -> bool:
         """Whether the ledger's stream is certainly gone.

@@ -29,9 +29,9 @@ class ShardState(NamedTuple):
     """The state of one shard."""
 
     sharding: tuple[str, ...]
-    """Number of the shard, of how many, and what is assigned: a brick, block, part or shard."""
+    """Number of the shard, number of shards, and level of the partitions."""
     done: int = _NOWHERE
-    """Ordinal of a brick; it and those before it are complete if the stream's top is not below `top`."""
+    """Ordinal of a brick; it and those before it are complete if the stream's last ID is not below `top`."""
     top: EntryId | None = None
 
     @classmethod

@@ -28,7 +28,7 @@ _IN_SCRIPTS = (
 _PAGE_ROWS, _PAGE_BYTES = 1_000, 1 << 22
 
 Fields = Mapping[bytes, bytes] | Mapping[str, str]
-"""Fields of an entry, as a client gives them."""
+"""Fields of an entry, as a client returns them."""
 
 
 def parse_state(info: Mapping[str, Any] | None) -> State:

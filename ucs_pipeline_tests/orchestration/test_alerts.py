@@ -128,7 +128,7 @@ def test_an_answer_in_drops_does_not_hold_a_post_up(monkeypatch: pytest.MonkeyPa
 
 
 class Daemon:
-    """Dagster's sensor daemon, one look at a time, half a minute apart."""
+    """Dagster's sensor daemon, one iteration at a time, half a minute apart."""
 
     def __init__(self, home: Path, instance: dg.DagsterInstance, workspace: Any) -> None:
         self.home = home
@@ -171,7 +171,7 @@ class Daemon:
 def daemon(
     tmp_path_factory: pytest.TempPathFactory, server: WebhookServer, redis_server: RedisServer
 ) -> Iterator[Daemon]:
-    """A daemon that has had its first look, with a table of a feed that works, and none of the other."""
+    """A daemon after its first iteration, with a table of a feed that works, and none of the other."""
     home = tmp_path_factory.mktemp("alerts")
     write_table(home, "numbers", {"n": pa.array(range(25_000), pa.int64())})
     (home / "feeds.py").write_text(FEEDS)

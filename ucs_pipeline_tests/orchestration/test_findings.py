@@ -1,4 +1,4 @@
-"""What the checks say about given facts, for any feed, any accident and any moment of a stream's life."""
+"""The results of the checks for given facts, for any feed, accident and state of a stream."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def _hash(ordinal: int, rows: int) -> int:
 
 
 def _facts(rows: list[int], published: int, trimmed: int, done: set[int]) -> CheckInputs:
-    """A feed whose bricks have so many rows, of which so many in front are published and so many trimmed."""
+    """A feed whose bricks have these numbers of rows, with this many published and trimmed from the start."""
     feed = Feed(name="f", table="t", key="id", bricks={"class": "number", "last": len(rows) * 10_000 - 1})
     ids = [EntryId(ordinal, row) for ordinal, count in enumerate(rows) for row in range(1, count + 1)]
     held = ids[trimmed:published]

@@ -82,7 +82,7 @@ class Run(threading.Thread):
         self.result: dg.ExecuteInProcessResult | None = None
 
     def tick(self) -> dg.RunRequest | str:
-        """One look of the sensor: the run that it asks for, or why it does not."""
+        """One tick of the sensor: the run that it requests, or why it does not."""
         repository = self._defs.get_repository_def()
         sensor = repository.get_sensor_def("live_sensor")
         data = evaluate_tick(

@@ -1,4 +1,4 @@
-"""Which bricks go next by themselves, and what is said when none does."""
+"""Which bricks are launched next, and the reason if none is."""
 
 import time
 from dataclasses import replace
@@ -312,7 +312,7 @@ class Cockpit:
 
     @property
     def done(self) -> int:
-        """How many bricks are green."""
+        """How many bricks are materialized."""
         return len(self.instance.get_materialized_partitions(dg.AssetKey(self.feed.name)))
 
 

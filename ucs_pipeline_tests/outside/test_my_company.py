@@ -165,7 +165,7 @@ def test_every_way_to_publish_leaves_each_stream_equal_to_its_table(company: Com
         _switch_on(dev, "startSensor", sensorName="returns_sensor")
         _wait_until(lambda: "0.0.0.4" in _bricks(dev, "returns"))
         _ended(dev, [whole, *twice])
-    # Of the last bricks no later row says that they are complete.
+    # No later row proves that the last bricks are complete.
     assert "published 2 bricks" in company.succeed("ucs", "publish", "shipments", "0.0.0.4...0.0.0.5")
     assert "published 1 brick" in company.succeed("ucs", "-m", "my_company.definitions", "publish", "returns", "5")
     for where in ([], ["-m", "my_company.definitions"]):

@@ -1,4 +1,4 @@
-"""The any-order feed on a real Redis and ClickHouse's own engine: each row once, whoever writes, whatever happens."""
+"""The any-order feed on a real Redis and ClickHouse's own engine: each row once, after any fault."""
 
 import io
 import itertools
@@ -638,7 +638,7 @@ def test_two_replays_asked_for_at_once_make_two_whole_ones(
 def test_a_replay_that_is_launched_again_after_another_one_is_done_once(stream: RedisStream) -> None:
     table = numbers(ROWS)
     _publish(table, stream)
-    # Broken off after the first brick, another replay of all, and the first one once more.
+    # Interrupted after the first brick, another replay of all, and the first one once more.
     _publish(table, stream, [0], request="a")
     _publish(table, stream, request="b")
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The floor plan: the size of the rooms, who uses what Dagster does not document, and the doors that stay open."""
+"""The layout: the size of the packages, the uses of what Dagster does not document, and the import paths that stay."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ucs_pipeline"
 MODULES = [path for path in PACKAGE.rglob("*.py") if "defs" not in path.parts]
 
-# An instance's configuration from before the rooms were made.
+# An instance's configuration from before the packages were split.
 OLD_DAGSTER_YAML = """
 event_log_storage:
   module: ucs_pipeline.event_log

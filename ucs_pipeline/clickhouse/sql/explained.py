@@ -1,4 +1,4 @@
-"""What EXPLAIN tells of a query: its functions and tables, and how it would be read. Pure."""
+"""Parses EXPLAIN of a query: its functions and tables, and how it would be read. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -31,9 +31,9 @@ class Calls(NamedTuple):
     ordinary: frozenset[str]
     """Functions of one row, in any part of the query."""
     windows: frozenset[str]
-    """Functions of several rows whose value is selected or filtered by, other than in a query inside the query."""
+    """Functions of several rows whose value is selected or used in a filter, outside subqueries."""
     tables: frozenset[str]
-    """`database.table` of what follows FROM."""
+    """`database.table` of the tables after FROM."""
 
 
 def calls(tree: Iterable[str]) -> Calls:

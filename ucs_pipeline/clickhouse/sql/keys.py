@@ -13,8 +13,7 @@ from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.clickhouse.sql.row_payload import Column, integer_limits, literal, selected, text, unwrap
 
 OUTSIDE = ("null", "negative", "before", "beyond")
-"""Where a row may be that is in no brick of a feed's list: its key is NULL, negative (or before 1970), before the list
-or beyond it."""
+"""Places of a row outside the brick range: its key is NULL, negative (or before 1970), before the range or after it."""
 
 _IN_ARROW = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
 

@@ -9,7 +9,7 @@ from ucs_pipeline.clickhouse.sql.row_payload import Column, arguments, literal, 
 from ucs_pipeline.feed.rules import FIXED_SETTINGS
 
 _OLDEST = ("limit", "offset", "result_overflow_mode", "read_overflow_mode", "use_query_cache", "extremes", "final")
-"""Those that the question which settings a server has is asked with: each is older than the oldest server."""
+"""Settings of the query for a server's settings: the oldest server has each of them."""
 
 _VALUES = re.compile(
     # Functions, types and joins in the SQL of a feed, or of a view that it reads.
@@ -30,8 +30,11 @@ _VALUES = re.compile(
 )
 
 _GROUP = 500
-"""Columns that are written and ordered by at once. What the engine plans before it reads the first row takes time that
-grows with the square of what one ORDER BY and its SELECT name: 5,000 columns took longer than five minutes."""
+"""Columns per group in SELECT and ORDER BY.
+
+The engine's planning time grows with the square of the columns in one ORDER BY and its SELECT: 5,000 columns took
+longer than five minutes.
+"""
 
 TREE_SETTINGS: Mapping[str, str | int] = {"allow_experimental_analyzer": 1}
 """ClickHouse settings for `query_tree`: only the newer analyzer has trees, and a profile may have switched it off."""
@@ -270,9 +273,9 @@ class Pins(NamedTuple):
     """Settings that keep the profile of the ClickHouse user out of an answer."""
 
     usual: Mapping[str, None]
-    """What a feed may set: back to the server's default."""
+    """Settings that a feed may set: back to the server's default."""
     fixed: Mapping[str, str | int]
-    """What a feed may not set either."""
+    """Settings that a feed may not set."""
 
     @classmethod
     def of(cls, settings: Iterable[tuple[str, bool]]) -> "Pins":

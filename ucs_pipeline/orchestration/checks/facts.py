@@ -29,10 +29,10 @@ class CheckInputs:
     records: Mapping[int, BrickReport]
     """Finished bricks by ordinal."""
     verdict: Verdict
-    """The comparison of at least the bricks that the stream still holds."""
+    """The comparison of at least the bricks in the stream."""
     census: TableStats
     accounts: Mapping[int, LedgerEntry] | None = None
-    """What the ledger of an any-order feed says, by start."""
+    """The ledger's entries of an any-order feed, by start."""
 
     @cached_property
     def changed(self) -> list[tuple[BrickReport, BrickContent]]:

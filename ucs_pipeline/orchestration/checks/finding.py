@@ -14,7 +14,7 @@ class Check(NamedTuple):
     name: str
     description: str
     serious: bool
-    """Whether a failure breaks what the feed promises, rather than something to know about its table."""
+    """Whether a failure breaks the feed's guarantee, and is not only about its table."""
     code: str
     """Ends the message of a failure; see `docs/reference/messages.md`."""
 
@@ -66,7 +66,7 @@ class CheckResult:
     columns: Sequence[str]
     """Names of an offender's parts."""
     offenders: Sequence[Sequence[int | str]]
-    """What should not be so, in order; the first ones if they are many."""
+    """The problems, in order; the first ones if they are many."""
     more: int = 0
     """Offenders beyond those."""
     warning: str | None = None

@@ -34,7 +34,7 @@ class BrickFeed(dg.Component, Feed, dg.Resolvable):
 
     @model_validator(mode="after")
     def _shown_by_dagster(self) -> Self:
-        # The assets of shards have names with a number, none of which is reserved.
+        # The assets of shards have names with a number, which are never reserved.
         if self.stream.shards == 1 and not is_valid_name(self.name):
             raise ValueError(
                 f"name {self.name!r} is reserved by Dagster. Choose another; stream.name may be {self.name}."

@@ -18,7 +18,7 @@ from ucs_pipeline.orchestration.names import RANGE_TAGS, feed_key, feeds_in, run
 from ucs_pipeline.orchestration.sensors.webhook import URL_VARIABLE, WebhookError, post, webhook_url
 
 _RUNS_AT_ONCE = 20
-"""Runs that a tick looks at, at most."""
+"""Most runs that a tick reads."""
 
 _TICK_SECONDS = 20
 """After so long a tick begins no further alert: Dagster ends a tick after a minute, and its cursor would be lost."""

@@ -12,7 +12,7 @@ from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.sensors.sealed import Seal
 
 MANY_TRIES = 6
-"""Launches of one brick without any progress after which somebody should look."""
+"""Launches of one brick without progress before the sensor warns."""
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 60, 3600
 
@@ -24,19 +24,19 @@ class FeedSnapshot:
     missing: int | None
     """Ordinal of the first brick that is not recorded as done; None if all are."""
     busy: int | None
-    """Ordinal of a brick that a run is about to publish, or publishing."""
+    """Ordinal of a brick in a queued or running run."""
     recorded: EntryId
     """The highest entry that is recorded; `START` if none is."""
     state: State
     """The stream."""
     seal: Seal | str
-    """Which partitions from the first one to publish on can still change; or why that cannot be said."""
+    """Which partitions from the first one to publish on can still change; or the reason why that is not known."""
     open_rows: Mapping[int, int] = field(default_factory=dict)
-    """Rows of each brick of the partition that can still grow; of interest to feeds that publish it."""
+    """Rows of each brick of the partition that can still grow, for feeds that publish it."""
     has_rows_beyond: bool = False
-    """Whether the table has rows beyond the list; looked up once all partitions are done."""
+    """Whether the table has rows after the last brick; read once all partitions are done."""
     full: str | None = None
-    """Why the stream takes no more entries now; None if it does."""
+    """Why the stream is full; None if it is not."""
     stretch: Sequence[int] | None = None
     """For an any-order feed: the consecutive partitions from the first missing one that are not done."""
     rows: int | None = None
@@ -59,7 +59,7 @@ class Request(NamedTuple):
     open: bool = False
     """Whether the last one can still grow: its rows are published, and it is not done."""
     live: bool = False
-    """Whether the run stays, and publishes rows as the table gets them."""
+    """Whether the run has `tail: live`."""
 
     def bricks(self, feed: Feed) -> str:
         """The range in the UI's notation."""

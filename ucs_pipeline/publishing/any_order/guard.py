@@ -20,13 +20,13 @@ from ucs_pipeline.feed.redis_keys import ledger_key, mark_name, parked_key
 from ucs_pipeline.publishing.ordered.guard import MULTI
 
 OPEN, MOVED, GONE, FULL, REFUSED = 1, b"moved", b"gone", b"full", b"refused"
-"""What the scripts of a transaction find: see `LedgerGuard`."""
+"""Answers of the scripts of a transaction: see `LedgerGuard`."""
 
 DOUBT = b"doubt"
-"""What `LedgerGuard.begin` finds where stream and ledger may not belong together."""
+"""The answer of `LedgerGuard.begin` if stream and ledger may not belong together."""
 
 _BEYOND = b"18446744073709551615-"
-"""No entry has such an id: a group there is behind with nothing, and holds nothing back."""
+"""Above every entry: a group there has no lag, and prevents no trimming."""
 
 _EXEC = command(b"EXEC")
 

@@ -15,13 +15,13 @@ class LedgerPlan:
     """What to do with the partitions of a request."""
 
     known: list[BrickReport] = field(default_factory=list)
-    """Those that are recorded as done, and that the ledger knows."""
+    """Those that are recorded as done and are in the ledger."""
     groups: list[dict[int, ResumePoint]] = field(default_factory=list)
     """The others by start, consecutive ones together: in each group those that have rows in the stream come first."""
     more: bool = False
-    """Whether some of them are to be published once more when that is done."""
+    """Whether some of them must be published again after that."""
     lost: str | None = None
-    """What to say when the ledger has less than is recorded."""
+    """The message if the ledger has less than is recorded."""
 
 
 class Replay:

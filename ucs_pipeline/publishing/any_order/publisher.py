@@ -39,7 +39,7 @@ class PartitionBatch(Batch):
     partition: int
     """Its start."""
     end: int | None = None
-    """Index after the partition's last row, if that is known to be among the entries."""
+    """Index after the partition's last row, if the entries have it."""
 
     @property
     def ends(self) -> bool:
@@ -80,10 +80,10 @@ class LedgerPublisher(PipelinedPublisher[PartitionBatch, _Sent]):
             raise
 
     finished: dict[int, LedgerEntry]
-    """What the ledger says of partitions that this publisher has ended, by start."""
+    """The ledger's entries of partitions that this publisher has finished, by start."""
 
     lost: int
-    """What the ledger had of a stream that is gone, in fields; it is empty now."""
+    """The number of fields of the ledger before its stream was lost; it is empty now."""
 
     def open(self, openings: Mapping[int, ResumePoint]) -> None:
         """Sets the resume points of the next partitions, by start."""

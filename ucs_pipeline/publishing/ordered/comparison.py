@@ -58,7 +58,7 @@ class PrefixCheck:
             raise changed(self._feed, last.ordinal, last.row, there)
 
     def _refuse_less(self) -> None:
-        """Tells lost entries apart from changed rows.
+        """Raises if entries were lost, so that they do not count as changed rows.
 
         Raises:
             StreamUnavailableError: the stream's last ID is lower than when it was read.

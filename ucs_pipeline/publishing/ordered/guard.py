@@ -24,7 +24,7 @@ from ucs_pipeline.entries.resp import command
 from ucs_pipeline.feed.redis_keys import fencing_token_key, parked_key
 
 FENCED, LOST, GONE = b"fenced", b"lost", b"gone"
-"""What a guard finds in the place of a top: another publisher's token, no token, no stream."""
+"""Answers of a guard instead of a last ID: another publisher's token, no token, no stream."""
 
 MULTI, EXEC = command(b"MULTI"), command(b"EXEC")
 
@@ -73,7 +73,7 @@ class AppendGuard:
         self.stream, self.fence = stream.encode(), fencing_token_key(stream).encode()
         self.parked = parked_key(stream).encode()
         self.commit = command(b"RENAME", self.parked, self.stream) + EXEC
-        """What comes after the rows. Where the guard was open, there is nothing to move back, an error that is none."""
+        """The request after the rows. If the guard was open, there is nothing to rename, and the error is ignored."""
 
     def begin(self, top: EntryId) -> bytes:
         """The request before the rows that follow a last ID."""

@@ -24,7 +24,7 @@ class Plan(NamedTuple):
     last: int
     """Last brick to publish."""
     top_unknown: bool = False
-    """Whether no record says that the top is the end of a brick of this feed."""
+    """Whether no record has the last ID as the end of a brick of this feed."""
 
 
 def known(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> list[BrickReport]:
@@ -89,7 +89,7 @@ def plan(
     top_record: BrickReport | None,
     below: Mapping[int, BrickReport] = MappingProxyType({}),
 ) -> Plan:
-    """Plans a pass over the partitions `wanted`, none of which is known to be done.
+    """Plans a pass over the partitions `wanted`, all of them unfinished.
 
     Args:
         feed: the feed.

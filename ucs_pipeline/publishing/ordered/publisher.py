@@ -42,7 +42,7 @@ class Publisher(PipelinedPublisher[Batch, EntryId]):
         self._top, self._added = self.state.top, self.state.added
 
     state: State
-    """The stream as it was taken over; from there on no other publisher moves its top."""
+    """The stream as it was taken over; from then on no other publisher changes its last ID."""
 
     def _take_over(self) -> State:
         guard, wire = self._guard, self._wire
