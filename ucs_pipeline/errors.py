@@ -33,6 +33,11 @@ def without_code(text: str) -> str:
     return _CODE.sub("", text)
 
 
+def counted(number: int, what: str) -> str:
+    """A number and its noun: `1 brick`, `2 bricks`, `2 entries`."""
+    return f"{number:,} {what if number == 1 else what[:-1] + 'ies' if what.endswith('ry') else what + 's'}"
+
+
 class BrickError(UcsError, ValueError):
     """An id, a brick name or a range that is invalid in the numbering standard."""
 

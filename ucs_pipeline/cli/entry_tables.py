@@ -11,6 +11,7 @@ from rich.text import Text
 from ucs_pipeline.cli.output import console, full_width, print_table
 from ucs_pipeline.entries.display import printable
 from ucs_pipeline.entries.entry_id import START, EntryId
+from ucs_pipeline.errors import counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.project.readers import read_entries
@@ -32,13 +33,13 @@ def print_brick(frame: "pd.DataFrame", brick: str, stream: str, most: int, start
     """
     shown = _print(f"brick {brick} in stream {stream}", frame.head(most))
     gone = "" if start is None or frame.empty else _gone(start, EntryId.parse(frame.index[0]))
-    console.print(f"{shown:,} of {len(frame):,} rows{gone}")
+    console.print(f"{shown:,} of {counted(len(frame), 'row')}{gone}")
 
 
 def _gone(start: int, first: EntryId) -> str:
     """How many rows before the first entry are gone."""
     if first.ordinal == start:
-        return f"; the {first.row - 1:,} before them were trimmed" if first.row > 1 else ""
+        return f"; {counted(first.row - 1, 'row')} before them trimmed" if first.row > 1 else ""
     # A coarser partition: ids do not show how many rows its earlier bricks had.
     if first.row > 1:
         return f"; all before entry {first} were trimmed"
@@ -50,7 +51,7 @@ def print_entries(feed: Feed, most: int) -> None:
     streams = [part.stream_name for part in streams_of(feed)]
     title = f"stream {streams[0]}" if len(streams) == 1 else f"streams {streams[0]} to {streams[-1]}"
     shown = _print(title, table_of((str(entry_id), fields) for entry_id, fields in islice(read_entries(feed), most)))
-    console.print(f"the first {shown:,} rows")
+    console.print(f"the first {counted(shown, 'row')}")
 
 
 def _print(title: str, frame: "pd.DataFrame") -> int:

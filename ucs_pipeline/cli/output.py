@@ -41,7 +41,7 @@ def print_verdict(feed: Feed, verdict: Verdict, *more: tuple[str, str], unassign
         ("not published yet", f"{verdict.unpublished:,}"),
         ("trimmed since", f"{verdict.trimmed:,}"),
         *([("deleted by workers", f"{verdict.deleted:,}")] if verdict.deleted else []),
-        ("entries of something else", _extra(verdict)),
+        ("foreign entries", _extra(verdict)),
     ]
     for name, value in figures:
         table.add_row(name, value)
@@ -56,8 +56,8 @@ def _extra(verdict: Verdict) -> str:
     if verdict.extra is not None:
         return f"{verdict.extra:,}"
     if verdict.shared:
-        return "unknown: others may write to the stream"
-    return "there are some of an old program" if verdict.end.others else "unknown: the stream moved"
+        return "unknown: other clients may write"
+    return "unknown: a previous writer has entries" if verdict.end.others else "unknown: the stream changed"
 
 
 def print_table(table: Table) -> None:
@@ -79,14 +79,20 @@ def print_findings(found: Sequence[CheckResult]) -> None:
             f"[green]pass[/] {finding.check.name}" if finding.passed else f"[red]FAIL[/] {finding.check.name}"
         )
         console.print(f"  {finding.message}", markup=False)
-        for offender in finding.offenders[:_SHOWN]:
-            parts = zip(finding.columns, offender, strict=True)
-            console.print("    " + ", ".join(f"{column}: {part}" for column, part in parts if part != ""), markup=False)
-        more = len(finding.offenders[_SHOWN:]) + finding.more
-        if more:
-            console.print(f"    and {more:,} more")
+        # Totals are about the whole stream, and so about no brick.
+        rows = [offender for offender in finding.offenders if offender[0] != ""]
+        lines = [_line(finding.columns, offender) for offender in rows[:_SHOWN]]
+        if more := len(rows) - len(lines) + finding.more:
+            lines.append(f"and {more:,} more")
+        lines += [_line(finding.columns, offender) for offender in finding.offenders if offender[0] == ""]
+        for line in lines:
+            console.print(f"    {line}", markup=False)
         if finding.warning:
             console.print(f"  {finding.warning}", markup=False)
+
+
+def _line(columns: Sequence[str], offender: Sequence[int | str]) -> str:
+    return ", ".join(f"{column}: {part}" for column, part in zip(columns, offender, strict=True) if part != "")
 
 
 @contextmanager

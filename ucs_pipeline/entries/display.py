@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from ucs_pipeline.bricks.partitions import Partitions
+from ucs_pipeline.errors import counted
 
 _CHARACTERS = 200
 _RANGES = 3
@@ -23,7 +24,7 @@ def bricks_are(partitions: Partitions, starts: Sequence[int]) -> str:
 
 def content_shown(rows: int, content_hash: int | None) -> str:
     """Rows and content hash of a brick."""
-    return f"{rows:,} rows, content {hash_shown(content_hash)}"
+    return f"{counted(rows, 'row')}, content {hash_shown(content_hash)}"
 
 
 def hash_text(content_hash: int) -> str:

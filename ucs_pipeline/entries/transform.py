@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ucs_pipeline.entries.resp import bulk
-from ucs_pipeline.errors import SourceError
+from ucs_pipeline.errors import SourceError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +93,9 @@ class Transform:
         if not isinstance(result, pd.DataFrame):
             raise self._wrong(brick, f"it returned a {type(result).__name__}, expected a DataFrame")
         if len(result) != len(index):
-            raise self._wrong(brick, f"it returned {len(result):,} rows for {len(index):,}, expected one a row")
+            raise self._wrong(
+                brick, f"it returned {counted(len(result), 'row')} for {len(index):,}, expected one a row"
+            )
         if not result.index.equals(index):
             raise self._wrong(brick, "it returned the rows with another index, expected the same order")
         names = [str(name) for name in result.columns]

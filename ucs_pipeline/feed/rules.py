@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from ucs_pipeline.bricks.partitions import Partitions, ShardId
 from ucs_pipeline.bricks.sharding import ShardPartitions
 from ucs_pipeline.bricks.time import HOUR, MILLISECONDS
+from ucs_pipeline.errors import counted
 from ucs_pipeline.feed.redis_keys import has_neighbours
 from ucs_pipeline.feed.settings import Bricks, Stream
 from ucs_pipeline.feed.yaml_text import named
@@ -89,7 +90,7 @@ def check_partitions(partitions: Partitions, shards: int, last: object) -> None:
         sizes = [count, *[0] * (shards > 1)]
     if not min(sizes):
         raise ValueError(
-            f"stream.shards is {shards}, and the feed has {count:,} {partitions.unit}s: a stream shard would have "
+            f"stream.shards is {shards}, and the feed has {counted(count, partitions.unit)}: a stream shard would have "
             "none. Choose fewer shards, or a finer `level`."
         )
     if max(sizes) > MAX_PARTITIONS:

@@ -185,7 +185,7 @@ class Stream(Settings):
     max_len: int = Field(
         default=10_000_000,
         ge=1,
-        description="Entries the stream may hold. A full stream is handled as `when_full` says.",
+        description="Entries the stream may hold. `when_full` is what happens at this limit.",
     )
     max_bytes: int | None = Field(
         default=None, ge=1, description="Bytes of Redis memory the stream may take, in addition to `max_len`."

@@ -33,7 +33,7 @@ class LeasedCeleryRunLauncher(CeleryRunLauncher):
         # Dagster reads the run again before it fails it, so a run that ends at this moment is not affected.
         if self.celery.backend.client.exists(_key(run.tags[DAGSTER_CELERY_TASK_ID_TAG])):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        return CheckRunHealthResult(WorkerStatus.FAILED, f"no sign of life from its worker in {LEASE_SECONDS} seconds")
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"its worker has not renewed its lease for {LEASE_SECONDS} s")
 
 
 class Lease:

@@ -14,7 +14,7 @@ import redis
 
 from ucs_pipeline.clickhouse.source import BrickContent, Source
 from ucs_pipeline.entries.entry_id import START, EntryId, State
-from ucs_pipeline.errors import StreamError, UcsError
+from ucs_pipeline.errors import StreamError, UcsError, counted
 from ucs_pipeline.feed.feed import Feed, last_whole_in
 from ucs_pipeline.operations.handled import row_after, rows_after
 from ucs_pipeline.orchestration._dagster import RUNLESS_JOB_NAME, RUNLESS_RUN_ID, StepMaterializationData
@@ -174,7 +174,7 @@ def _refuse_used(feed: Feed, stream: OrderedStream, last: int, top: EntryId | No
         return
     raise StreamError(
         f"feed {feed.name!r}: stream {stream.name!r} is in use: its last ID is {state.top}, and it holds "
-        f"{state.length:,} entries. Choose another `stream.name`, which then begins after brick "
+        f"{counted(state.length, 'entry')}. Choose another `stream.name`, which then begins after brick "
         f"{feed.partitions.name(last)}, or, to continue this stream after its previous writer, set `stream.id_offset` "
         f"to {least_offset(feed, state.top)} or more.",
         "UCS-FOREIGN-ENTRY",

@@ -15,6 +15,7 @@ from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.operations.abandoned import end_abandoned, marked_running
 from ucs_pipeline.operations.confirmed import following
 from ucs_pipeline.orchestration._dagster import on_warning
+from ucs_pipeline.orchestration.materializations import noted_in_stream
 from ucs_pipeline.orchestration.names import MAX_RETRIES_TAG, feed_key
 from ucs_pipeline.orchestration.sensors.feed_sensor import request_tags
 from ucs_pipeline.orchestration.sensors.next_bricks import Request, next_bricks
@@ -58,6 +59,8 @@ class Published:
     """Ids of the runs."""
     reason: str | None = None
     """The reason why there is no further brick to publish; None if bricks were named."""
+    in_stream: int = 0
+    """Of `bricks`, those whose rows were all in the stream before."""
 
 
 def publish(
@@ -88,7 +91,7 @@ def publish(
     """
     end_abandoned(at.instance)
     started = time.monotonic()
-    bricks, rows, runs = 0, 0, list[str]()
+    bricks, in_stream, rows, runs = 0, 0, 0, list[str]()
     reasons, failures = list[str](), list[UcsError]()
     for part in streams_of(feed):
         try:
@@ -96,6 +99,7 @@ def publish(
             while isinstance(request := following_one(wanted), Request):
                 result = run_request(part, at, request, replay=replay, bar=bar, say=say)
                 bricks += len(part.partitions.between(request.first, request.last))
+                in_stream += _in_stream(result)
                 rows += _rows_added(result)
                 runs.append(result.run_id)
             reasons += filter(None, [request])
@@ -103,7 +107,8 @@ def publish(
             failures.append(error)
     if failures:
         raise failures[0]
-    return Published(feed, bricks, rows, time.monotonic() - started, tuple(runs), " ".join(reasons) or None)
+    reason = " ".join(reasons) or None
+    return Published(feed, bricks, rows, time.monotonic() - started, tuple(runs), reason, in_stream)
 
 
 def requests(
@@ -245,6 +250,12 @@ def _rows_added(result: dg.ExecuteInProcessResult) -> int:
             # An open brick has no other event. If the run was tried again, this is its last attempt only.
             of_run += _published(event.asset_observation_data.asset_observation)
     return max(of_bricks, of_run)
+
+
+def _in_stream(result: dg.ExecuteInProcessResult) -> int:
+    """Bricks of a run whose rows were all in the stream before."""
+    events = (e.step_materialization_data.materialization for e in result.all_events if e.is_step_materialization)
+    return sum(noted_in_stream(event) for event in events)
 
 
 def _published(event: dg.AssetMaterialization | dg.AssetObservation) -> int:

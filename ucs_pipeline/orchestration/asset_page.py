@@ -8,6 +8,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from ucs_pipeline.clickhouse.sql.row_payload import unwrap
+from ucs_pipeline.errors import counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import ledger_key
 from ucs_pipeline.feed.sql_tokens import columns_named, contents, tree
@@ -31,7 +32,7 @@ def description(feed: Feed, runs_tag: str) -> str:
     bricks = feed.partitions
     first, last = bricks.name(bricks.first), bricks.name(bricks.last)
     constants = ", ".join(f"`{field}`: `{value}`" for field, value in feed.constants.items())
-    content = "Every column of the table is a field of an entry" + (f", beside {constants}." if constants else ".")
+    content = "Every column of the table is a field of an entry" + (f", next to {constants}." if constants else ".")
     if feed.transform is not None:
         content = f"The columns that `{feed.transform}` returns are the fields of an entry."
     elif feed.columns is not None:
@@ -42,19 +43,19 @@ def description(feed: Feed, runs_tag: str) -> str:
             *([feed.description] if feed.description else []),
             f"Moves table `{feed.redacted.table}` of resource `{feed.clickhouse}` into stream `{feed.stream_name}` of "
             f"resource `{feed.redis}`, exactly once and in {order}: "
-            f"{len(bricks.starts):,} {bricks.unit}s, `{first}` to `{last}`. {content}",
-            *_dealt(feed),
+            f"{counted(len(bricks.starts), bricks.unit)}, `{first}` to `{last}`. {content}",
+            *_shard(feed),
             f"{_where(feed)} [All runs of this feed](../runs?q[0]={quote(f'tag:{runs_tag}', safe='')}).",
         ]
     )
 
 
-def _dealt(feed: Feed) -> Iterator[str]:
+def _shard(feed: Feed) -> Iterator[str]:
     if feed.shard_id:
         yield (
             f"Shard {feed.shard_id.number} of the {feed.shard_id.of} of feed `{feed.parent.name}`: "
             f"{feed.partitions.unit}s "
-            f"are dealt to them in turn. `ucs read {feed.parent.name}` merges their streams into the order of the "
+            f"are assigned to them in turn. `ucs read {feed.parent.name}` merges their streams into the order of the "
             "table."
         )
 
@@ -63,9 +64,9 @@ def _where(feed: Feed) -> str:
     """The Redis command that reads the entries of a partition."""
     if feed.any_order:
         return (
-            f"What is in the stream is in its ledger, `HGETALL {ledger_key(feed.stream_name, feed.name)}`. A "
+            f"The ledger, `HGETALL {ledger_key(feed.stream_name, feed.name)}`, records what is in the stream. A "
             f"{feed.partitions.unit}'s entries are between its `first_entry_id` and its `last_entry_id`, among those "
-            "of others."
+            "of other clients."
         )
     read, brick = f"`XRANGE {feed.stream_name}", "`<n>` is the number before the dash in"
     if not feed.partitions.depth:

@@ -114,11 +114,11 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
                 pause = _RETRY_SECONDS * 2**context.retry_number
                 raise dg.RetryRequested(max_retries=_RETRIES, seconds_to_wait=pause) from error
             if isinstance(error, OutOfTurnError) and (other := _running_before(context, feed, wanted[0])):
-                context.log.info(f"run {other} publishes the bricks before these. This run waits for it.")
+                context.log.info(f"run {other} publishes earlier bricks. This run waits for it.")
                 pause = min(_TURN_SECONDS * 2**context.retry_number, _LONGEST_TURN_SECONDS)
                 raise dg.RetryRequested(max_retries=_TURNS, seconds_to_wait=pause) from error
             if isinstance(error, OutOfTurnError) and queue_again(context.instance, context.run):
-                context.log.warning("a run of the bricks before these is launched again, and this run after it")
+                context.log.warning("a run of earlier bricks is launched again, and this run after it")
             raise dg.Failure(str(error), metadata={"code": error.code}) from error
         if feed.table_asset is None:
             span = feed.partitions.span(wanted[0], wanted[-1])

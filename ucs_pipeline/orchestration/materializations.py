@@ -25,6 +25,7 @@ _ROWS_BEFORE = "rows"
 ADOPTED = "adopted"
 """Note on a brick that was recorded without being published."""
 
+_IN_STREAM = "already in the stream"
 _PAGE = 1000
 _LINES = 100
 _WIDTH, _BETWEEN = 78, 3
@@ -68,7 +69,7 @@ def metadata(feed: Feed, report: BrickReport) -> dict[str, Any]:
             "stream_length_after": report.length_after,
         }
     elif report.rows:
-        written["note"] = "already in the stream"
+        written["note"] = _IN_STREAM
     else:
         written["note"] = "the brick has no rows"
         if report.remark:
@@ -76,6 +77,11 @@ def metadata(feed: Feed, report: BrickReport) -> dict[str, Any]:
     if report.preview:
         written["first_entries"] = _table(feed, report.preview)
     return written
+
+
+def noted_in_stream(event: dg.AssetMaterialization) -> bool:
+    """Whether all rows of the brick were in the stream before the run."""
+    return event.metadata.get("note") == dg.TextMetadataValue(_IN_STREAM)
 
 
 def recorded(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) -> Mapping[int, BrickReport]:

@@ -9,7 +9,7 @@ import redis
 
 from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.entry_id import EntryId, State
-from ucs_pipeline.errors import StreamFullError
+from ucs_pipeline.errors import StreamFullError, counted
 from ucs_pipeline.feed.settings import Stream
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 
@@ -137,7 +137,7 @@ class Backpressure:
         return max(0, keep)
 
     def _full(self) -> str:
-        caps, amount = f"max_len {self._settings.max_len:,}", f"{self._length:,} entries"
+        caps, amount = f"max_len {self._settings.max_len:,}", counted(self._length, "entry")
         if self._settings.max_bytes is not None:
             caps += f", max_bytes {self._settings.max_bytes:,}"
             amount += f" in {self._bytes:,} bytes"
@@ -155,7 +155,7 @@ def fullness(stream: RedisStream, settings: Stream, state: State) -> str | None:
     try:
         taken = 0 if settings.max_bytes is None else stream.client.memory_usage(stream.name) or 0
         if state.length >= settings.max_len:
-            text = f"It holds {state.length:,} entries (max_len {settings.max_len:,})"
+            text = f"It holds {counted(state.length, 'entry')} (max_len {settings.max_len:,})"
         elif settings.max_bytes is not None and taken >= settings.max_bytes:
             text = f"It takes {taken:,} bytes (max_bytes {settings.max_bytes:,})"
         else:

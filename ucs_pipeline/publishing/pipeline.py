@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.resp import command
-from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.errors import StreamError, StreamUnavailableError, counted
 from ucs_pipeline.redis.connection import classify
 from ucs_pipeline.redis.raw_connection import RawConnection
 from ucs_pipeline.stream.stream import RedisStream
@@ -174,7 +174,7 @@ class PipelinedPublisher(ABC, Generic[T, Sent]):
             raise self._out_of_step()
         if reply < self._min_replicas:
             raise StreamUnavailableError(
-                f"stream {self._stream.name!r}: {reply} replicas have confirmed the entries within {_WAIT_SECONDS} s, "
-                f"expected {self._min_replicas} (min_replicas). Check Redis' replication.",
+                f"stream {self._stream.name!r}: {counted(reply, 'replica')} confirmed the entries within "
+                f"{_WAIT_SECONDS} s, expected {self._min_replicas} (min_replicas). Check Redis' replication.",
                 "UCS-REPLICAS",
             )

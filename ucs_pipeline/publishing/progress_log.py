@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
+from ucs_pipeline.errors import counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.brick_results import ConfirmedBatch
 
@@ -49,7 +50,7 @@ class Progress:
         start = max(bricks.start(ordinal), self._wanted[0])
         name = bricks.name(start) if unit == "brick" else f"{bricks.name(start)}, at brick {bricks.brick_name(ordinal)}"
         if self._live:
-            return f"{unit} {name}: {self._published:,} rows added by this run"
+            return f"{unit} {name}: {counted(self._published, 'row')} added by this run"
         # Bricks before the run's own are compared first; their number of rows is not known, but small.
         done = max(0, ordinal - self._wanted[0]) / (bricks.end(self._wanted[-1]) - self._wanted[0] + 1)
         left = f", about {seconds / done * (1 - done):,.0f} s left" if done else ""

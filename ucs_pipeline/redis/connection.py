@@ -72,14 +72,14 @@ UNKNOWN_IN_SCRIPT = "command called from script"
 """The error of Redis and Valkey for an unknown command, without its name: `Unknown [Redis] command called from
 script`."""
 _SCRIPT_USER = "The user executing the script"
-_RIGHTS = "docs/how-to/connect.md lists all that it needs, under Redis rights"
+_RIGHTS = "docs/how-to/connect.md lists all of its rights"
 PERMANENT = {
     "WRONGTYPE": "the key holds another type, expected a stream. Choose another stream name, or delete the key.",
     "MOVED": f"the stream is on another node of a Redis cluster. Name the cluster in {ADDRESS}, as "
     "redis+cluster://host:port,host:port.",
     "CROSSSLOT": "the stream's name has braces that put its companion keys into another slot of the Redis cluster. "
     "Choose another stream name.",
-    "NOPERM": "the Redis user may not do this: grant it the keys and the command; " + _RIGHTS,
+    "NOPERM": "the Redis user lacks a right to the key or the command. Grant both to the user: " + _RIGHTS,
     "NOAUTH": f"Redis requires a password. Give it in {ADDRESS}.",
     "WRONGPASS": f"Redis refused the login: user or password is wrong. Correct it in {ADDRESS}.",
 }
@@ -193,7 +193,7 @@ def classify(message: str) -> StreamError:
     if denied := re.search(r"permissions to run the '([^']+)' command", reason):
         command, right = denied[1].replace("|", " ").upper(), f"+{denied[1]}"
         return StreamError(
-            f"the Redis user may not run {command}: grant it {right}; {_RIGHTS} ({message})", "UCS-RIGHTS"
+            f"the Redis user may not run {command}. Grant {right} to the user: {_RIGHTS} ({message})", "UCS-RIGHTS"
         )
     if code in TRANSIENT:
         return StreamUnavailableError(f"{TRANSIENT[code]} ({message})", _OUR_CODES.get(code))

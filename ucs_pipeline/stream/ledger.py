@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from ucs_pipeline.entries.display import hash_text, printable
 from ucs_pipeline.entries.entry_id import EntryId, State
-from ucs_pipeline.errors import StreamError
+from ucs_pipeline.errors import StreamError, counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import ledger_key
 from ucs_pipeline.stream.ledger_mark import read_pair
@@ -129,7 +129,7 @@ class Ledger:
         found = (
             "Redis before version 7 does not count whether other clients add entries"
             if state.added is None
-            else f"{state.added:,} were added, of which {own:,} are this feed's by its ledger"
+            else f"{counted(state.added, 'entry')} came, {own:,} from this feed by its ledger"
         )
         raise StreamError(
             f"feed {self._feed.name!r}: the entries of stream {self._stream.name!r} do not name their feed, and "

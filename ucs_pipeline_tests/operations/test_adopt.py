@@ -265,7 +265,7 @@ def test_a_brick_that_was_published_before_its_stream_was_lost_can_be_adopted(
 def test_a_stream_in_use_is_refused(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
     client = redis_server.client()
     client.xadd("numbers", {"n": 1}, "0-7")
-    sentence = r"is in use: its last ID is 0-7, and it holds 1 entries.* Choose another `stream.name`"
+    sentence = r"is in use: its last ID is 0-7, and it holds 1 entry.* Choose another `stream.name`"
     with pytest.raises(StreamError, match=sentence):
         _adopt(2, redis_server, instance)
     client.xtrim("numbers", maxlen=0, approximate=False)
@@ -459,8 +459,7 @@ def test_the_command_adopts_and_the_demo_publishes_the_rest(
     code, output = run_ucs("adopt", "flights", "0.0.0.29", home=home, **urls)
     assert code == 0, output
     assert (
-        f"recorded 30 bricks with 300,000 rows (0 were recorded before); stream 'flights' continues after 29-{END}"
-        in output
+        f"recorded 30 bricks with 300,000 rows (0 recorded before); stream 'flights' continues after 29-{END}" in output
     )
     code, output = run_ucs("demo", home=home, **urls)
     assert code == 0, output

@@ -288,7 +288,7 @@ def test_the_fields_of_an_entry_are_the_columns_of_the_asset() -> None:
 def test_a_feed_that_takes_every_column_says_so() -> None:
     asset = build_defs(_feed(constants={"c": "x"})).get_assets_def("numbers")
     key = dg.AssetKey("numbers")
-    assert "Every column of the table is a field of an entry, beside `c`: `x`." in asset.descriptions_by_key[key]
+    assert "Every column of the table is a field of an entry, next to `c`: `x`." in asset.descriptions_by_key[key]
     assert "dagster/column_schema" not in asset.metadata_by_key[key]
 
 

@@ -111,7 +111,7 @@ def test_a_check_shows_the_feed_at_a_glance(instance: dg.DagsterInstance, redis_
     assert [tuple(record.data.values()) for record in table.records] == [
         ("bricks", "2 of 6 done; next: 0.0.0.2"),
         ("rows", "20,000 recorded of 25,003 in the table: 5,003 behind"),
-        ("stream", "numbers: 20,000 of 10,000,000 entries (0.2%), top 1-10000"),
+        ("stream", "numbers: 20,000 of 10,000,000 entries (0.2%), last ID 1-10000"),
         ("consumer groups", "workers: 300 pending, 19,700 to come"),
     ]
 

@@ -362,7 +362,7 @@ def test_ucs_publish_adds_what_is_there_and_does_not_stay(
     done = publish(_feed())
     assert (done.bricks, done.rows) == (2, 3)
     assert _ids(redis_server) == _entries(table.ids)
-    skipped = "feed 'live': skipped: brick 0.0.0.1 is not sealed, and all its 1 rows are in the stream."
+    skipped = "feed 'live': skipped: brick 0.0.0.1 is not sealed, and its only row is in the stream."
     assert publish(_feed()).reason == skipped
     table.add(12)
     assert publish(_feed()).rows == 1

@@ -154,7 +154,7 @@ def test_the_kit_s_example_passes_in_the_project(company: Company) -> None:
 
 
 def test_every_way_to_publish_leaves_each_stream_equal_to_its_table(company: Company) -> None:
-    assert "recorded 1 bricks" in company.succeed("ucs", "adopt", "returns", "0.0.0.0")
+    assert "recorded 1 brick with " in company.succeed("ucs", "adopt", "returns", "0.0.0.0")
     with company.dagster_dev() as dev:
         _switch_on(dev, "startSchedule", scheduleName="returns_schedule")
         # The table, its feed and what is behind it, as they are launched together from the asset graph.

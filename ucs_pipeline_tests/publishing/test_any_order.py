@@ -824,15 +824,15 @@ def test_entries_of_a_stream_that_others_write_to_are_not_taken_for_the_feeds(st
     for _ in range(2):
         with pytest.raises(
             StreamError,
-            match=r"feed 'feed': the entries of stream 'feed' do not name their feed, and 5,001 were added, of which "
-            r"5,000 are this feed's by its ledger\. Read brick by brick with `ucs read feed BRICK`, or use a consumer",
+            match=r"feed 'feed': the entries of stream 'feed' do not name their feed, and 5,001 entries came, "
+            r"5,000 from this feed by its ledger\. Read brick by brick with `ucs read feed BRICK`, or use a consumer",
         ):
             reader.take(10_000)
     stream.client.delete("feed")
     assert list(read_entries(_feed(table), client=stream.client)) == []
     stream.client.delete(LEDGER)
     stream.client.xadd("feed", {"who": "somebody else"})
-    with pytest.raises(StreamError, match=r"1 were added, of which 0 are this feed's by its ledger"):
+    with pytest.raises(StreamError, match=r"1 entry came, 0 from this feed by its ledger"):
         list(read_entries(_feed(table), client=stream.client))
     stream.client.set("feed", "text")
     with pytest.raises(StreamError, match="holds another type"):

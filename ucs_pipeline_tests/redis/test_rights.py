@@ -151,7 +151,7 @@ def test_a_whole_feed_does_with_the_rights_of_the_page(
     _all_is_well(feed, instance)
     become("watcher")
     _all_is_well(feed, instance)
-    with pytest.raises(StreamError, match=r"may not run EXISTS: grant it \+exists; docs/how-to/connect\.md"):
+    with pytest.raises(StreamError, match=r"may not run EXISTS\. Grant \+exists to the user: docs/how-to/connect\.md"):
         Publisher(open_stream(feed, connect_redis("flights")))
 
 
@@ -193,7 +193,7 @@ def memory() -> Iterator[dg.DagsterInstance]:
 def _grant(right: str) -> str:
     """The right in an error's text; Redis 6 names no subcommand."""
     command, _, more = right.partition("|")
-    return rf"grant it {re.escape(command)}(\|{more})?; docs/how-to/connect\.md"
+    return rf"Grant {re.escape(command)}(\|{more})? to the user: docs/how-to/connect\.md"
 
 
 def _feed(table: Table, **settings: Any) -> Feed:
@@ -252,7 +252,7 @@ def test_a_publisher_needs_each_of_its_keys(
     assert len(keys) == 3
     for key in keys:
         become("publisher", without=key)
-        with pytest.raises(StreamError, match=r"may not do this: grant it the keys.*docs/how-to/connect\.md"):
+        with pytest.raises(StreamError, match=r"lacks a right to the key.*Grant both.*docs/how-to/connect\.md"):
             _publish(table, memory)
     assert guarded.client().keys("*") in ([], [b"{flights}:writer"])
 

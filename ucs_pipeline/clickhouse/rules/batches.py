@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ucs_pipeline.entries.arrow import numbers
-from ucs_pipeline.errors import SourceError, SourceUnavailableError
+from ucs_pipeline.errors import SourceError, SourceUnavailableError, counted
 from ucs_pipeline.feed.feed import Feed
 
 
@@ -78,14 +78,14 @@ class Counted:
 
     def _refuse_fewer(self, before: int | None) -> None:
         while self._next and (before is None or self._next[0] < before):
-            ordinal, counted = self._next
+            ordinal, rows = self._next
             read = self._rows if ordinal == self._ordinal else 0
-            if read < counted:
+            if read < rows:
                 name = self._feed.partitions.brick_name(ordinal)
                 raise SourceUnavailableError(
-                    f"feed {self._feed.name!r}: brick {name}: ClickHouse counted {counted:,} rows, and the scan after "
-                    f"that returned {read:,}. Rows were deleted, or a cache or a lagging replica answered. Launch "
-                    "again; if the error comes back, read from one replica or set "
+                    f"feed {self._feed.name!r}: brick {name}: ClickHouse counted {counted(rows, 'row')}, and the scan "
+                    f"after that returned {read:,}. Rows were deleted, or a cache or a lagging replica answered. "
+                    "Launch again; if the error comes back, read from one replica or set "
                     "`settings: {select_sequential_consistency: 1}`.",
                     "UCS-SCAN-INCOMPLETE",
                 )

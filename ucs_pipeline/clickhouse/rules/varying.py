@@ -11,7 +11,7 @@ from typing import Any
 
 from ucs_pipeline.clickhouse.sql import explained
 from ucs_pipeline.clickhouse.sql import queries as sql
-from ucs_pipeline.errors import SourceError, SourceUnavailableError
+from ucs_pipeline.errors import SourceError, SourceUnavailableError, counted
 from ucs_pipeline.feed.feed import Feed
 
 Row = dict[str, Any]
@@ -62,9 +62,9 @@ def _refuse_unstored(feed: Feed, rows: RowsOf, column: str, function: str, table
         parts = sum(row["parts"] for row in if_allowed(rows, sql.unstored(table, column)))
         if parts:
             raise SourceError(
-                f"feed {feed.name!r}: column {column!r} is not stored in {parts:,} parts of table {table}, and its "
-                f"default uses {function}, whose value may differ each time a row is read. Store it with ALTER TABLE "
-                "... MATERIALIZE COLUMN, or leave the column out of `columns`.",
+                f"feed {feed.name!r}: column {column!r} is not stored in {counted(parts, 'part')} of table {table}, "
+                f"and its default uses {function}, whose value may differ each time a row is read. Store it with ALTER "
+                "TABLE ... MATERIALIZE COLUMN, or leave the column out of `columns`.",
                 "UCS-VARYING",
             )
 

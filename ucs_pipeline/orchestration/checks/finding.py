@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from ucs_pipeline.errors import counted
+
 if TYPE_CHECKING:
     from ucs_pipeline.orchestration.checks.facts import CheckInputs
 
@@ -85,4 +87,4 @@ class CheckResult:
 def finished(facts: "CheckInputs") -> str:
     """The start of a message about finished bricks."""
     number, unit = len(facts.records), facts.feed.partitions.unit
-    return f"feed {facts.feed.name!r}: {number:,} {unit}{' is' if number == 1 else 's are'} materialized"
+    return f"feed {facts.feed.name!r}: {counted(number, unit)} {'is' if number == 1 else 'are'} materialized"

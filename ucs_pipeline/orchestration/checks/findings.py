@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ucs_pipeline.entries.display import content_shown, fields_shown, hash_shown, hash_text, ranges
 from ucs_pipeline.entries.entry_id import START, EntryId
+from ucs_pipeline.errors import counted
 from ucs_pipeline.orchestration.checks.any_order import gaps_allowed, ledger_not_behind
 from ucs_pipeline.orchestration.checks.finding import (
     ALL_ROWS_ARRIVED,
@@ -96,17 +97,18 @@ def all_rows_arrived(facts: "CheckInputs") -> CheckResult:
     sides = f"table {feed.redacted.table!r} and stream {feed.stream_name!r}"
     if not offenders:
         text = (
-            f"{finished(facts)} with {rows:,} rows. All have the same rows in {sides}; {verdict.equal:,} entries that "
-            "are in the stream were compared."
+            f"{finished(facts)} with {counted(rows, 'row')}. All have the same rows in {sides}. Compared: "
+            f"{counted(verdict.equal, 'entry')} in the stream."
         )
     else:
         text = (
-            f"{finished(facts)} with {rows:,} rows, and {sides} differ. The table has other rows than recorded in "
-            f"{len(facts.changed):,} bricks. The stream has {verdict.different:,} entries that differ from the table "
-            f"and {verdict.extra or 0:,} foreign entries, and lacks {verdict.missing:,}. Restore the table if it is "
-            f"wrong; if the stream is wrong, {_AGAIN}."
+            f"{finished(facts)} with {counted(rows, 'row')}, and {sides} differ. The table has other rows than "
+            f"recorded in {counted(len(facts.changed), 'brick')}. The stream has "
+            f"{counted(verdict.different, 'different entry')} and {counted(verdict.extra or 0, 'foreign entry')}, and "
+            f"lacks {verdict.missing:,}. Restore the table if it is wrong; if the stream is wrong, {_AGAIN}."
         )
     more = verdict.different + verdict.missing - len(verdict.differences)
+    more += max(0, (verdict.extra or 0) - len(verdict.strays))
     return CheckResult(ALL_ROWS_ARRIVED, text, figures, ("brick", "compared", "expected", "found"), offenders, more)
 
 
@@ -141,8 +143,8 @@ def no_late_rows(facts: "CheckInputs") -> CheckResult:
     else:
         text = (
             f"{finished(facts)}, and {len(changed):,} have changed in table {facts.feed.redacted.table!r} since, with "
-            f"{late:,} more rows: {ranges(bricks, [record.ordinal for record, _ in changed])}. The stream has the rows "
-            f"as they were. If consumers need the change, {_AGAIN}."
+            f"{counted(late, 'more row')}: {ranges(bricks, [record.ordinal for record, _ in changed])}. The stream has "
+            f"the rows as they were. If consumers need the change, {_AGAIN}."
         )
     figures = {"bricks_recorded": len(facts.records), "bricks_changed": len(changed), "rows_late": late}
     columns = ("brick", "rows recorded", "rows in the table", "content recorded", "content in the table")
@@ -159,17 +161,20 @@ def no_unassigned_rows(facts: "CheckInputs") -> CheckResult:
     where = f"in a brick from {first} to {last}"
     if feed.shard_id and feed.shard_id.number:
         text = (
-            f"feed {feed.name!r}: {inside:,} rows of table {feed.redacted.table!r} are in its bricks. The same check "
-            f"of the first stream shard counts rows in no brick of feed {feed.parent.name!r}."
+            f"feed {feed.name!r}: its bricks have {counted(inside, 'row')} of table {feed.redacted.table!r}. The same "
+            f"check of the first stream shard counts rows in no brick of feed {feed.parent.name!r}."
         )
     elif not offenders:
         others = f", or assigned to another stream shard than {feed.name!r}" if feed.shard_id else ""
-        text = f"feed {feed.parent.name!r}: all {inside:,} rows of table {feed.redacted.table!r} are {where}{others}."
+        text = (
+            f"feed {feed.parent.name!r}: table {feed.redacted.table!r} has {counted(inside, 'row')}, each "
+            f"{where}{others}."
+        )
     else:
         places = {**_PLACES, "negative": "before 1970"} if feed.bricks.kind == "time" else _PLACES
         found = ", ".join(f"{rows:,} {places[place]}" for place, rows in offenders)
         text = (
-            f"feed {feed.name!r}: table {feed.redacted.table!r} has {sum(counts.values()):,} rows that are not {where} "
+            f"feed {feed.name!r}: table {feed.redacted.table!r} has {counted(sum(counts.values()), 'row')} not {where} "
             f"({found}). They are not published. Change the feed's `bricks`, or leave such rows out with `where`."
         )
     figures = {"rows_assigned": inside, **{f"rows_{place}": rows for place, rows in counts.items()}}
@@ -196,8 +201,8 @@ def stream_not_behind(facts: "CheckInputs") -> CheckResult:
         ends_at = "is empty" if top == START else f"ends at {top}"
         text = (
             f"feed {feed.name!r}: stream {feed.stream_name!r} {ends_at}, and the last recorded entry is {last}. "
-            f"Redis lost entries of {len(lost):,} bricks, or the stream was deleted. Launch {first}...{newest}, which "
-            "adds the missing entries."
+            f"Redis lost entries of {counted(len(lost), 'brick')}, or the stream was deleted. Launch "
+            f"{first}...{newest}, which adds the missing entries."
         )
     offenders = [(bricks.name(ordinal), facts.records[ordinal].rows, str(ends[ordinal])) for ordinal in lost]
     return CheckResult(STREAM_NOT_BEHIND, text, figures, ("brick", "rows recorded", "last entry recorded"), offenders)

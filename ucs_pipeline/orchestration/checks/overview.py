@@ -32,7 +32,7 @@ def _stream(status: FeedStatus) -> str:
         return f"{status.stream}: {status.problem}"
     share = status.redis.length / status.max_len
     text = f"{status.stream}: {status.redis.length:,} of {status.max_len:,} entries ({share:.1%})"
-    return f"{text}, top {status.redis.top}" if status.redis.top else text
+    return f"{text}, last ID {status.redis.top}" if status.redis.top else text
 
 
 def _groups(status: FeedStatus) -> str:

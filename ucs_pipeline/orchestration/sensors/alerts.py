@@ -11,6 +11,7 @@ from typing import Any, Literal
 import dagster as dg
 from dagster import AssetCheckEvaluation, DagsterEventType
 
+from ucs_pipeline.errors import counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.checks.definitions import check_key, checks_name
 from ucs_pipeline.orchestration.checks.finding import CHECKS
@@ -89,7 +90,7 @@ def _sensor(name: str, what: str, change: _Change) -> dg.SensorDefinition:
             if message is not None:
                 if sent and time.monotonic() >= until:
                     return dg.SkipReason(
-                        f"skipped: the webhook is slow. {sent} alerts sent. Next check in {_SECONDS} s."
+                        f"skipped: the webhook is slow. {counted(sent, 'alert')} sent. Next check in {_SECONDS} s."
                     )
                 try:
                     post(url, message)
@@ -97,10 +98,10 @@ def _sensor(name: str, what: str, change: _Change) -> dg.SensorDefinition:
                     if not sent:
                         raise
                     # A failed tick does not move the cursor, so these would be sent again.
-                    return dg.SkipReason(f"skipped: {sent} alerts sent, then: {error}")
+                    return dg.SkipReason(f"skipped: {counted(sent, 'alert')} sent, then: {error}")
                 sent += 1
             context.update_cursor(str(record.storage_id))
-        found = f"{sent} alerts sent" if sent else "no run or check has failed"
+        found = f"{counted(sent, 'alert')} sent" if sent else "no run or check has failed"
         return dg.SkipReason(f"skipped: {found}. Next check in {_SECONDS} s.")
 
     return sensor
@@ -145,12 +146,12 @@ def _error(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
             return data.user_failure_data.description
         if data and data.error:
             # Only the class of an unexpected error: its text may hold secrets, and the alert goes to another service.
-            return f"{(data.error.cause or data.error).cls_name}; the run's log says more"
+            return f"{(data.error.cause or data.error).cls_name}; open the run's log"
     for record in instance.get_records_for_run(run.run_id, of_type=DagsterEventType.RUN_FAILURE).records:
         event = record.event_log_entry.dagster_event
         if event and event.message:
             return event.message
-    return "the run's log says why"
+    return "open the run's log"
 
 
 def _failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[AssetCheckEvaluation]:

@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 from ucs_pipeline.bricks.sequences import between
 from ucs_pipeline.entries.entry_id import EntryId, State
+from ucs_pipeline.errors import counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.sensors.sealed import Seal
 
 MANY_TRIES = 6
 """Launches of one brick without progress before the sensor warns."""
 
+_FULL, _STUCK = "UCS-STREAM-FULL", "UCS-RUN"
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 60, 3600
 
 
@@ -86,11 +88,13 @@ def next_bricks(feed: Feed, seen: FeedSnapshot, most: int, *, live: bool = False
     start = first_to_publish(feed, seen.missing, seen.recorded, seen.state)
     if start is None:
         beyond = " The table has rows beyond the last brick: raise `bricks.last`." if seen.has_rows_beyond else ""
-        return f"feed {feed.name!r}: skipped: all {len(bricks.starts):,} {bricks.unit}s are materialized.{beyond}"
+        number = len(bricks.starts)
+        done = f"its only {bricks.unit} is" if number == 1 else f"all {number:,} {bricks.unit}s are"
+        return f"feed {feed.name!r}: skipped: {done} materialized.{beyond}"
     if not live and isinstance(seen.seal, str):
         return seen.seal
     if seen.full:
-        return f"feed {feed.name!r}: skipped: stream {feed.stream_name!r} is full. {seen.full}"
+        return f"feed {feed.name!r}: skipped: stream {feed.stream_name!r} is full. {seen.full} [{_FULL}]"
     following = (seen.stretch or bricks.starts[bisect_left(bricks.starts, start) :])[:most]
     if live:
         return Request(start, following[-1], live=True)
@@ -109,7 +113,8 @@ def next_bricks(feed: Feed, seen: FeedSnapshot, most: int, *, live: bool = False
         )
     if not seen.open_rows or EntryId(*max(seen.open_rows.items())) <= seen.state.top:
         rows = sum(seen.open_rows.values())
-        return f"feed {feed.name!r}: skipped: brick {name} is not sealed, and all its {rows:,} rows are in the stream."
+        held = "its only row is" if rows == 1 else f"all its {rows:,} rows are"
+        return f"feed {feed.name!r}: skipped: brick {name} is not sealed, and {held} in the stream."
     return Request(start, start, open=True)
 
 
@@ -150,8 +155,8 @@ class LaunchBackoff(NamedTuple):
             return None
         stuck = " Read the error of its last run." if self.tries >= MANY_TRIES else ""
         return (
-            f"feed {feed.name!r}: skipped: brick {feed.partitions.name(request.first)} was launched {self.tries} times "
-            f"without progress.{stuck} It is launched again in {left:.0f} s."
+            f"feed {feed.name!r}: skipped: brick {feed.partitions.name(request.first)} was launched "
+            f"{counted(self.tries, 'time')} without progress.{stuck} It is launched again in {left:.0f} s. [{_STUCK}]"
         )
 
     def _same(self, feed: Feed, request: Request, at: EntryId | int) -> bool:

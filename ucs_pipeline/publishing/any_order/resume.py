@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from ucs_pipeline.entries.batches import PartitionSlice
 from ucs_pipeline.entries.display import content_shown
 from ucs_pipeline.entries.encode import Entries
-from ucs_pipeline.errors import StreamError
+from ucs_pipeline.errors import StreamError, counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.stream.ledger import LedgerEntry, ResumePoint
 
@@ -48,7 +48,7 @@ class ResumeCheck:
                 break
             seen, _ = self._seen.get(start, (0, 0))
             if seen < account.rows:
-                raise self._changed(start, account, f"{seen:,} rows")
+                raise self._changed(start, account, counted(seen, "row"))
             if account.rows and not account.done:
                 found.append(start)
         return found

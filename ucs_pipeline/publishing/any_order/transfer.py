@@ -67,7 +67,7 @@ class AnyOrderTransfer:
                 if publisher.lost:
                     self._log(
                         f"stream {self._stream.name!r} was deleted or lost, and its ledger {self._ledger.key!r} was "
-                        "not. The ledger starts again from empty."
+                        "not. The ledger starts again from empty, and the run publishes its bricks again."
                     )
                 self._accounts = self._ledger.accounts(self._wanted)
                 plan = ledger_plan(self._feed, self._wanted, self._accounts, done, self._replay)

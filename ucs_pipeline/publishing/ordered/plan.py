@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ucs_pipeline.entries.display import bricks_are, fields_shown
 from ucs_pipeline.entries.entry_id import START, EntryId, State
-from ucs_pipeline.errors import OutOfTurnError, StreamError
+from ucs_pipeline.errors import OutOfTurnError, StreamError, counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.stream.stream import floor
@@ -167,9 +167,9 @@ def gap(feed: Feed, found: EntryId, plan_: Plan) -> OutOfTurnError:
 def changed(feed: Feed, ordinal: int, table: int, stream: int) -> StreamError:
     """The refusal of a brick whose row count changed after some of it was published."""
     return StreamError(
-        f"feed {feed.name!r}: brick {feed.partitions.name(ordinal)} has {table:,} rows in the table and {stream:,} in "
-        f"stream {feed.stream_name!r}. The brick changed after it was published, or the stream holds another feed's "
-        "entries. Restore the table's rows, or publish to another `stream.name`.",
+        f"feed {feed.name!r}: brick {feed.partitions.name(ordinal)} has {counted(table, 'row')} in the table and "
+        f"{stream:,} in stream {feed.stream_name!r}. The brick changed after it was published, or the stream holds "
+        "another feed's entries. Restore the table's rows, or publish to another `stream.name`.",
         "UCS-BRICK-CHANGED",
     )
 

@@ -11,7 +11,7 @@ import hiredis
 from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.entries.resp import command
-from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.errors import StreamError, StreamUnavailableError, counted
 from ucs_pipeline.publishing.ordered.guard import FENCED, GONE, LOST, AppendGuard
 from ucs_pipeline.publishing.pipeline import PipelinedPublisher, RivalError
 from ucs_pipeline.redis.connection import classify
@@ -87,7 +87,7 @@ class Publisher(PipelinedPublisher[Batch, EntryId]):
             self._added += transaction.rows
             if added != self._added:
                 raise StreamError(
-                    f"stream {self._stream.name!r} had {added:,} entries after {transaction.ids[1]}, expected "
+                    f"stream {self._stream.name!r} had {counted(added, 'entry')} after {transaction.ids[1]}, expected "
                     f"{self._added:,}. Redis refused a row, or another client changed the stream with XSETID. Run `ucs "
                     "verify`.",
                     "UCS-STREAM-CHANGED",
