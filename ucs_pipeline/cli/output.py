@@ -15,6 +15,7 @@ from ucs_pipeline.reading.verify import Verdict
 
 _SHOWN = 10
 _WIDEST = 10_000
+_WIDEST_STATUS = 120
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -60,10 +61,10 @@ def _extra(verdict: Verdict) -> str:
     return "unknown: a previous writer has entries" if verdict.end.others else "unknown: the stream changed"
 
 
-def print_table(table: Table) -> None:
-    """Prints a table: no wider than the terminal, or as wide as it has to be where the output is none."""
+def print_table(table: Table, widest: int = _WIDEST) -> None:
+    """Prints a table: no wider than the terminal or, if the output is none, as wide as its text, up to `widest`."""
     if not console.is_terminal:
-        table.width = full_width(table)
+        table.width = min(full_width(table), widest)
     console.print(table)
 
 
@@ -135,7 +136,7 @@ def print_statuses(statuses: Sequence[FeedStatus]) -> None:
     # Few columns with several lines each fit into 80 characters.
     table = Table(show_lines=True)
     for name in ("feed", "bricks", "rows recorded", "stream", "consumer groups"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for status in statuses:
         bricks = [f"{status.done:,} of {status.bricks:,} done", f"next: {status.next_brick or 'none'}"]
         if status.failed:
@@ -144,7 +145,7 @@ def print_statuses(statuses: Sequence[FeedStatus]) -> None:
         groups = [_backlog(group) for group in status.redis.groups] if status.redis else []
         cells = (status.feed, "\n".join(bricks), f"{status.rows:,}", "\n".join(stream), "\n".join(groups))
         table.add_row(*map(Text, cells))
-    print_table(table)
+    print_table(table, _WIDEST_STATUS)
 
 
 def _stream_lines(status: FeedStatus) -> list[str]:
