@@ -165,13 +165,13 @@ def _table(feed: Feed, entries: Mapping[EntryId, Mapping[bytes, bytes]]) -> dg.T
     """
     names = list(dict.fromkeys(name for fields in entries.values() for name in fields))[:_LINES]
     columns = {"field": [_shown(name, _NAME) for name in names]}
-    room = _WIDTH - _width("field", columns["field"])
+    free = _WIDTH - _width("field", columns["field"])
     for entry, fields in entries.items():
         # If Redis assigns the ids, entries are named by their positions in the brick.
         title = f"row {entry.row}" if feed.any_order else str(entry)
         column = [_shown(fields.get(name, b""), _VALUE) for name in names]
-        room -= _width(title, column)
-        if room < 0 and len(columns) > 1:
+        free -= _width(title, column)
+        if free < 0 and len(columns) > 1:
             break
         columns[title] = column
     lines = zip(*columns.values(), strict=True)

@@ -176,7 +176,7 @@ def test_what_is_read_does_not_depend_on_the_profile_of_the_user(feeds: list[tup
         try:
             return any(_answers(Source(feed, _Profiled(profile))) != expected for feed, expected in feeds)
         except SourceError as error:
-            # A refusal names the feed, in one sentence.
+            # A refusal names the feed.
             return len(profile) > 1 or "\n" in str(error)
 
     def look(profiles: list[tuple[str, str]]) -> None:
