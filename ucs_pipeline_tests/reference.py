@@ -52,9 +52,9 @@ def messages(_: str) -> str:
         *(text for title, group in GROUPS.items() for text in (f"## {title}", *map(_code, group.items()))),
         "## Skipped ticks",
         "A sensor or schedule that launches nothing gives a skip reason in the Dagster UI. The reason begins with the "
-        "feed and `skipped:`, and ends with the time of the next check. A skipped tick is no error. It has a code "
-        "if an entry above lists what to do, such as `UCS-STREAM-FULL`, or `UCS-RUN` for a brick that is launched without "
-        "progress.",
+        "feed and `skipped:`, and names the time of the next check. A skipped tick is no error. It ends with a code if "
+        "an entry above lists what to do: `UCS-STREAM-FULL`, `UCS-RUN` for a brick that is launched without progress, "
+        "or the code of the error that is the reason.",
     ]
     return "\n\n".join(parts) + "\n"
 
