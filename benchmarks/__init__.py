@@ -4,6 +4,6 @@ import os
 import sys
 
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
-    # Each process that a benchmark starts would compile Dagster anew, which takes longer than most of what is measured.
+    # Each process that a benchmark starts would compile Dagster again, which takes longer than most measurements.
     sys.dont_write_bytecode = False
     print("benchmarks: PYTHONDONTWRITEBYTECODE was set, and is not while this runs", file=sys.stderr)

@@ -1,10 +1,10 @@
-"""From "launch" on a backfill to its last green brick, beside `redis-cli --pipe` of the same rows.
+"""From the launch of a backfill to its last materialized brick, compared with `redis-cli --pipe` of the same rows.
 
     uv run python -m benchmarks.backfill [--bricks 1000] [--rounds 1]
 
 A real web server, daemon and code server of the project's own configuration take the backfill over the UI's own query.
-The daemon looks for new backfills every 30 seconds, which no setting of Dagster changes: that wait is luck, and is
-shown by itself.
+The daemon polls for new backfills every 30 seconds, which no setting of Dagster changes: that wait is random, and is
+shown separately.
 """
 
 import argparse

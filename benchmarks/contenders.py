@@ -1,4 +1,4 @@
-"""Ways to move the rows of a table into a stream. Each moves them once, and says how many it moved in which time."""
+"""Ways to move the rows of a table into a stream. Each moves them once, and returns how many it moved in which time."""
 
 import json
 import os
@@ -67,7 +67,7 @@ class Stage:
 
 
 def row_by_row(stage: Stage) -> Moved:
-    """The script of old: one XADD, one answer."""
+    """The usual script: one XADD, one answer."""
     with _timed() as seconds:
         rows = add_row_by_row(stage.client, stage.feed, ROW_BY_ROW)
     return Moved(rows, seconds())
@@ -121,7 +121,7 @@ def cli_pipe(stage: Stage) -> Moved:
 
 
 def cli_pipe_beside_a_reader(stage: Stage) -> Moved:
-    """The same, on a machine as busy as in a run: a process beside it reads and encodes the rows, and sends none."""
+    """The same, on a machine as busy as in a run: another process reads and encodes the rows, and sends none."""
     with reader_beside(stage.feed):
         return cli_pipe(stage)
 

@@ -1,4 +1,4 @@
-"""Peak memory of a publishing process against the number of rows, and with a Redis that crawls.
+"""Peak memory of a publishing process against the number of rows, and with a slow Redis.
 
     uv run python -m benchmarks.memory [--rows 1000000 20000000] [--http]
 
@@ -96,7 +96,7 @@ def _in_a_process(*arguments: str) -> str:
 
 
 def child() -> None:
-    """What a process of its own does: its arguments say."""
+    """A case in a process of its own, by its arguments."""
     what, path, rows, *url = sys.argv[1:]
     if what == "write":
         write(path, int(rows))

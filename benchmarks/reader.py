@@ -1,4 +1,4 @@
-"""A process that reads and encodes a feed's rows, over and over, and sends none: what Redis has beside it in a run."""
+"""A process that reads and encodes a feed's rows repeatedly, and sends none: the load next to Redis in a run."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from ucs_pipeline_tests.support.connections import open_source
 
 @contextmanager
 def reader_beside(feed: Feed) -> Iterator[None]:
-    """Runs it meanwhile, with the lowest priority: it takes what others leave of the processors."""
+    """Runs it with the lowest priority, so it uses only idle processors."""
     settings = feed.model_dump_json(by_alias=True, exclude_defaults=True)
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.reader", str(os.getpid()), settings]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)

@@ -4,7 +4,7 @@
 
 Each run is a process of its own, as Dagster starts it: import, definitions, the engine's start, the run's records, and
 the bricks. Full bricks have 10,000 rows each; thin ones have a single row, so that all the time is Dagster's, and show
-whether a brick becomes dearer the more of them a run records.
+whether the cost of a brick grows with the number of bricks in a run.
 """
 
 import argparse
@@ -27,14 +27,14 @@ from ucs_pipeline_tests.support.home import PROJECT, run_bricks
 
 
 def child() -> None:
-    """One run of so many bricks of a file; its arguments say which."""
+    """One run of some bricks of a file, by its arguments."""
     path, bricks, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     feed = BrickFeed(
         name="rows",
         table=f"file('{path}')",
         key=f"id * {step}",
         bricks={"class": "number", "last": bricks * BRICK - 1},
-        # No trimming: it would make the bricks after the first ones dearer.
+        # No trimming: it would slow the later bricks down.
         stream={"max_len": bricks * BRICK},
     )
     with dg.DagsterInstance.get() as instance:

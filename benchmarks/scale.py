@@ -3,7 +3,7 @@
     uv run python -m benchmarks.scale [--bricks 100 10000 100000]
 
 All bricks but the last two are recorded as done, in the project's own event log; the table seals one more. Ticks are
-medians, and the first one in a process is shown by itself: it is what the daemon pays after a new deployment.
+medians, and the first one in a process is shown separately: the daemon's cost after a new deployment.
 """
 
 import argparse

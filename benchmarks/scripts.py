@@ -1,5 +1,4 @@
-"""The scripts that this project replaces, as one finds them: a brick at a time from the table into a DataFrame, its
-records as dicts, and redis-py's `xadd`, row by row or in pipelines."""
+"""The scripts that this project replaces: bricks as DataFrames, then dicts, then `xadd` row by row or in pipelines."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Moves a ClickHouse table into a Redis stream, brick by brick, exactly once, in order, run and watched in Dagster."""
+"""Moves a ClickHouse table into a Redis stream, brick by brick, exactly once, in order, under Dagster."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # Dagster imports what is listed here to look for components, in every process that loads feeds: readers and their
-    # clients are left out, and so is `publish`, which loads the feeds.
+    # Dagster imports what is listed here to find components, in every process that loads feeds. So readers, their
+    # clients and `publish`, which loads the feeds, are left out.
     return ["BrickFeed", "__version__", "build_defs"]

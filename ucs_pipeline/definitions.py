@@ -1,4 +1,4 @@
-"""The code location: every feed in `defs/`, and what feeds share."""
+"""The code location: every feed in `defs/`, and their shared resources."""
 
 import gc
 from pathlib import Path
@@ -7,8 +7,8 @@ import dagster as dg
 
 from ucs_pipeline.project.files import load
 
-# What Dagster's import has made stays. The garbage collector would walk through all of it while the feeds are loaded,
-# which takes a quarter of the time, and again in every run.
+# Objects from Dagster's import stay. Without this, the garbage collector visits them while feeds load, which takes a
+# quarter of the time, and again in every run.
 gc.freeze()
 
 # One process per run: starting a step process costs seconds, and a run has one step.

@@ -9,10 +9,10 @@ class UcsError(Exception):
     """Base of every error this package raises on purpose. Its text ends with its code, such as `[UCS-GAP]`."""
 
     code: str = "UCS-ARGUMENT"
-    """Names the situation; `docs/reference/messages.md` explains it. Each class has a default."""
+    """The code of the situation; `docs/reference/messages.md` explains it. Each class has a default."""
 
     def __init__(self, text: str, code: str | None = None) -> None:
-        """`code`: where it is not that of the class, or the one that the text ends with already."""
+        """`code`: if it is neither that of the class nor the one at the end of the text."""
         self.code = code or code_in(text) or self.code
         super().__init__(f"{without_code(text)} [{self.code}]")
 
@@ -33,8 +33,13 @@ def without_code(text: str) -> str:
     return _CODE.sub("", text)
 
 
+def counted(number: int, what: str) -> str:
+    """A number and its noun: `1 brick`, `2 bricks`, `2 entries`."""
+    return f"{number:,} {what if number == 1 else what[:-1] + 'ies' if what.endswith('ry') else what + 's'}"
+
+
 class BrickError(UcsError, ValueError):
-    """An id, a brick name or a range that the numbering standard does not have."""
+    """An id, a brick name or a range that is invalid in the numbering standard."""
 
     code = "UCS-BRICK-NAME"
 
@@ -52,25 +57,25 @@ class SourceError(UcsError):
 
 
 class SourceUnavailableError(SourceError):
-    """ClickHouse cannot answer right now, or broke a scan off. Reading again is safe."""
+    """ClickHouse cannot answer now, or a scan ended early. Reading again is safe."""
 
     code = "UCS-CLICKHOUSE-UNAVAILABLE"
 
 
 class StreamError(UcsError):
-    """The stream cannot be written as asked. Publishing again without a change would fail again."""
+    """The stream cannot be written as asked. Publishing again without a change fails again."""
 
     code = "UCS-REDIS-REFUSED"
 
 
 class OutOfTurnError(StreamError):
-    """The bricks are not the next ones. Publishing them works once those before them are in the stream."""
+    """The bricks are not the next ones. Publishing them succeeds once those before them are in the stream."""
 
     code = "UCS-GAP"
 
 
 class StreamUnavailableError(StreamError):
-    """Redis cannot take rows right now (down, loading, full, read-only). Publishing again later is safe."""
+    """Redis cannot take rows now (down, loading, full, read-only). Publishing again later is safe."""
 
     code = "UCS-REDIS-UNAVAILABLE"
 

@@ -1,4 +1,4 @@
-"""Where the project lives: Dagster's home, and the directory of the embedded engine's and server's files."""
+"""The project's directories: Dagster's home, and that of the embedded engine's and server's files."""
 
 import logging.handlers
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from ucs_pipeline.errors import UcsError
 
 EMBEDDED = "embedded"
-"""The URL that asks for the engine, or the server, of this home; nothing else does."""
+"""The URL of the engine, or the server, of this home."""
 
 _MARKS = ("dagster.yaml", "workspace.yaml")
 

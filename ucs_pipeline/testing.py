@@ -1,4 +1,4 @@
-"""Tests of feeds on real servers: ClickHouse's engine in the process, and a redis-server of the test's own.
+"""Tests of feeds on real servers: ClickHouse's engine in the process, and a redis-server for the test.
 
 In a `conftest.py`, `pytest_plugins = ["ucs_pipeline.testing"]` gives tests the fixture `ucs`, a `Kit`. Without pytest,
 `with kit() as ucs:` gives the same.
@@ -59,7 +59,7 @@ class Kit:
     """Tables, streams and Dagster's records of one test; `kit` makes it."""
 
     bricks = staticmethod(range_tags)
-    """The `tags` of a run over all bricks from the first to the last, as backfills, sensors and schedules run."""
+    """The `tags` of a run over all bricks from the first to the last, as of backfills, sensors and schedules."""
 
     def __init__(self, home: Path, instance: dg.DagsterInstance) -> None:
         self.home = home
@@ -70,13 +70,13 @@ class Kit:
             "clickhouse": ClickHouseResource(url=EMBEDDED),
             "redis": RedisResource(url=EMBEDDED),
         }
-        """The embedded servers, by the keys of the feeds that `assets` was given; at first by the default keys."""
+        """The embedded servers, by the keys of the feeds given to `assets`; at first by the default keys."""
 
     @cached_property
     def redis(self) -> Any:
-        """A redis.Redis on the test's server, which starts with it; it answers in bytes.
+        """A redis.Redis on the test's server, which is started on first use; it answers in bytes.
 
-        Untyped, because redis-py types every reply as everything it could be under any setting.
+        Untyped, because redis-py types every reply as a union over all settings.
         """
         return RedisResource(url=EMBEDDED).client()
 
@@ -84,13 +84,13 @@ class Kit:
         """Makes a table, or replaces it.
 
         Args:
-            name: what the feed calls it.
+            name: its name in the feed.
             rows: columns by name, an Arrow table, a DataFrame, or the path of a Parquet file.
         """
         write_table(tables_dir(), name, rows)
 
     def assets(self, *feeds: Feed) -> list[Any]:
-        """The assets of feeds, as `dg.materialize` takes them: with those of their tables and streams, without checks.
+        """The assets of feeds, as `dg.materialize` takes them, with those of tables and streams, without checks.
 
         Raises:
             FeedError: as `build_defs`.
@@ -108,10 +108,10 @@ class Kit:
 
 @contextmanager
 def kit() -> Iterator[Kit]:
-    """What a test of feeds needs; afterwards the redis-server is stopped and all files are gone.
+    """Servers and records for a test of feeds; afterwards the redis-server is stopped and all files are deleted.
 
-    ClickHouse's engine stays, since a process has one; its tables are gone. Sets DAGSTER_HOME meanwhile: `embedded` as
-    the URL of a resource means these servers, in this process and in those it starts.
+    ClickHouse's engine stays, since a process has one; its tables are deleted. Sets DAGSTER_HOME meanwhile: `embedded`
+    as the URL of a resource means these servers, in this process and its children.
     """
     with (
         tempfile.TemporaryDirectory(prefix="ucs-") as home,
@@ -129,7 +129,7 @@ def kit() -> Iterator[Kit]:
 def _cleared_after_a_crash(home: str) -> Iterator[None]:
     """Stops the redis-server and deletes its files when this process ends without leaving the block."""
     command = [sys.executable, "-c", _AFTER_A_CRASH, home]
-    # A session of its own: Ctrl-C is for the tests. Its pipe closes with this process, however that ends.
+    # A session of its own, so Ctrl-C reaches only the tests. Its pipe closes with this process in any case.
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watcher:
         try:
             yield

@@ -23,7 +23,7 @@ def _without_browser() -> bool:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Says that the tests in a browser are left out; `-q` hides what pytest itself would print of it."""
+    """Reports that the tests in a browser are left out; `-q` hides what pytest itself would print of it."""
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None and _without_browser():
         terminal.write_line("left out: the tests in a browser (`-m browser`), for there is no `chromium` on the PATH")

@@ -19,7 +19,7 @@ from ucs_pipeline_tests.servers.redis_server import redis_executable
 from ucs_pipeline_tests.support.home import PROJECT
 
 TESTS = "ucs_pipeline_tests"
-ROOMS = [f"{TESTS}/{room}" for room in ("stream", "redis", "publishing", "reading")]
+PACKAGES = [f"{TESTS}/{package}" for package in ("stream", "redis", "publishing", "reading")]
 SHORT = [
     f"{TESTS}/stream/test_deleted_entries.py::test_nothing_unread_is_trimmed_behind_deleted_entries",
     f"{TESTS}/stream/test_stream.py::test_each_transaction_comes_back_with_the_length_after_it",
@@ -92,8 +92,8 @@ def main() -> None:
             if path is None or (found := _version(path)) is None:
                 print(f"| | {package} | does not start here | | |", flush=True)
                 continue
-            rooms = [*ROOMS, *(f"--ignore={file}" for file in without)]
-            outcome = on_server(path, *((SHORT, "0") if options.short else (rooms, options.processes)))
+            packages = [*PACKAGES, *(f"--ignore={file}" for file in without)]
+            outcome = on_server(path, *((SHORT, "0") if options.short else (packages, options.processes)))
             failed += len(outcome.failed)
             _row(found, package, outcome)
     if not options.short:

@@ -52,8 +52,9 @@ def messages(_: str) -> str:
         *(text for title, group in GROUPS.items() for text in (f"## {title}", *map(_code, group.items()))),
         "## Skipped ticks",
         "A sensor or schedule that launches nothing gives a skip reason in the Dagster UI. The reason begins with the "
-        "feed and `skipped:`, and ends with the time of the next check. A skipped tick is no error and has no code, "
-        "unless an error is the reason.",
+        "feed and `skipped:`, and names the time of the next check. A skipped tick is no error. It ends with a code if "
+        "an entry above lists what to do: `UCS-STREAM-FULL`, `UCS-RUN` for a brick that is launched without progress, "
+        "or the code of the error that is the reason.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -98,7 +99,11 @@ def commands(page: str) -> str:
             command = ucs.get_command(context, name)
             context = click.Context(command, parent=context, info_name=name, terminal_width=100) if command else context
         assert command
-        page = _between(page, f"help {name}", f"```text\n{command.get_help(context)}\n```")
+        # The table above lists the commands, and each command has --help.
+        text = re.sub(
+            r"\n\nCommands:.*|\n +--help +Show this message and exit\.", "", command.get_help(context), flags=re.DOTALL
+        )
+        page = _between(page, f"help {name}", f"```text\n{text.removesuffix('Options:').rstrip()}\n```")
     return page
 
 

@@ -93,18 +93,18 @@ class BrickClass(ABC):
     def unit_index(self, ordinal: int, depth: int) -> int:
         """A number of the unit that holds a brick, the same in every list: it rises by one from a unit to the next.
 
-        Where clocks are set back or forth it may rise by two, or not at all, from an hour to the next.
+        At a change of clocks it may rise by two, or not at all, from an hour to the next.
         """
 
     @abstractmethod
     def bounds_text(self, first: int, last: int) -> str:
         """What is in the bricks from one ordinal to another, for people.
 
-        It is recorded with each brick, and compared with what it is now (`numbering_guard`): its wording has to stay.
+        It is recorded with each brick and compared later (`numbering_guard`), so its wording must not change.
         """
 
     def reported(self, key: int | bytes) -> int | str:
-        """A key as it comes from the table, as it is written down."""
+        """The form in which a key from the table is recorded."""
         return key if isinstance(key, int) else key.decode(errors="replace")
 
     def unit_name(self, ordinal: int, depth: int) -> str:

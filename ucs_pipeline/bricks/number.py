@@ -1,9 +1,9 @@
 """The numbering standard: ids to brick names, brick names to id bounds. Pure functions on exact integers.
 
-Number class of UCS (Universal Calculation Standard): an id is `shard.part.block.brick`, each level the
-integer quotient of what the level above left over. No zero padding, no upper bound on the shard. The functions are
-those of the standard's bricks, of 10,000 ids; `ucs_pipeline.bricks.time` and `ucs_pipeline.bricks.text` are the other
-classes, with the same three functions.
+Number class of UCS (Universal Calculation Standard): an id is `shard.part.block.brick`, each level the integer quotient
+of the remainder of the level above. No zero padding, no upper bound on the shard. The functions are those of the
+standard's bricks, of 10,000 ids; `ucs_pipeline.bricks.time` and `ucs_pipeline.bricks.text` are the other classes, with
+the same three functions.
 """
 
 import re
@@ -134,7 +134,7 @@ class NumberBricks(BrickClass):
         return ordinal // _size(depth)
 
     def reported(self, key: int | bytes) -> int:
-        """An id, which comes as text where it is too wide for an integer column."""
+        """An id. It comes as text if it is too wide for an integer column."""
         return int(key)
 
     def bounds_text(self, first: int, last: int) -> str:
@@ -149,7 +149,7 @@ def _size(depth: int) -> int:
 
 
 def _integer(value: object, what: str) -> int:
-    # bool is an int to Python, but True is nobody's id; a float has already lost digits above 2**53.
+    # bool is an int to Python, but no id. A float has lost digits above 2**53.
     if not isinstance(value, int) or isinstance(value, bool):
         raise BrickError(f"{what} {value!r} is not an integer. Number bricks take integers of 0 or more.")
     if value < 0:

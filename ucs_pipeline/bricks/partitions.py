@@ -1,9 +1,8 @@
 """The bricks of one feed: their ordinals in its stream, and the partitions that they make. Pure.
 
 Here an ordinal is the left half of the brick's entry ids: the brick's own ordinal plus the feed's `id_offset`. Bricks
-are handled by their ordinals. A partition is what Dagster sees: a brick or, where the feed's `level` is coarser, a
-block, part or shard of bricks. It is handled by the ordinal of its first brick, its *start*; at the level of bricks the
-two are the same.
+are identified by their ordinals. A partition is Dagster's: a brick or, if the feed's `level` is coarser, a block, part
+or shard of bricks. It is identified by the ordinal of its first brick, its *start*.
 """
 
 from bisect import bisect_left, bisect_right
@@ -16,7 +15,7 @@ from ucs_pipeline.bricks.sequences import between, shifted
 
 
 class ShardId(NamedTuple):
-    """One of the shards that partitions are assigned to, as cards are: each partition to the next shard."""
+    """One of the shards that partitions are assigned to in turn: each partition to the next shard."""
 
     number: int
     """From 0 on."""
@@ -42,11 +41,11 @@ class Partitions:
         """Starts of the partitions, in order."""
 
     shard_id: ShardId | None = None
-    """Which of the partitions of `parent` these are; None if they are all."""
+    """The shard that these partitions belong to; None if they are all."""
 
     @property
     def parent(self) -> "Partitions":
-        """The partitions that these are a part of; itself if there is no more."""
+        """The partitions of all shards together; itself if these are all."""
         return self
 
     @cached_property
@@ -55,7 +54,7 @@ class Partitions:
         return [self.index(start) for start in self.starts]
 
     def index(self, ordinal: int) -> int:
-        """Number of the partition that holds a brick, by which partitions are assigned to shards."""
+        """Index of the partition that holds a brick. It decides the partition's shard."""
         return self.bricks.unit_index(ordinal - self.offset, self.depth)
 
     @cached_property
@@ -91,7 +90,7 @@ class Partitions:
         return self.bricks.unit_name(ordinal - self.offset, self.depth)
 
     def brick_name(self, ordinal: int) -> str:
-        """Name of a brick, also where partitions are coarser."""
+        """Name of a brick, also if partitions are coarser."""
         return self.bricks.unit_name(ordinal - self.offset, 0)
 
     def names(self) -> list[str]:
@@ -133,7 +132,7 @@ class Partitions:
         return self.end(self.starts[position - 1]) if position else None
 
     def after(self, ordinal: int) -> int:
-        """Ordinal of the brick after one, which may be the first beyond the list."""
+        """Ordinal of the brick after one, which may be outside the brick range."""
         return self.bricks.unit_after(ordinal - self.offset, 0) + self.offset
 
     def between(self, first: int, last: int) -> Sequence[int]:

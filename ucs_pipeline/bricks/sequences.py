@@ -8,7 +8,7 @@ from typing import overload
 
 
 class RangeSequence(Sequence[int]):
-    """Rising numbers as a few ranges, one after the other: looking one up takes a step per halving of the ranges."""
+    """Rising numbers as a few ranges, one after the other. A search takes the logarithm of the number of ranges."""
 
     def __init__(self, runs: Iterable[range]) -> None:
         """Takes rising ranges that do not overlap."""

@@ -1,4 +1,4 @@
-"""The bricks of one shard: partitions are assigned by their index, wherever the feed's list begins. Pure."""
+"""The bricks of one shard: partitions are assigned by their index, independent of the feed's first brick. Pure."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -8,7 +8,7 @@ from ucs_pipeline.bricks.sequences import RangeSequence, shifted
 
 
 class ShardPartitions(Partitions):
-    """The partitions of a list that are assigned to one shard, which may be none."""
+    """The partitions of a feed that are assigned to one shard, possibly none."""
 
     shard_id: ShardId
 
@@ -54,7 +54,7 @@ def holder(whole: Partitions, ordinal: int, shards: int) -> int:
 
 
 def _dealt(whole: Partitions, share: ShardId) -> Sequence[int]:
-    # In a row of equal steps indices rise by one, so that every so many-th start is the shard's.
+    # With equal steps indices rise by one, so every nth start is the shard's, n being the number of shards.
     if isinstance(whole.starts, range):
         return _every(whole, whole.starts, share)
     if isinstance(whole.starts, RangeSequence):

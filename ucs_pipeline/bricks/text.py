@@ -15,7 +15,7 @@ from ucs_pipeline.errors import BrickError
 Digit = Literal["sum", "integer"]
 
 BASES = (10, 100, 1000)
-"""What a digit may count up to."""
+"""The possible bases of a digit."""
 
 
 class TextBricks(BrickClass):
@@ -45,7 +45,10 @@ class TextBricks(BrickClass):
         return self.name_of_ordinal(self.ordinal_of_key(key))
 
     def get_brick_bounds(self, name: str) -> Bounds[int]:
-        """Half-open bounds of a brick's ordinal, since its keys are no range: to ask a table's brick column for."""
+        """Half-open bounds of a brick's ordinal, since its keys are no range.
+
+        They are compared with a table's brick column.
+        """
         ordinal = self.ordinal_of_name(name)
         return Bounds(ordinal, ordinal + 1)
 

@@ -1,8 +1,8 @@
 """Time class of the numbering standard: bricks are hours, `YYYY.MM.DD.HH` in a time zone. Pure.
 
-A brick is what a clock on the wall shows as one hour. Where clocks go back, the hour that is shown twice is one brick,
-two hours long; where they go forward, the hour that is never shown has no brick. A brick's ordinal is its beginning in
-milliseconds since 1970. Inside here times are whole seconds since 1970.
+A brick is one hour of local time. When clocks go back, the repeated hour is one brick, two hours long; when they go
+forward, the hour that is skipped has no brick. A brick's ordinal is its beginning in milliseconds since 1970. Inside
+here times are whole seconds since 1970.
 """
 
 import re
@@ -27,12 +27,12 @@ PER_SECOND: Mapping[Unit, int] = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """How many of a unit make a second."""
 _NAME = re.compile(r"(\d{4})\.(\d{2})\.(\d{2})\.(\d{2})", re.ASCII)
 _OF_THE_MACHINE = ("localtime", "posixrules", "posix/", "right/")
-"""What lies among the zones on some machines: the machine's own zone, and copies, some of which count leap seconds."""
+"""Names among the zones of some machines: the machine's own zone, and copies, some with leap seconds."""
 _PARTS = (".01", ".01", ".00")
 
 
 def zone_database(zone: str) -> str:
-    """Where the rules of a zone come from on this machine, in words."""
+    """Description of where this machine has the rules of a zone from."""
     found = next((path for path in zoneinfo.TZPATH if (Path(path) / zone).is_file()), None)
     return f"found in {found}" if found else f"found in the package tzdata {version('tzdata')}"
 
@@ -60,7 +60,7 @@ class TimeBricks(BrickClass):
         """Bricks in a zone of the IANA time zone database.
 
         Raises:
-            BrickError: there is no such zone, or it is another one on each machine.
+            BrickError: there is no such zone, or it depends on the machine.
         """
         if zone.casefold().startswith(_OF_THE_MACHINE):
             raise BrickError(
@@ -227,7 +227,7 @@ class TimeBricks(BrickClass):
         return start * MILLISECONDS
 
     def _offset(self, seconds: int) -> int:
-        """Seconds by which clocks in the zone are ahead of UTC."""
+        """Seconds that clocks in the zone are ahead of UTC."""
         offset = datetime.fromtimestamp(seconds, self.zone).utcoffset()
         return int(offset.total_seconds()) if offset else 0
 

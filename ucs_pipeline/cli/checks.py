@@ -1,4 +1,4 @@
-"""`ucs check`, `ucs status`, `ucs metrics` and `ucs verify`: what is right and what is not."""
+"""`ucs check`, `ucs status`, `ucs metrics` and `ucs verify`."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ import click
 import dagster as dg
 
 from ucs_pipeline.cli.output import print_findings, print_statuses, print_verdict
+from ucs_pipeline.errors import counted
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.operations.metrics import FeedFigures, feed_figures, prometheus_text
 from ucs_pipeline.orchestration._dagster import disable_dagster_warnings
@@ -30,7 +31,9 @@ def check() -> None:
         click.echo(mistake)
     if mistakes:
         sys.exit(2)
-    click.echo(f"{len(feeds)} {'feed is' if len(feeds) == 1 else 'feeds are'} valid: {', '.join(feeds) or 'none'}")
+    click.echo(
+        f"{counted(len(feeds), 'feed')} {'is' if len(feeds) == 1 else 'are'} valid: {', '.join(feeds) or 'none'}"
+    )
 
 
 @click.command()
@@ -91,7 +94,7 @@ def _print_metrics() -> None:
             with location.each_resource(feed.redis for feed in location.feeds) as resources:
                 found += feed_figures(location.feeds, instance, resources)
     click.echo(prometheus_text(found), nl=False)
-    # Texts are no metrics. Each is said once, though it may be that of every feed.
+    # Problems are no metrics. Each is printed once, even if it concerns every feed.
     for problem in dict.fromkeys(figures.status.problem for figures in found if figures.status.problem):
         click.echo(f"ucs: {problem}", err=True)
 

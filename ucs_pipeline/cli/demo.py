@@ -1,7 +1,8 @@
-"""`ucs demo`: the main job on real data, through the project's own Dagster instance, and the proof that it worked."""
+"""`ucs demo`: publishes real data through the project's Dagster instance, and compares tables and streams."""
 
 import sys
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 import click
@@ -10,7 +11,7 @@ import dagster as dg
 from ucs_pipeline.cli.demo_data import DATASETS, Dataset, load_data, write_data
 from ucs_pipeline.cli.output import console, print_verdict, row_bar
 from ucs_pipeline.clickhouse.embedded import tables_dir
-from ucs_pipeline.errors import UcsError
+from ucs_pipeline.errors import UcsError, counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.home import EMBEDDED
 from ucs_pipeline.operations.publish import Deployment, run_request
@@ -18,6 +19,7 @@ from ucs_pipeline.orchestration.materializations import recorded
 from ucs_pipeline.orchestration.resources import clickhouse_server, open_feed, redis_server
 from ucs_pipeline.orchestration.sensors.next_bricks import Request
 from ucs_pipeline.project.feeds import feed_named, location_of, resources_of, use_project_home
+from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.publishing.ordered.plan import known
 from ucs_pipeline.reading.verify import verify
 from ucs_pipeline.stream.stream import OrderedStream
@@ -47,7 +49,7 @@ def run_demo() -> bool:
         at = Deployment(location_of(feeds[0]).repository, resources, instance)
         for feed in feeds:
             agree &= _run(feed, at)
-        _say_what_next(feeds[0], redis_server(feeds[0], resources).url)
+        _print_next_steps(feeds[0], redis_server(feeds[0], resources).url)
     return agree
 
 
@@ -55,12 +57,14 @@ def _run(feed: Feed, at: Deployment) -> bool:
     data = DATASETS[feed.table]
     _prepare_table(data, clickhouse_server(feed, at.resources).url)
     table, stream = open_feed(feed, at.resources)
-    seconds = _publish(feed, stream, at)
+    before, seconds = _publish(feed, stream, at)
     with row_bar("comparing", data.rows) as compared:
         verdict = verify(feed, table, stream, compared)
-    figures = [("partitions", f"{len(feed.partitions.starts):,} {feed.partitions.unit}s")]
+    partitions = counted(len(feed.partitions.starts), feed.partitions.unit)
+    figures = [("partitions", f"{partitions}, {len(before):,} published before" if before else partitions)]
     if seconds is not None:
-        figures += [("seconds", f"{seconds:.1f}"), ("rows per second", f"{verdict.rows / seconds:,.0f}")]
+        rows = verdict.rows - sum(report.rows for report in before)
+        figures += [("seconds", f"{seconds:.1f}"), ("rows per second", f"{rows / seconds:,.0f}")]
     print_verdict(feed, verdict, *figures)
     return verdict.agrees
 
@@ -73,21 +77,21 @@ def _prepare_table(data: Dataset, url: str) -> None:
     write_data(data, tables_dir())
 
 
-def _publish(feed: Feed, stream: OrderedStream, at: Deployment) -> float | None:
-    """Runs the feed's asset over all its bricks. Returns seconds, or None if there was nothing to do."""
+def _publish(feed: Feed, stream: OrderedStream, at: Deployment) -> tuple[Sequence[BrickReport], float | None]:
+    """Runs the feed's asset over its missing bricks. Returns the others, and seconds if it ran."""
     bricks = feed.partitions
-    done = len(known(feed, bricks.starts, stream.state(), recorded(at.instance, feed, bricks.starts)))
-    if done == len(bricks.starts):
-        console.print(f"nothing to do: all {done} {bricks.unit}s are in stream {feed.stream_name!r} already")
-        return None
-    wanted = bricks.starts[done:]
+    before = known(feed, bricks.starts, stream.state(), recorded(at.instance, feed, bricks.starts))
+    if len(before) == len(bricks.starts):
+        console.print(f"nothing to do: all {len(before)} {bricks.unit}s are in stream {feed.stream_name!r} already")
+        return before, None
+    wanted = bricks.starts[len(before) :]
     started = time.monotonic()
     run_request(feed, at, Request(wanted[0], wanted[-1]), bar=row_bar)
-    return time.monotonic() - started
+    return before, time.monotonic() - started
 
 
-def _say_what_next(feed: Feed, url: str) -> None:
-    # Not with redis-cli, which need not be there: the embedded server's wheel brings none.
+def _print_next_steps(feed: Feed, url: str) -> None:
+    # Without redis-cli, which the embedded server's wheel does not have.
     console.print(f"show entries:        uv run ucs read {feed.name} --rows 3", markup=False)
     if url == EMBEDDED:
         console.print("stop its server:     uv run ucs stop", markup=False)

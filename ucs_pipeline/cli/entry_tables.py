@@ -11,6 +11,7 @@ from rich.text import Text
 from ucs_pipeline.cli.output import console, full_width, print_table
 from ucs_pipeline.entries.display import printable
 from ucs_pipeline.entries.entry_id import START, EntryId
+from ucs_pipeline.errors import counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.project.readers import read_entries
@@ -22,35 +23,35 @@ if TYPE_CHECKING:
 _CELL = 60
 _CHUNK = 1000
 _NULL = "\\N"
-"""How ClickHouse writes NULL into CSV too: an empty field is an empty string."""
+"""ClickHouse's NULL in CSV: an empty field is an empty string."""
 
 
 def print_brick(frame: "pd.DataFrame", brick: str, stream: str, most: int, start: int | None = None) -> None:
-    """Prints the first rows of a partition, `most` of them, and what is gone of it.
+    """Prints the first rows of a partition, at most `most`, and how many are gone.
 
-    `start`: ordinal of its first brick, if entry ids are the rows' places; None if they do not say what is gone.
+    `start`: ordinal of its first brick, if entry ids are positions in the table; None if not.
     """
     shown = _print(f"brick {brick} in stream {stream}", frame.head(most))
     gone = "" if start is None or frame.empty else _gone(start, EntryId.parse(frame.index[0]))
-    console.print(f"{shown:,} of {len(frame):,} rows{gone}")
+    console.print(f"{shown:,} of {counted(len(frame), 'row')}{gone}")
 
 
 def _gone(start: int, first: EntryId) -> str:
-    """What is said of the rows before the first one that is there."""
+    """How many rows before the first entry are gone."""
     if first.ordinal == start:
-        return f"; the {first.row - 1:,} before them were trimmed" if first.row > 1 else ""
-    # A coarser partition: how many rows its bricks before this one had, no id tells.
+        return f"; {counted(first.row - 1, 'row')} before them trimmed" if first.row > 1 else ""
+    # A coarser partition: ids do not show how many rows its earlier bricks had.
     if first.row > 1:
         return f"; all before entry {first} were trimmed"
     return f"; those before entry {first} were trimmed, if its bricks before that one had any"
 
 
 def print_entries(feed: Feed, most: int) -> None:
-    """Prints the first entries of a feed that are there, in the order of `read_entries`."""
+    """Prints the first entries of a feed, in the order of `read_entries`."""
     streams = [part.stream_name for part in streams_of(feed)]
     title = f"stream {streams[0]}" if len(streams) == 1 else f"streams {streams[0]} to {streams[-1]}"
     shown = _print(title, table_of((str(entry_id), fields) for entry_id, fields in islice(read_entries(feed), most)))
-    console.print(f"the first {shown:,} rows")
+    console.print(f"the first {counted(shown, 'row')}")
 
 
 def _print(title: str, frame: "pd.DataFrame") -> int:
@@ -76,9 +77,9 @@ def _print(title: str, frame: "pd.DataFrame") -> int:
 
 
 def write_entries(feed: Feed, file: BinaryIO) -> None:
-    r"""Writes the entries of a feed as `write_csv` does, as `read_entries` orders them; memory does not grow.
+    r"""Writes the entries of a feed as `write_csv` does, in the order of `read_entries`; memory does not grow.
 
-    They are read twice: only all of them together say which fields there are.
+    They are read twice: the header needs the fields of all entries.
     """
     names: dict[bytes, None] = {}
     last = START

@@ -23,7 +23,7 @@ _COMMANDS = {
     "prune": ("operate", "Delete old runs of the feeds."),
     "stop": ("operate", "Stop the embedded redis-server."),
 }
-"""Each command with the module here that has it, and what it does in a few words."""
+"""Each command with its module and a short description."""
 
 
 class _Commands(click.Group):
@@ -71,17 +71,16 @@ def ucs(**chosen: Any) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point: what a user can act on ends with one sentence and exit code 2 or 75, never with a traceback."""
-    # What Dagster keeps, rows and logs among it, is its owner's.
+    """Entry point: an error a user can act on is printed without a traceback, with exit code 2 or 75."""
+    # Only the owner may read what Dagster keeps, which includes rows and logs.
     os.umask(0o077)
-    # A shell starts `ucs ... &` in a script with SIGINT ignored, and Dagster makes SIGTERM whatever SIGINT is, though
-    # inside a run only.
+    # A shell script starts `ucs ... &` with SIGINT ignored. Inside a run Dagster handles SIGTERM as SIGINT.
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.default_int_handler)
     try:
-        # Without a command, click would take the help for what is wrong.
+        # Without a command, click would treat the help as an error.
         ucs(sys.argv[1:] or ["--help"], prog_name="ucs", standalone_mode=False)
-    except click.Abort:  # what click makes of Ctrl-C
+    except click.Abort:  # click's exception for Ctrl-C
         click.echo("ucs: stopped. The published rows stay in the stream; run the same command to continue.", err=True)
         sys.exit(130)
     except click.ClickException as error:
@@ -90,7 +89,7 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except UcsError as error:
         click.echo(f"ucs: {error}", err=True)
-        # What passes has the code that cron-like services know as "try again later".
+        # 75 is EX_TEMPFAIL: "try again later".
         sys.exit(os.EX_TEMPFAIL if isinstance(error, StreamUnavailableError | SourceUnavailableError) else 2)
     sys.exit(0)
 

@@ -7,7 +7,7 @@ import click
 import dagster as dg
 
 from ucs_pipeline.cli.output import bar, console
-from ucs_pipeline.errors import UcsError
+from ucs_pipeline.errors import UcsError, counted
 from ucs_pipeline.feed.feed import last_whole_in
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.operations.adopt import adopt as adopt_bricks
@@ -47,8 +47,8 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
     if sys.stdin.isatty():
         names = " and ".join(repr(part.stream_name) for part, _ in parts)
         click.confirm(
-            f"Record {bricks:,} {whole.partitions.unit}s of feed {whole.name!r} without publishing them, and begin "
-            f"stream {names} after {whole.partitions.name(start)}?",
+            f"Record {counted(bricks, whole.partitions.unit)} of feed {whole.name!r} without publishing them, and "
+            f"begin stream {names} after {whole.partitions.name(start)}?",
             abort=True,
         )
     for chosen, last in parts:
@@ -66,13 +66,13 @@ def adopt(feed: str, last_brick: str, rows: int | None) -> None:
                 recorded,
                 rows,
             )
-        half = chosen.partitions.next(last)
+        half, unit = chosen.partitions.next(last), chosen.partitions.unit
         where = f"after {found.top}"
         if half is not None and found.top.ordinal >= half:
             where += f", row {found.top.row:,} of brick {chosen.partitions.brick_name(found.top.ordinal)}"
         console.print(
-            f"recorded {found.bricks:,} bricks with {found.rows:,} rows ({found.before:,} were recorded before); "
-            f"stream {chosen.stream_name!r} continues {where}",
+            f"recorded {counted(found.bricks, unit)} with {counted(found.rows, 'row')} ({found.before:,} recorded "
+            f"before); stream {chosen.stream_name!r} continues {where}",
             markup=False,
         )
 
@@ -93,8 +93,8 @@ def prune(days: int, dry_run: bool) -> None:
     with dg.DagsterInstance.get() as instance:
         found = prune_runs(all_feeds(), instance, before, dry_run=dry_run)
     click.echo(
-        f"{'would delete' if dry_run else 'deleted'} {found.deleted:,} runs that ended before {before:%Y-%m-%d %H:%M} "
-        f"UTC; kept {found.kept:,} that record bricks or checks"
+        f"{'would delete' if dry_run else 'deleted'} {counted(found.deleted, 'run')} that ended before "
+        f"{before:%Y-%m-%d %H:%M} UTC; kept {found.kept:,} with records of bricks or checks"
     )
 
 
@@ -110,6 +110,6 @@ def stop() -> None:
         runs = publishing(instance)
     if runs:
         click.echo(
-            f"{runs:,} run{'s are' if runs > 1 else ' is'} publishing, and will wait for it for `stream.timeout_s` "
-            "seconds. `ucs status` starts it again."
+            f"{counted(runs, 'run')} {'is' if runs == 1 else 'are'} publishing, and will wait for it for "
+            "`stream.timeout_s` seconds. `ucs status` starts it again."
         )

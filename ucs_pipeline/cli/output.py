@@ -15,14 +15,15 @@ from ucs_pipeline.reading.verify import Verdict
 
 _SHOWN = 10
 _WIDEST = 10_000
+_WIDEST_STATUS = 120
 
 console = Console(highlight=False, soft_wrap=True)
 
 
 def print_verdict(feed: Feed, verdict: Verdict, *more: tuple[str, str], unassigned: int = 0) -> None:
-    """Prints a comparison of table and stream, after some rows of the caller's own.
+    """Prints a comparison of table and stream, below rows that the caller gives.
 
-    `unassigned`: rows of the table that are in no brick, so that nothing is said of them by the comparison.
+    `unassigned`: rows of the table that are in no brick. The comparison does not cover them.
     """
     table = Table(
         title=f"{feed.name}: table {feed.redacted.table} -> stream {feed.stream_name}",
@@ -41,7 +42,7 @@ def print_verdict(feed: Feed, verdict: Verdict, *more: tuple[str, str], unassign
         ("not published yet", f"{verdict.unpublished:,}"),
         ("trimmed since", f"{verdict.trimmed:,}"),
         *([("deleted by workers", f"{verdict.deleted:,}")] if verdict.deleted else []),
-        ("entries of something else", _extra(verdict)),
+        ("foreign entries", _extra(verdict)),
     ]
     for name, value in figures:
         table.add_row(name, value)
@@ -56,14 +57,14 @@ def _extra(verdict: Verdict) -> str:
     if verdict.extra is not None:
         return f"{verdict.extra:,}"
     if verdict.shared:
-        return "unknown: others may write to the stream"
-    return "there are some of an old program" if verdict.end.others else "unknown: the stream moved"
+        return "unknown: other clients may write"
+    return "unknown: a previous writer has entries" if verdict.end.others else "unknown: the stream changed"
 
 
-def print_table(table: Table) -> None:
-    """Prints a table: no wider than the terminal, or as wide as it has to be where the output is none."""
+def print_table(table: Table, widest: int = _WIDEST) -> None:
+    """Prints a table: no wider than the terminal or, if the output is none, as wide as its text, up to `widest`."""
     if not console.is_terminal:
-        table.width = full_width(table)
+        table.width = min(full_width(table), widest)
     console.print(table)
 
 
@@ -73,25 +74,31 @@ def full_width(table: Table) -> int:
 
 
 def print_findings(found: Sequence[CheckResult]) -> None:
-    """Prints what each check says, and the first few of what should not be so."""
+    """Prints the message of each check, and the first few of its problems."""
     for finding in found:
         console.print(
             f"[green]pass[/] {finding.check.name}" if finding.passed else f"[red]FAIL[/] {finding.check.name}"
         )
         console.print(f"  {finding.message}", markup=False)
-        for offender in finding.offenders[:_SHOWN]:
-            parts = zip(finding.columns, offender, strict=True)
-            console.print("    " + ", ".join(f"{column}: {part}" for column, part in parts if part != ""), markup=False)
-        more = len(finding.offenders[_SHOWN:]) + finding.more
-        if more:
-            console.print(f"    and {more:,} more")
+        # Totals are about the whole stream, and so about no brick.
+        rows = [offender for offender in finding.offenders if offender[0] != ""]
+        lines = [_line(finding.columns, offender) for offender in rows[:_SHOWN]]
+        if more := len(rows) - len(lines) + finding.more:
+            lines.append(f"and {more:,} more")
+        lines += [_line(finding.columns, offender) for offender in finding.offenders if offender[0] == ""]
+        for line in lines:
+            console.print(f"    {line}", markup=False)
         if finding.warning:
             console.print(f"  {finding.warning}", markup=False)
 
 
+def _line(columns: Sequence[str], offender: Sequence[int | str]) -> str:
+    return ", ".join(f"{column}: {part}" for column, part in zip(columns, offender, strict=True) if part != "")
+
+
 @contextmanager
 def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how much of a total is done, from the first that is: before it, all may be refused."""
+    """Shows how much of a total is done, from the first step on: an error comes before it."""
     with ExitStack() as shown:
         progress = Progress(console=console)
         task = progress.add_task(what, total=total)
@@ -129,7 +136,7 @@ def print_statuses(statuses: Sequence[FeedStatus]) -> None:
     # Few columns with several lines each fit into 80 characters.
     table = Table(show_lines=True)
     for name in ("feed", "bricks", "rows recorded", "stream", "consumer groups"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for status in statuses:
         bricks = [f"{status.done:,} of {status.bricks:,} done", f"next: {status.next_brick or 'none'}"]
         if status.failed:
@@ -138,7 +145,7 @@ def print_statuses(statuses: Sequence[FeedStatus]) -> None:
         groups = [_backlog(group) for group in status.redis.groups] if status.redis else []
         cells = (status.feed, "\n".join(bricks), f"{status.rows:,}", "\n".join(stream), "\n".join(groups))
         table.add_row(*map(Text, cells))
-    print_table(table)
+    print_table(table, _WIDEST_STATUS)
 
 
 def _stream_lines(status: FeedStatus) -> list[str]:

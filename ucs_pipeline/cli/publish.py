@@ -5,10 +5,11 @@ import sys
 import click
 
 from ucs_pipeline.cli.output import console, print_line, row_bar
+from ucs_pipeline.errors import counted
 from ucs_pipeline.project import publish as by_name
 
 NOTHING_TO_DO = 3
-"""Exit code where no brick comes next now."""
+"""Exit code if no brick comes next now."""
 
 
 @click.command()
@@ -38,13 +39,14 @@ def publish(feed: str, bricks: str | None, most: int | None, replay: bool, launc
     if not done.runs:
         click.echo(done.reason)
         sys.exit(NOTHING_TO_DO)
-    unit = done.feed.partitions.unit
-    bricks = f"{done.bricks:,} {unit}" if done.bricks == 1 else f"{done.bricks:,} {unit}s"
+    unit, stream = done.feed.partitions.unit, done.feed.stream_name
     if done.rows:
-        said = f"published {bricks} with {done.rows:,} rows in {done.seconds:.1f} s"
+        before = f"; {counted(done.in_stream, unit)} already in stream {stream!r}" if done.in_stream else ""
+        bricks, rows = counted(done.bricks - done.in_stream, unit), counted(done.rows, "row")
+        text = f"published {bricks} with {rows} in {done.seconds:.1f} s{before}"
     else:
-        said = f"nothing to add: {bricks} already in stream {done.feed.stream_name!r}, or without rows"
-    click.echo(f"feed {feed!r}: {said}")
+        text = f"nothing to add: {counted(done.bricks, unit)} already in stream {stream!r}, or without rows"
+    click.echo(f"feed {feed!r}: {text}")
 
 
 def _launch(feed: str, first: str | None, last: str | None, most: int | None, *, replay: bool) -> None:

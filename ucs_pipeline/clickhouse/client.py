@@ -1,6 +1,6 @@
 """ClickHouse as something that answers queries with Arrow batches: a server over HTTP, or the engine in this process.
 
-Both must fail loudly: a result that ends early is an error, never the end of the table.
+For both, a result that ends early is an error, never the end of the table.
 """
 
 import io
@@ -17,7 +17,7 @@ from ucs_pipeline.clickhouse.errors import ADDRESS, Redact, _broken_off, _embedd
 from ucs_pipeline.errors import SourceError
 
 _TEXT_LIMITS: Mapping[str, int] = {
-    # A feed's query grows with the columns of its table. ClickHouse looks at these before it looks into the query.
+    # A feed's query grows with the columns of its table. ClickHouse applies these limits before it parses the query.
     "max_query_size": 1 << 28,
     "max_ast_elements": 10_000_000,
     "max_expanded_ast_elements": 10_000_000,
@@ -25,10 +25,10 @@ _TEXT_LIMITS: Mapping[str, int] = {
 _LONG_QUERY = 50_000
 
 _END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
-# A cache in between is told that an answer is for one question only.
+# Keeps caches between client and server from reusing an answer.
 _NO_CACHE = {"Cache-Control": "no-cache, no-store", "Pragma": "no-cache"}
 
-# The driver logs a connection error before it raises it, which without any handler is a line on stderr by itself.
+# The driver logs a connection error before it raises it. Without a handler that is an extra line on stderr.
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 
@@ -36,32 +36,32 @@ class Engine(Protocol):
     """Something that runs a query and streams its result."""
 
     scan_settings: Mapping[str, str | int]
-    """ClickHouse settings that make a large result cheaper to sort and to hand over."""
+    """ClickHouse settings that make a large result faster to sort and to send."""
 
     @property
     def sorted_rows(self) -> int | None:
-        """Rows that one query should sort, about; None if one query may sort any number."""
+        """About how many rows one query should sort; None if any number."""
 
     def batches(self, query: str, parameters: Mapping[str, int], hide: Redact) -> Generator[pa.RecordBatch, None, None]:
         """Non-empty batches of the whole result, in order.
 
         Raises:
-            SourceError: the query is refused, or fails half-way. What ClickHouse says about it went through `hide`.
+            SourceError: the query is refused, or fails half-way. ClickHouse's message went through `hide`.
         """
 
     def rows(self, query: str, parameters: Mapping[str, int], hide: Redact) -> list[dict[str, Any]]:
         """The whole of a small result.
 
         Raises:
-            SourceError: the query is refused. What ClickHouse says about it went through `hide`.
+            SourceError: the query is refused. ClickHouse's message went through `hide`.
         """
 
 
 class HttpEngine:
     """A ClickHouse server, through clickhouse-connect."""
 
-    # A table that is not stored in the order of the key is sorted on disk beyond this. Servers from 24.12 on go by a
-    # share of their memory instead (max_bytes_ratio_before_external_sort), which older ones do not know.
+    # Beyond this, a table that is not stored in the order of the key is sorted on disk. Servers from 24.12 on use a
+    # share of their memory instead (max_bytes_ratio_before_external_sort).
     scan_settings: Mapping[str, str | int] = {"max_bytes_before_external_sort": 1 << 31}
     sorted_rows = None
 
@@ -107,14 +107,14 @@ class HttpEngine:
                 parts = urlsplit(self._url)
                 if not parts.hostname or parts.port == 0:
                     raise ValueError
-                # Scans of one feed may run side by side, which a server-side session forbids. The driver does not look
-                # at the scheme, and would send the password in the clear.
+                # Scans of one feed may run in parallel, which a server-side session forbids. The driver ignores the
+                # scheme, and would send the password unencrypted.
                 self._client = clickhouse_connect.get_client(
                     dsn=self._url, secure=parts.scheme == "https", autogenerate_session_id=False, query_limit=0
                 )
                 self._client.headers.update(_NO_CACHE)
             except (ValueError, TypeError):
-                # What went wrong is left out: it may quote a part of the password.
+                # The cause is left out: it may quote a part of the password.
                 raise SourceError(
                     f"{ADDRESS} is not a ClickHouse URL. Expected https://user:password@host:8443/database or "
                     "http://...:8123. Percent-encode all but letters and digits in user and password, and put only "
@@ -128,7 +128,7 @@ class EmbeddedEngine:
     """ClickHouse's engine in this process, over the Parquet files of the project."""
 
     scan_settings: Mapping[str, str | int] = {
-        # Between a server and here compression saves network; in one process it only costs a third of the scan's time.
+        # In one process compression saves no network traffic, and costs a third of the scan's time.
         "output_format_arrow_compression_method": "none",
         # Engine and publisher share the process's memory: blocks of a quarter of the usual rows take 100 MB less of it,
         # and no more time.
@@ -137,7 +137,8 @@ class EmbeddedEngine:
         "max_bytes_before_external_sort": 1 << 28,
         "max_bytes_ratio_before_external_sort": 0,
     }
-    # Parquet has no order that the engine knows of, so it sorts; but it skips row groups that a query does not need.
+    # The engine does not know the order of a Parquet file, so it sorts; but it skips row groups that a query does not
+    # need.
     sorted_rows = 500_000
 
     def __init__(self) -> None:
@@ -170,18 +171,18 @@ class EmbeddedEngine:
 
     @contextmanager
     def _connection(self, query: str, hide: Redact) -> Iterator[Any]:
-        """A handle for one query: streams that are read side by side need one each."""
+        """A handle for one query: streams that are read in parallel need one each."""
         try:
             connection = self._idle.pop()
         except IndexError:
             connection = self.connect()
         try:
             if limits := _limits(query):
-                # In the query itself they would come too late: it is longer than what is read without them.
+                # In the query they would come too late: its text is longer than the default limits allow.
                 connection.query("SET " + ", ".join(f"{name} = {value}" for name, value in limits.items()))
             yield connection
         except (RuntimeError, pa.ArrowException) as error:
-            # What a failed query had written would come before the first block of the handle's next stream.
+            # The output of a failed query would precede the first block of the handle's next stream.
             connection.close()
             raise _refusal(str(error), hide, _embedded_hints()) from None
         except BaseException:
@@ -196,7 +197,7 @@ def _limits(query: str) -> dict[str, int] | None:
 
 
 class _Tail(io.RawIOBase):
-    """A readable body that remembers its last bytes, where ClickHouse writes why it broke off."""
+    """A readable body that remembers its last bytes, where ClickHouse writes an error."""
 
     def __init__(self, body: io.IOBase) -> None:
         self._body = body
@@ -215,5 +216,5 @@ class _Tail(io.RawIOBase):
         super().close()
 
 
-# The errors below stand by themselves, without what caused them: a traceback shows that as well, and ClickHouse's own
-# words may repeat the query, with whatever the feed's SQL holds.
+# The errors below have no cause: a traceback would show it, and ClickHouse's message may repeat the query with secrets
+# of the feed's SQL.

@@ -45,7 +45,7 @@ def embedded_connection() -> "Connection":
         if _anchor is None:
             # The engine and its views end with its last handle; this one stays.
             _anchor = _connect()
-            # Ended while Python takes its modules apart, the engine would print that it cannot.
+            # If it ended while Python shuts down, the engine would print an error.
             atexit.register(_anchor.close)
         _show_files(_anchor)
         return _connect()
@@ -106,14 +106,14 @@ def _string(text: str) -> str:
 def _signals_untouched() -> Iterator[None]:
     """Undo what starting chDB does to signals.
 
-    It blocks SIGPIPE in the importing thread, which child processes inherit, and catches SIGTSTP, so that Ctrl-Z
-    prints a stack trace instead of stopping the process. SIGINT and SIGTERM it leaves alone.
+    It blocks SIGPIPE in the importing thread, which child processes inherit, and catches SIGTSTP, so that Ctrl-Z prints
+    a stack trace instead of stopping the process. It does not change SIGINT and SIGTERM.
     """
     libc = ctypes.CDLL(None)
     libc.signal.restype = ctypes.c_void_p
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    # Python's own signal() works in the main thread only, and the engine may well be started in another.
+    # Python's own signal() works in the main thread only, and the engine may start in another.
     stop = libc.signal(signal.SIGTSTP, None)
     libc.signal(signal.SIGTSTP, stop)
     try:

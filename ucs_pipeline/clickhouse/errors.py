@@ -8,11 +8,11 @@ from ucs_pipeline.errors import SourceError, SourceUnavailableError
 from ucs_pipeline.home import data_dir
 
 ADDRESS = "the ClickHouse URL"
-"""What messages call the URL until it is known where that is written."""
+"""The URL's name in messages while its setting is not known."""
 
 
 Redact = Callable[[str], str]
-"""What leaves a feed's secrets out of a text that may repeat its SQL."""
+"""Removes a feed's secrets from a text that may repeat its SQL."""
 
 
 _CODE = re.compile(r"Code: (\d+)\. (?:DB::Exception: )?(.*)", re.DOTALL)
@@ -24,7 +24,7 @@ _NAME = re.compile(r"\(([A-Z][A-Z0-9_]+)\)")
 _ERRNO = re.compile(r": , errno: \d+, strerror: ")
 
 
-# What ClickHouse says of any file that it cannot look into: the structure is not what is missing.
+# ClickHouse's message for any file that it cannot read: the structure is not what is missing.
 _BESIDE_THE_POINT = re.compile(
     r": The table structure cannot be extracted from .*|\. You can specify the \w+ manually.*"
 )
@@ -78,7 +78,7 @@ def _embedded_hints() -> dict[str, str]:
     return {**_HINTS, "UNKNOWN_TABLE": no_table, "UNKNOWN_DATABASE": no_table}
 
 
-# What goes away by itself: limits on what is used at a time, connections, replicas that catch up, locks.
+# Errors that pass: limits on concurrent use, connections, replicas that catch up, locks.
 TRANSIENT = {
     *("TIMEOUT_EXCEEDED", "TOO_SLOW", "TOO_MANY_SIMULTANEOUS_QUERIES", "QUERY_SLOT_ACQUISITION_TIMEOUT"),
     *("QUOTA_EXCEEDED", "RECEIVED_ERROR_TOO_MANY_REQUESTS", "USER_SESSION_LIMIT_EXCEEDED", "SERVER_OVERLOADED"),
@@ -111,7 +111,7 @@ def _broken_off(reason: object, tail: bytes, hide: Redact) -> SourceError:
 
 
 def _refusal(words: str, hide: Redact, hints: Mapping[str, str] = MappingProxyType(_HINTS)) -> SourceError:
-    # Before anything is cut off: of a secret cut in two, both halves would stay.
+    # Before the text is cut: both halves of a secret cut in two would stay.
     message = hide(words)
     match = _CODE.search(message)
     if match is None:
@@ -121,7 +121,7 @@ def _refusal(words: str, hide: Redact, hints: Mapping[str, str] = MappingProxyTy
         )
     names = _NAME.findall(match[2])
     name = names[-1] if names else f"code {match[1]}"
-    # The engine calls this a mistake in the SQL, at the place where it stopped to read.
+    # The engine reports this as an SQL error at the position where it stopped.
     hint = _TOO_LONG_HINT if _TOO_LONG in match[2] else hints.get(name)
     text = f"ClickHouse refused the query with {name}: {first_line(match[2]).removesuffix('?')}."
     kind = SourceUnavailableError if name in TRANSIENT else SourceError
@@ -129,8 +129,8 @@ def _refusal(words: str, hide: Redact, hints: Mapping[str, str] = MappingProxyTy
 
 
 def first_line(message: str) -> str:
-    """The reason in a message of ClickHouse, without what is said around it."""
-    # A line that ends with a colon ends with the reason, which is on the next one.
+    """The reason in a message of ClickHouse, without its prefix and suffix."""
+    # After a line that ends with a colon, the reason is on the next one.
     line = re.sub(r":\s*\n\s*", ": ", message.strip()).splitlines()[0] if message.strip() else "no message"
     line = re.sub(r"\s*\(?\([A-Z0-9_]+\)\s*(\(version .*)?$", "", line)
     line = _ERRNO.sub(": ", _BESIDE_THE_POINT.sub("", line))

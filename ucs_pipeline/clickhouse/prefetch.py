@@ -14,7 +14,7 @@ _JOIN_SECONDS = 10
 
 
 class ClosedError(Exception):
-    """The iterator was closed while somebody waited for it."""
+    """The iterator was closed while a thread waited for it."""
 
 
 class Background(Generic[T]):
@@ -57,7 +57,7 @@ class Background(Generic[T]):
             return bool(self._ready or self._ended or self._closed)
 
     def pause(self, seconds: float) -> None:
-        """Waits so long.
+        """Waits.
 
         Raises:
             ClosedError: `close` was called before the time was over.
@@ -67,13 +67,13 @@ class Background(Generic[T]):
                 raise ClosedError
 
     def close(self) -> None:
-        """Stops the thread at its next item and wakes whoever waits. Does not wait for the thread."""
+        """Stops the thread at its next item and wakes threads that wait. Does not wait for the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def join(self) -> None:
-        """Waits for the thread to end; a thread held up by a dead server is left to die with the process."""
+        """Waits for the thread to end; a thread blocked by a dead server ends with the process."""
         self._thread.join(_JOIN_SECONDS)
 
     def _take(self) -> T | None:

@@ -18,7 +18,8 @@ def selected(feed: Feed, rows: RowsOf) -> sql.Shape:
     """The key and the fields of a feed. `rows` gives the rows of a query.
 
     Raises:
-        SourceError: there is no such table or column, the key is of another class, or a value is not of its row alone.
+        SourceError: there is no such table or column, the key is of another class, or a value does not depend on its
+            row alone.
     """
     described = rows(sql.describe_table(feed.table), {})
     # An EPHEMERAL column exists in INSERT only.

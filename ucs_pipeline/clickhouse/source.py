@@ -1,4 +1,4 @@
-"""One feed's table as ordered Arrow batches, wherever the table is."""
+"""One feed's table as ordered Arrow batches."""
 
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -32,15 +32,15 @@ _SCAN_SETTINGS: Mapping[str, str | int] = {
     "max_block_size": 16384,
 }
 _CENSUS_SETTINGS: Mapping[str, str | int] = {
-    # Of a row in no brick nothing but its key is looked at: an expression that fails on it is not the feed's concern.
+    # For a row in no brick only the key is calculated: another expression may fail on it.
     "short_circuit_function_evaluation": "force_enable",
 }
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 _MOST_PORTIONS = 20
 _AHEAD_ROWS = 100_000
-"""Rows before the end of a portion at which the next one is begun: about what the engine needs for its first rows."""
+"""How many rows before the end of a portion the next one starts: about what the engine needs for its first rows."""
 
-# In rows strings are bytes: ClickHouse does not promise UTF-8 in them.
+# Strings in rows are bytes: ClickHouse does not guarantee UTF-8.
 _AS_BYTES: Mapping[str, str | int] = {"output_format_arrow_string_as_string": 0}
 _AS_TEXT: Mapping[str, str | int] = {"output_format_arrow_string_as_string": 1}
 
@@ -54,7 +54,7 @@ class BrickContent(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """Where a table ends. It differs once rows have come that are not before its end."""
+    """Where a table ends. It changes when rows come that are not before its end."""
 
     newest: str
     """The newest key, as ClickHouse writes it."""
@@ -86,9 +86,9 @@ class ClickHouseServer:
     url: str = field(repr=False)
     """As clickhouse-connect reads it, or `embedded`: the engine in this process."""
     name: str = ADDRESS
-    """What messages call the URL: where it is written."""
+    """The URL's name in messages: the setting that holds it."""
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
-    """ClickHouse settings of every query, where the feed does not say otherwise."""
+    """ClickHouse settings of every query, unless the feed sets them."""
 
     def engine(self) -> Engine:
         """What runs its queries. Connects at the first one."""
@@ -112,7 +112,7 @@ class Source:
         Raises:
             SourceError: the query is refused or fails half-way, or a row cannot become an entry.
         """
-        # Counted before it is read: what is read then has at least these rows, or is older than the count.
+        # Counted before the scan: a scan with fewer rows reads an older state than the count.
         counts = self.count(first, last)
         portions = deque(self._portions(first, last, counts))
         counted = Counted(self.feed, counts)
@@ -126,10 +126,10 @@ class Source:
                     yield batch
                     left -= batch.num_rows
                     if portions and following is None and left < _AHEAD_ROWS:
-                        # Its first rows come after all of it was sorted: by then the current one has gone out.
+                        # Its first rows come after it is sorted. By then the current one is sent.
                         following = self._begin(portions, started)
                 if portions and following is None:
-                    # There were fewer rows than had been counted.
+                    # Fewer rows than counted.
                     following = self._begin(portions, started)
                 if following is None:
                     counted.finish()
@@ -157,10 +157,10 @@ class Source:
                 raise self._named(error) from error
 
     def _portions(self, first: int, last: int, counts: Mapping[int, int]) -> Iterator["ScanWindow"]:
-        """Ranges of bricks, in order, each with about as many rows as the engine sorts in memory, or of one brick."""
+        """Ranges of bricks, in order. Each has about as many rows as the engine sorts in memory, or is one brick."""
         start, total = first, 0
         if self._engine.sorted_rows is not None and last > first:
-            # Where rows are in no order at all, each portion reads the whole table.
+            # If rows are stored in no order, each portion reads the whole table.
             most = max(self._engine.sorted_rows, sum(counts.values()) // _MOST_PORTIONS)
             for ordinal, rows in counts.items():
                 if total and total + rows > most:
@@ -205,7 +205,7 @@ class Source:
         return Tail(*found[0].values()) if found else None
 
     def has_rows_beyond(self) -> bool:
-        """Whether the table has a row beyond the feed's list.
+        """Whether the table has a row after the feed's last brick.
 
         Raises:
             SourceError: the query is refused.
@@ -213,7 +213,7 @@ class Source:
         return bool(self._rows(sql.beyond(self.shape())))
 
     def remark(self, wanted: Sequence[int]) -> str | None:
-        """What to say of partitions without any row, in one sentence; None if the table has none at all.
+        """The message about partitions without any row; None if the table has none at all.
 
         Raises:
             SourceError: the query is refused.
@@ -244,7 +244,7 @@ class Source:
         return TableStats(bricks, unassigned)
 
     def engine(self) -> str | None:
-        """The table's engine, such as `MergeTree`; None if it is no plain table, or the user may not look.
+        """The table's engine, such as `MergeTree`; None if it is no plain table, or the user lacks the right.
 
         Raises:
             SourceUnavailableError: ClickHouse cannot answer now.
@@ -259,7 +259,7 @@ class Source:
         return str(found[0]["engine"]) if found else None
 
     def warning(self) -> str | None:
-        """What the feed's user should know about the table's engine, in one sentence; None if nothing.
+        """A warning about the table's engine; None if there is none.
 
         Raises:
             SourceUnavailableError: ClickHouse cannot answer now.
@@ -272,15 +272,15 @@ class Source:
         except SourceUnavailableError:
             raise
         except SourceError:
-            # What is wrong with the feed is said by what reads it.
+            # Reading the table reports errors of the feed.
             return None
 
     def shape(self) -> sql.Shape:
         """What the feed selects, with the types the table has now.
 
         Raises:
-            SourceError: there is no such table or column, the key is of another class, or a value is not of its row
-                alone.
+            SourceError: there is no such table or column, the key is of another class, or a value does not depend on
+                its row alone.
         """
         if self._shape is None:
             self._shape = selected(self.feed, self._settled_rows)
@@ -303,10 +303,9 @@ class Source:
         return self._run(self._asked(query, _NOTHING, {**_AS_TEXT, **fixed}), {})
 
     def _asked(self, query: str, usual: Mapping[str, str | int], fixed: Mapping[str, str | int]) -> str:
-        """A query with the settings that its answer must depend on alone, and a text that no query before it had.
+        """A query with fixed settings, and a text that no earlier query had.
 
-        `usual` holds where the feed does not say otherwise. What repeats the answer to the same text (a cache in
-        between) does not have this one.
+        A feed's own settings override `usual`. The unique text keeps a cache from answering.
         """
         if self._pins is None:
             known = self._run(sql.known_settings(), {})

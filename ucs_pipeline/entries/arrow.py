@@ -1,4 +1,4 @@
-"""Arrow columns as the memory that they are, and back.
+"""Arrow columns as memory buffers, and back.
 
 Arrow's own ways between Python objects, NumPy and columns (`pa.array`, `pa.scalar`, `to_numpy`) import pandas to know
 its missing values, which takes half a second of every run's start, and 40 MB.
@@ -63,9 +63,9 @@ def integers(values: npt.NDArray[np.int64]) -> pa.Array:
 
 
 def join(*parts: "pa.Array | bytes") -> pa.Array:
-    """Binary columns row by row side by side, the last part between all others; bytes stand in every row alike."""
+    """Binary columns joined row by row, the last part as separator. Plain bytes are the same in every row."""
     columns = [binary([part])[0] if isinstance(part, bytes) else part for part in parts]
-    # The system's allocator gives large buffers back when they are done with; Arrow's own keeps them.
+    # The system's allocator returns large buffers after use; Arrow's own keeps them.
     return pc.binary_join_element_wise(*columns, memory_pool=_MEMORY)
 
 

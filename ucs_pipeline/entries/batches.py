@@ -9,7 +9,7 @@ from ucs_pipeline.entries.encode import Entries
 from ucs_pipeline.entries.entry_id import EntryId
 
 TRANSACTION_ROWS = 1024
-"""Rows that are appended together, at most: Redis takes about two milliseconds for them, in which others wait."""
+"""Rows that are appended together, at most. Redis takes about 2 ms for them, while other clients wait."""
 
 
 _TRANSACTION_BYTES = 1 << 19
@@ -40,7 +40,7 @@ class Batch:
 
 
 def cut(entries: Entries, start: int, stop: int, most: int = TRANSACTION_ROWS) -> Iterator[Batch]:
-    """Cuts rows into transactions of at most `most` rows, small enough for Redis not to hold up other clients."""
+    """Cuts rows into transactions of at most `most` rows, small enough not to block other clients of Redis."""
     while start < stop:
         end = min(start + most, stop)
         while end - start > 1 and entries.size(start, end) > _TRANSACTION_BYTES:

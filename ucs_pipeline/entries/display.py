@@ -1,15 +1,16 @@
-"""Bricks, contents and entries in sentences and tables."""
+"""Bricks, contents and entries in messages and tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from ucs_pipeline.bricks.partitions import Partitions
+from ucs_pipeline.errors import counted
 
 _CHARACTERS = 200
 _RANGES = 3
 
 
 def ranges(partitions: Partitions, starts: Iterable[int]) -> str:
-    """Rising starts as brick names and `first...last` ranges, the first few of them."""
+    """Rising starts as brick names and `first...last` ranges, the first few."""
     names = list(partitions.spans(starts))
     more = len(names) - _RANGES
     return ", ".join(names[:_RANGES]) + (f" and {more:,} more" if more > 0 else "")
@@ -23,11 +24,11 @@ def bricks_are(partitions: Partitions, starts: Sequence[int]) -> str:
 
 def content_shown(rows: int, content_hash: int | None) -> str:
     """Rows and content hash of a brick."""
-    return f"{rows:,} rows, content {hash_shown(content_hash)}"
+    return f"{counted(rows, 'row')}, content {hash_shown(content_hash)}"
 
 
 def hash_text(content_hash: int) -> str:
-    """A content hash as it is written down: 16 hex digits."""
+    """The recorded form of a content hash: 16 hex digits."""
     return f"{content_hash:016x}"
 
 
@@ -44,9 +45,9 @@ def fields_shown(fields: Mapping[bytes, bytes]) -> str:
 
 
 def printable(text: str) -> str:
-    """A text from a table or a stream, what is not to be seen in it escaped.
+    """A text from a table or a stream, its non-printable characters escaped.
 
-    Otherwise it could steer the terminal that shows it, or begin a line of its own in a log.
+    Otherwise it could control the terminal, or begin a new line in a log.
     """
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text

@@ -1,4 +1,4 @@
-"""Rows as Redis protocol bytes: XADD requests, and XRANGE's view of the entries they make.
+"""Rows as Redis protocol bytes: XADD requests, and the entries in XRANGE's reply.
 
 Everything here works on whole Arrow columns; no Python object is made per row. Protocol: RESP2.
 """
@@ -21,7 +21,7 @@ from ucs_pipeline.errors import SourceError
 
 _CRLF = b"\r\n"
 _MAX_BYTES = 1 << 26
-# What stands before an id of so many characters, two numbers of at most twenty digits and a dash.
+# The protocol's prefix of an id by its length: two numbers of at most twenty digits and a dash.
 _ID_HEADS = binary([b"$%d\r\n" % length for length in range(2 * 20 + 2)])
 
 
@@ -50,7 +50,7 @@ class BrickSlice(NamedTuple):
 
 
 class Entries:
-    """A run of rows in stream order, with the bytes that write them and the bytes that prove them written."""
+    """Consecutive rows in stream order, with the bytes that add them and the bytes that prove that they were added."""
 
     def __init__(self, stream: bytes, batch: pa.RecordBatch, first_row: int) -> None:
         self.count: int = batch.num_rows
@@ -122,7 +122,7 @@ class Entries:
         ]
 
     def fields(self, start: int, stop: int) -> dict[EntryId, dict[bytes, bytes]]:
-        """Fields of the rows from `start` up to `stop`, by id. Objects for people to look at: not for the row path."""
+        """Fields of the rows from `start` up to `stop`, by id. Objects for display: not for the row path."""
         reader = hiredis.Reader()
         reader.feed(bytes(self.requests.rows(start, stop)))
         return {
@@ -138,7 +138,7 @@ class Entries:
 
     @cached_property
     def views(self) -> Packed:
-        """How each row looks inside the reply to XRANGE."""
+        """The bytes of each row in the reply to XRANGE."""
         return self._rows(b"*2\r\n", self._per_count(b"*", 0, _CRLF))
 
     @cached_property
@@ -167,7 +167,7 @@ class Entries:
 
 
 class UnnumberedEntries(Entries):
-    """Rows whose ids Redis gives. What is called an id here is a row's position in its brick."""
+    """Rows whose ids Redis assigns. An id here is a row's position in its brick."""
 
     @cached_property
     def requests(self) -> Packed:

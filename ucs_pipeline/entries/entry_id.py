@@ -1,4 +1,4 @@
-"""Positions in a stream: entry ids, and what is known of where a stream stands. Pure, and light to import."""
+"""Positions in a stream: entry ids, and the state of a stream. Pure, and fast to import."""
 
 from typing import NamedTuple
 
@@ -26,15 +26,15 @@ class EntryId(NamedTuple):
 
 
 START = EntryId(0, 0)
-"""The top of a stream that never had an entry."""
+"""The last ID of a stream that never had an entry."""
 
 
 class State(NamedTuple):
-    """What Redis knows of a stream, read in one step: it may be written and trimmed at the same time."""
+    """The state of a stream, read in one step: other clients may write and trim at the same time."""
 
     exists: bool
     top: EntryId
-    """The highest id the stream ever had; trims and deletes do not lower it. `START` if there is no stream."""
+    """The last ID; trims and deletes do not lower it. `START` if there is no stream."""
     length: int
     """Entries in it now."""
     first: EntryId | None = None
@@ -44,24 +44,24 @@ class State(NamedTuple):
     deleted: EntryId | None = None
     """The highest id that was deleted by itself (XDEL); None before Redis 7."""
     others: bool = False
-    """Whether it has entries of another program below the feed's; `first` is the feed's own, `length` counts all."""
+    """Whether it has entries of a previous writer below the feed's; `first` is the feed's own, `length` counts all."""
 
     def may_have_had(self, entry_id: EntryId) -> bool:
-        """Whether an entry up to the top that is not there now may have been there: it was trimmed or deleted."""
-        # Beside entries of another program an adopted part was never there, and nothing counts it.
+        """Whether a missing entry up to the last ID may have existed: then it was trimmed or deleted."""
+        # With entries of a previous writer, the adopted part was never in the stream, and nothing counts it.
         if self.added is not None and self.added == self.length and not self.others:
             return False
         return entry_id <= self.trimmed or (self.deleted is not None and entry_id <= self.deleted)
 
     def may_have_been_read(self, entry_id: EntryId, given: EntryId) -> bool:
-        """Whether a worker may have deleted an entry up to the top that is not there now.
+        """Whether a worker may have deleted a missing entry up to the last ID.
 
-        `given`: the highest id that a consumer group was given.
+        `given`: the highest id that a consumer group received.
         """
-        # Before Redis 7 the group alone says that the entry was there.
+        # Before Redis 7 only the group proves that the entry existed.
         return entry_id <= given and (self.deleted is None or self.may_have_had(entry_id))
 
     @property
     def trimmed(self) -> EntryId:
-        """Entries up to this id are gone from the stream's front. An empty stream was trimmed up to its top."""
+        """Entries up to this id are gone from the stream's front. An empty stream was trimmed up to its last ID."""
         return EntryId(self.first.ordinal, self.first.row - 1) if self.first else self.top

@@ -1,7 +1,7 @@
 """A feed's own Python function between table and stream: a DataFrame in, a DataFrame out, a batch of rows at a time.
 
-Its columns become the fields of the entries. From there on all is Arrow again: the text of values and the protocol's
-bytes are made column by column, without a Python object per row.
+Its columns become the fields of the entries. After that, the text of values and the protocol's bytes are made column by
+column in Arrow, without a Python object per row.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ucs_pipeline.entries.resp import bulk
-from ucs_pipeline.errors import SourceError
+from ucs_pipeline.errors import SourceError, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ class Transform:
         try:
             found = getattr(import_module(module), function)
         except Exception as error:
-            # Besides what is not there: whatever the module does when it is imported may fail.
+            # Not only ImportError: a module may raise anything when it is imported.
             raise SourceError(
                 f"transform {name!r} cannot be imported ({type(error).__name__}: {error}). Expected "
                 "package.module:function, importable where the feed runs.",
@@ -51,7 +51,7 @@ class Transform:
         Args:
             batch: a batch with the columns of `ucs_pipeline.clickhouse.sql.queries.scan`, raw ones included.
             fields: the names that the function sees, to names of the raw columns.
-            brick: name of the first brick in it, for what is said about it.
+            brick: name of its first brick, for messages.
 
         Raises:
             SourceError: the function fails, or what it returns cannot become one entry per row.
@@ -83,7 +83,7 @@ class Transform:
                         "it.",
                         "UCS-ROW",
                     ) from None
-        # Arrow's types keep integers exact and NULL apart from nan.
+        # Arrow's types keep integers exact, and NULL and nan apart.
         frame: pd.DataFrame = pa.table(arrays).to_pandas(types_mapper=pd.ArrowDtype)
         return frame
 
@@ -93,7 +93,9 @@ class Transform:
         if not isinstance(result, pd.DataFrame):
             raise self._wrong(brick, f"it returned a {type(result).__name__}, expected a DataFrame")
         if len(result) != len(index):
-            raise self._wrong(brick, f"it returned {len(result):,} rows for {len(index):,}, expected one a row")
+            raise self._wrong(
+                brick, f"it returned {counted(len(result), 'row')} for {len(index):,}, expected one a row"
+            )
         if not result.index.equals(index):
             raise self._wrong(brick, "it returned the rows with another index, expected the same order")
         names = [str(name) for name in result.columns]
@@ -113,7 +115,7 @@ class Transform:
 
 
 def _first_broken(column: pa.Array) -> int:
-    """Index of the first value that is no UTF-8, of which there is one."""
+    """Index of the first value that is no UTF-8. There must be one."""
     low, high = 0, len(column)
     while high - low > 1:
         middle = (low + high) // 2
@@ -126,7 +128,7 @@ def _first_broken(column: pa.Array) -> int:
 
 
 def _text(column: "pa.Array | pa.ChunkedArray") -> pa.Array:
-    """The text of values, in the forms that ClickHouse gives them too."""
+    """The text of values, in ClickHouse's forms."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     kind = column.type

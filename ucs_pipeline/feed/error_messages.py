@@ -1,4 +1,4 @@
-"""What is wrong with a feed's settings, in one sentence; what they hold is shown only where it cannot be a secret."""
+"""Messages about invalid settings of a feed. A value is shown only if it cannot be a secret."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ _SHAPES = {
     "owners": "a list, such as [team:data]",
     "transform": "package.module:function",
 }
-"""What a setting that is more than one number or text looks like."""
+"""Examples of settings with more than one value."""
 
 _EXPECTED = {
     **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "a whole number"),
@@ -36,18 +36,18 @@ _EXPECTED = {
     "greater_than_equal": "a number greater than or equal to {ge:g}",
     "literal_error": "{expected}",
 }
-"""The project's words for what pydantic expects."""
+"""The project's terms for what pydantic expects."""
 
 _HARMLESS = re.compile(r"[\w .,*+{}-]{0,40}|[\d:TZ+-]+|[\w+-]+/[\w+-]+")
-"""A word or two, a number, a time, a time zone: too little to be SQL, an address or a key of more than a word."""
+"""A word or two, a number, a time, a time zone: too short for SQL, an address or a key."""
 
 _SHAPED = {"dict_type", "list_type", "model_type", "model_attributes_type", "string_pattern_mismatch"}
 
 
 def sentence(settings: Mapping[str, Any], error: ValidationError, model: type[BaseModel]) -> str:
-    """All that pydantic found wrong with the settings of a feed, which are those of `model`, without its secrets."""
+    """All of pydantic's errors about the settings of a feed, which are those of `model`, without secrets."""
     said = words(error.errors(include_url=False), model)
-    # A rule may repeat a setting that another one would not: what may be SQL or a secret is nowhere.
+    # A rule may repeat a value of another setting, so secrets are removed from the whole text.
     others = {name: value for name, value in settings.items() if name != "name"}
     own = " ".join(_SHAPES.values())
     unfit = {text for text in texts(others) if not _HARMLESS.fullmatch(text) and text not in own}
@@ -55,7 +55,7 @@ def sentence(settings: Mapping[str, Any], error: ValidationError, model: type[Ba
 
 
 def called(name: object) -> str:
-    """How a sentence about a feed begins."""
+    """The start of a message about a feed."""
     if isinstance(name, str):
         return f"feed {name!r}"
     return "a feed without a name" if name is None else "a feed whose name is no text"
@@ -75,7 +75,7 @@ def texts(value: object) -> Iterator[str]:
 
 
 def words(problems: Iterable[ErrorDetails], model: type[BaseModel]) -> str:
-    """What pydantic says about settings that are those of `model`, in words of this project."""
+    """pydantic's errors about settings of `model`, in the project's terms."""
     # A setting that may be of several types has the same problem with each of them.
     found = dict.fromkeys(
         _said(problem, model)
@@ -101,7 +101,7 @@ def _said(problem: ErrorDetails, model: type[BaseModel]) -> str:
         elif problem["loc"][:1] == ("settings",):
             where = named(problem["loc"][:2])
         if kind in _SHAPED and isinstance(problem["input"], str):
-            # What has another shape has another meaning: `columns: decrypt(...)`.
+            # A value of another type may be SQL: `columns: decrypt(...)`.
             return f"{where}: {what} (found a text)".removeprefix(": ")
         if kind == "string_type" and isinstance(problem["input"], bool | int | float):
             return f"{where}: {what} (found {shown(problem['input'])}). Quote it"
@@ -112,7 +112,7 @@ def _said(problem: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _expected(problem: ErrorDetails) -> str | None:
-    """What pydantic expected, in the project's words; None where the message is the project's own already."""
+    """What pydantic expected, in the project's terms; None if the message is the project's own."""
     kind, top = problem["type"], problem["loc"][0] if problem["loc"] else ""
     if kind in _SHAPED:
         return _SHAPES.get(str(top))
@@ -124,13 +124,13 @@ def _expected(problem: ErrorDetails) -> str | None:
 
 
 def _nearest(path: Sequence[object], model: type[BaseModel]) -> str | None:
-    """The setting that was likely meant by one that does not exist."""
+    """The setting whose name is most similar to an unknown one."""
     *group, word = map(str, path)
     settings = dict(_settings(model))
-    beside = [name for name, parent in settings.items() if parent == ".".join(group)]
-    if close := get_close_matches(word, [name.rsplit(".")[-1] for name in beside], n=1):
+    same_group = [name for name, parent in settings.items() if parent == ".".join(group)]
+    if close := get_close_matches(word, [name.rsplit(".")[-1] for name in same_group], n=1):
         return ".".join([*group, *close])
-    # Right by itself, in the wrong place.
+    # A valid name in the wrong group.
     return next((name for name in settings if name.rsplit(".")[-1] == word), None)
 
 
@@ -146,20 +146,20 @@ def _settings(model: type[BaseModel], group: str = "") -> Iterator[tuple[str, st
 
 
 def mistake(name: object, said: str) -> ValidationError:
-    """What pydantic raises, with nothing but the sentence."""
-    # Left to itself, pydantic would show a part of the whole feed beside the sentence, and secrets in it.
+    """pydantic's error with the message only."""
+    # By default pydantic also shows a part of the feed, with its secrets.
     error = InitErrorDetails(type="value_error", loc=(), input=name, ctx={"error": FeedError(said)})
     return ValidationError.from_exception_data("BrickFeed", [error])
 
 
 def shown(value: object) -> str:
-    """A setting as a sentence may show it."""
+    """A setting as a message may show it."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
-        # In a file it may be a word.
+        # YAML may write it as a word.
         return "true, as YAML reads on and yes" if value else "false, as YAML reads off and no"
-    # The SQL of a feed that is no text, such as a list of it, may hold secrets as well.
+    # SQL that is no text, such as a list, may hold secrets as well.
     if isinstance(value, str):
         return repr(value) if _HARMLESS.fullmatch(value) else "a text"
     return repr(value) if isinstance(value, int | float) else f"a {type(value).__name__}"

@@ -1,6 +1,6 @@
-"""A feed: what the user writes down about one table and one stream. No I/O happens here.
+"""A feed: the settings of one table and one stream. No I/O happens here.
 
-`BrickFeed`, the Dagster component, is this and what Dagster makes of it.
+`BrickFeed`, the Dagster component, extends it.
 """
 
 from collections.abc import Callable, Sequence
@@ -154,7 +154,7 @@ class Feed(Settings):
     description: str | None = Field(default=None, description="Purpose of the feed, shown on the asset page.")
 
     _from_environment: frozenset[str] = PrivateAttr(default=frozenset())
-    """What templates have read from the environment, each of which may be a secret."""
+    """Values that templates have read from the environment. Each may be a secret."""
 
     @property
     def stream_name(self) -> str:
@@ -163,22 +163,22 @@ class Feed(Settings):
 
     @property
     def parent(self) -> "Feed":
-        """The feed that the user wrote; of a shard, the one it is a part of."""
+        """The feed that the user wrote; for a shard, the whole feed."""
         return self
 
     @property
     def shard_id(self) -> ShardId | None:
-        """Which shard of `parent` this is; None if it is the feed itself."""
+        """The shard of `parent`; None if it is the feed itself."""
         return None
 
     @property
     def any_order(self) -> bool:
-        """Whether bricks go in any order, and a ledger says what is in the stream."""
+        """Whether bricks are published in any order, with a ledger."""
         return self.stream.order == "any"
 
     @property
     def warning(self) -> str | None:
-        """What is likely not to be as wished, in one sentence; None if nothing is."""
+        """A warning about settings that are likely unwanted; None if there is none."""
         bricks = self.bricks
         if bricks.kind != "text" or bricks.digit != "sum" or bricks.base == 10:
             return None
@@ -189,12 +189,12 @@ class Feed(Settings):
 
     @property
     def redacted(self) -> "Feed":
-        """The feed as people may see it: the same, without secrets in its SQL. What is queried is the feed itself."""
+        """The feed without secrets in its SQL, for display. Queries use the feed itself."""
         return self._masked[0]
 
     @property
     def redact(self) -> Callable[[str], str]:
-        """What leaves the feed's secrets out of a text that may repeat its SQL."""
+        """Removes the feed's secrets from a text that may repeat its SQL."""
         return self._masked[1]
 
     @cached_property
@@ -301,7 +301,7 @@ def numbered_in(feed: Feed, brick: str) -> int | None:
         UcsError: the feed has no such brick.
     """
     bricks = feed.partitions
-    # Shards have names of one number.
+    # A UCS shard's name is one number.
     if feed.bricks.kind != "number" or bricks.unit == "shard" or not (brick.isascii() and brick.isdecimal()):
         return None
     ordinal = int(brick) + bricks.offset

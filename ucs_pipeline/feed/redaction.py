@@ -1,9 +1,9 @@
-"""SQL as people may see it: without what may be a password, a key or a token.
+"""SQL for display: without what may be a password, a key or a token.
 
 A table function can carry a login (`mysql('host', 'db', 't', 'user', 'password')`), and so can an expression
-(`decrypt('aes-256-gcm', …, 'key')`). Queries are sent as the feed has them; whatever is shown, recorded or logged goes
-through here first. Of a function that reaches elsewhere, or that nobody here knows, only what cannot be a secret is
-shown: where it reaches, names of tables, formats, structures. Pure: text in, text out.
+(`decrypt('aes-256-gcm', …, 'key')`). Queries are sent unchanged; text that is shown, recorded or logged is redacted
+here first. For a function that reads elsewhere, or is unknown, only what cannot be a secret is shown: addresses, names
+of tables, formats, structures. Pure: text in, text out.
 """
 
 import re
@@ -15,10 +15,10 @@ from ucs_pipeline.feed.sql_tokens import Group, Parts, Token, contents, split, t
 from ucs_pipeline.feed.sql_tokens import text as text_of
 
 HIDDEN = "[HIDDEN]"
-"""What stands for a secret, here and in ClickHouse's own messages."""
+"""Replaces a secret, here and in ClickHouse's own messages."""
 
 _OPEN = {
-    # Nothing of these leads out of ClickHouse with a login.
+    # None of these carries a login.
     *("file", "filecluster", "numbers", "numbers_mt", "zeros", "zeros_mt", "one", "generateseries", "generate_series"),
     *("generaterandom", "values", "null", "format", "view", "viewexplain", "viewifpermitted", "merge", "dictionary"),
     *("cluster", "clusterallreplicas", "mergetreeindex", "mergetreeprojection", "loop", "sqlite", "primes"),
@@ -31,7 +31,7 @@ _PLACES = {
     **dict.fromkeys(("url", "s3", "gcs", "oss", "cosn", "hdfs", "deltalake", "hudi", "iceberg", "paimon"), 1),
     **dict.fromkeys(("urlcluster", "s3cluster", "hdfscluster", "ytsaurus"), 2),
     **dict.fromkeys(("odbc", "jdbc", "executable"), 0),
-    # Their columns may be shown, wherever they are.
+    # Their columns may be shown in any position.
     **dict.fromkeys(
         (_CIPHERS := ("encrypt", "decrypt", "trydecrypt", "aes_encrypt_mysql", "aes_decrypt_mysql", "hmac")), 1
     ),
@@ -54,7 +54,7 @@ _STRUCTURE = re.compile(
     r"(?:\((?:[\w\s,.()/]|'[\w/ +-]*')*\))?\s*(?:,|\Z))+"
 )
 _LOGIN = re.compile(r"(?<=://)[^/?#\s]*(?=@)")
-# A lone question mark in a path is a wildcard.
+# A single question mark in a path is a wildcard.
 _QUERY = re.compile(r"(?:\?[^?]*[=&]|;).*", re.DOTALL)
 _VALUES = re.compile(r"(?:^[^:=&;]*:|=)([^&;]*)")
 _CLAUSES = {*("select", "where", "prewhere", "group", "order", "having", "limit", "union", "on", "using", "settings")}
@@ -71,9 +71,9 @@ class Redacted(NamedTuple):
 
 
 def shown_table(table: str, may_be: Collection[str] = ()) -> Redacted:
-    """A feed's `table` as it may be shown. A plain table, and a function that reads files, come as they are.
+    """A feed's `table` as it may be shown. A plain table, and a function that reads files, are unchanged.
 
-    `may_be`: texts that are secrets wherever they are in quotes or comments; outside of them they are names.
+    `may_be`: texts that are secrets inside quotes or comments; outside they are names.
     """
     return _shown(table, may_be, table=True)
 
@@ -90,13 +90,13 @@ def shown_address(value: str, may_be: Collection[str] = ()) -> Redacted:
 
 
 def hider(secrets: Collection[str]) -> Callable[[str], str]:
-    """What leaves these secrets out of a text, such as an error of ClickHouse that repeats the query."""
+    """Removes these secrets from a text, such as an error of ClickHouse that repeats the query."""
     forms = {form for secret in secrets for form in (secret, _unescaped(secret), unquote(secret)) if form}
     longest = sorted(forms, key=len, reverse=True)
 
     def hide(text: str) -> str:
         for secret in longest:
-            # A very short one is in every other word; as a literal it can be told from them.
+            # A very short one is part of many words, so only its literal is removed.
             text = text.replace(secret, HIDDEN) if len(secret) > _SHORT else text.replace(f"'{secret}'", f"'{HIDDEN}'")
         for secret in longest:
             text = _without_beginning(text, secret)
@@ -112,14 +112,14 @@ def _shown(sql: str, may_be: Collection[str], *, table: bool) -> Redacted:
 
 
 class _Reader:
-    """Writes SQL down again, and collects what it leaves out."""
+    """Writes redacted SQL, and collects what it leaves out."""
 
     def __init__(self, may_be: Collection[str]) -> None:
         self.secrets: set[str] = set()
         self._may_be = sorted(filter(None, may_be), key=len, reverse=True)
 
     def read(self, parts: Parts, *, table: bool = False) -> str:
-        """The text of some parts. `table`: a table comes first, so that a function nobody knows may reach out."""
+        """The text of some parts. `table`: a table comes first, so an unknown function may be a table function."""
         written, before = "", ""
         expected = listed = table
         reaching = False
@@ -145,7 +145,7 @@ class _Reader:
     def without_login(self, text: str) -> str:
         """The text without the user and password of an address in it, and without what may be a secret."""
         for secret in self._may_be:
-            # A very short one is in every other text.
+            # A very short one is part of many texts.
             if secret in text and (len(secret) > _SHORT or text.strip("'") == secret):
                 text = text.replace(secret, self._hide(secret))
         return _LOGIN.sub(lambda found: self._hide(found[0]), text)
@@ -225,7 +225,7 @@ def _unescaped(text: str) -> str:
 
 
 def _without_beginning(text: str, secret: str) -> str:
-    # ClickHouse cuts what it repeats of a query, which may be in the middle of a secret.
+    # ClickHouse truncates the query in its errors, possibly in the middle of a secret.
     for length in range(min(len(secret) - 1, _LONGEST_ECHO), 3, -1):
         beginning = secret[:length]
         text = text.replace(f"{beginning}...", f"{HIDDEN}...")

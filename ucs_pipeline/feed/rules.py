@@ -1,6 +1,6 @@
-"""What the settings of a feed must be beside each other. Pure; each rule says what was found and what to do.
+"""Rules for combinations of a feed's settings. Pure; each message has the value and what to do.
 
-Every rule raises `ValueError` with a sentence that names the setting.
+Every rule raises `ValueError` with a message that names the setting.
 """
 
 import re
@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping
 from ucs_pipeline.bricks.partitions import Partitions, ShardId
 from ucs_pipeline.bricks.sharding import ShardPartitions
 from ucs_pipeline.bricks.time import HOUR, MILLISECONDS
+from ucs_pipeline.errors import counted
 from ucs_pipeline.feed.redis_keys import has_neighbours
 from ucs_pipeline.feed.settings import Bricks, Stream
 from ucs_pipeline.feed.yaml_text import named
 
 FIXED_SETTINGS: Mapping[str, str | int] = {
-    # A result that is cut off must be an error: each of these could end one early without a word.
+    # A truncated result must be an error: each of these could end one early silently.
     **dict.fromkeys(("limit", "offset", "page"), 0),
     **dict.fromkeys(
         (f"{what}_overflow_mode" for what in ("read", "sort", "result", "timeout", "group_by", "set", "join")), "throw"
@@ -22,7 +23,7 @@ FIXED_SETTINGS: Mapping[str, str | int] = {
     **dict.fromkeys((f"{what}_overflow_mode" for what in ("distinct", "transfer")), "throw"),
     **dict.fromkeys(("read_overflow_mode_leaf", "timeout_overflow_mode_leaf"), "throw"),
     **dict.fromkeys(("partial_result_on_first_cancel", "discard_query_data", "run_query_in_background"), 0),
-    # Rows that are left out, or come back, although the query does not say so.
+    # Settings that leave rows out, or bring them back, contrary to the query.
     **dict.fromkeys(("select", "filter", "order", "sort", "additional_result_filter"), ""),
     **dict.fromkeys(("skip_unavailable_shards", "ignore_cold_parts_seconds", "distributed_group_by_no_merge"), 0),
     **dict.fromkeys(("parallel_replicas_count", "parallel_replica_offset"), 0),
@@ -30,7 +31,7 @@ FIXED_SETTINGS: Mapping[str, str | int] = {
     "additional_table_filters": "{}",
     "apply_deleted_mask": 1,
     "final": 0,
-    # Answers that may be older than the question.
+    # Answers from a cache.
     **dict.fromkeys(("use_query_cache", "query_cache_for_subqueries", "use_cache_for_count_from_files"), 0),
     **dict.fromkeys((f"schema_inference_use_cache_for_{where}" for where in ("file", "s3", "azure", "hdfs", "url")), 0),
     # The columns and rows of an answer.
@@ -46,12 +47,12 @@ MAX_PARTITIONS = 100_000
 """Dagster's documented ceiling of partitions per asset."""
 
 MAX_ORDINAL = 2**64 - 2
-"""The left half of a Redis entry id is an unsigned 64-bit number; the very last one is left as room above."""
+"""The left half of a Redis entry id is an unsigned 64-bit number; the very last one stays free."""
 
 _MOST_HOURS = {"brick": 1, "block": 24, "part": 31 * 24, "shard": 366 * 24}
-"""Hours in what a partition of a time feed is, at most."""
+"""Most hours in a partition of a time feed, by level."""
 _LAST_YEAR = 253370764800
-"""When the year 9999 begins, which has no end that Python can name."""
+"""The start of the year 9999, whose end Python cannot represent."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -89,7 +90,7 @@ def check_partitions(partitions: Partitions, shards: int, last: object) -> None:
         sizes = [count, *[0] * (shards > 1)]
     if not min(sizes):
         raise ValueError(
-            f"stream.shards is {shards}, and the feed has {count:,} {partitions.unit}s: a stream shard would have "
+            f"stream.shards is {shards}, and the feed has {counted(count, partitions.unit)}: a stream shard would have "
             "none. Choose fewer shards, or a finer `level`."
         )
     if max(sizes) > MAX_PARTITIONS:
@@ -97,11 +98,11 @@ def check_partitions(partitions: Partitions, shards: int, last: object) -> None:
 
 
 def refuse_endless(bricks: Bricks, shards: int) -> None:
-    """Refuses a list that is too long at a glance: to make that of thousands of years takes up to minutes."""
+    """Refuses a brick range that is clearly too long: listing thousands of years takes up to minutes."""
     if bricks.kind != "time":
         return
     first, last = bricks.ends()
-    # As few as they may be: the longest months and years, and clocks that change.
+    # A lower bound: the longest months and years, and clocks that change.
     units = (last - first) // (_MOST_HOURS[bricks.level] * HOUR * MILLISECONDS)
     if units * 0.99 > MAX_PARTITIONS * shards:
         raise _too_many(f"about {units:,} {bricks.level}s")
@@ -117,7 +118,7 @@ def _too_many(partitions: str) -> ValueError:
 
 
 def check_order(bricks: Bricks, stream: Stream, stream_name: str, tail: str) -> None:
-    """What is set is for the feed's order and class."""
+    """The settings fit the feed's order and class."""
     if stream.order == "any":
         _check_any_order(stream, stream_name, tail)
     if stream.pace is not None and bricks.kind != "time":
@@ -128,7 +129,7 @@ def check_order(bricks: Bricks, stream: Stream, stream_name: str, tail: str) -> 
 
 
 def check_live(bricks: Bricks, stream: Stream, *, sensor: bool) -> None:
-    """A run can stay with the table: a newer row has a larger key, and somebody launches the next run."""
+    """`tail: live` is possible: a newer row has a larger key, and a sensor launches the next run."""
     if bricks.kind == "text":
         raise ValueError(
             "tail: live needs keys that rise, and bricks.class is text: a new row may belong to any brick. Set `tail: "

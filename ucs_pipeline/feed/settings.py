@@ -21,17 +21,17 @@ _ONLY: Mapping[str, tuple[str, ...]] = {
     "time": ("zone", "unit", "settle_s"),
     "text": ("base", "digit", "column"),
 }
-"""Settings that one class has and the others have not."""
+"""Settings that only one class has."""
 
 
 class Settings(BaseModel):
-    """Settings that take no name they do not have."""
+    """Settings that refuse unknown names."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Written(NamedTuple):
-    """What YAML may make of a setting. It may be more than what the setting takes, which then says what is wrong."""
+    """What YAML may make of a setting. The validator of the setting refuses the rest."""
 
     kind: Any
 
@@ -91,7 +91,7 @@ class Bricks(Settings):
     @classmethod
     def _key(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, date):
-            # YAML makes dates of what looks like one.
+            # YAML turns date-like text into dates.
             value = value.isoformat()
         if info.data.get("kind") == "number" and isinstance(value, str) and value.isascii() and value.isdecimal():
             value = int(value)
@@ -118,7 +118,7 @@ class Bricks(Settings):
         return self
 
     def brick_class(self) -> BrickClass:
-        """The class, without a list.
+        """The class of bricks.
 
         Raises:
             BrickError: there is no such zone.
@@ -185,7 +185,7 @@ class Stream(Settings):
     max_len: int = Field(
         default=10_000_000,
         ge=1,
-        description="Entries the stream may hold. A full stream is handled as `when_full` says.",
+        description="Entries the stream may hold. `when_full` is what happens at this limit.",
     )
     max_bytes: int | None = Field(
         default=None, ge=1, description="Bytes of Redis memory the stream may take, in addition to `max_len`."
@@ -232,7 +232,7 @@ def _brick(bricks: BrickClass, setting: str, name: object) -> int:
 
 
 def _hour(bricks: TimeBricks, setting: str, value: object, hour: int) -> int:
-    """Ordinal of an hour; of the given one where the value is a day."""
+    """Ordinal of an hour; of the given one if the value is a day."""
     text = str(value)
     try:
         if text.count(".") == 3:

@@ -1,7 +1,7 @@
-"""A feed over several streams, as the ordered feeds that it is made of. No I/O happens here.
+"""A feed over several streams, as one ordered feed per stream. No I/O happens here.
 
-Each shard is a feed like any other: an asset with partitions, a stream, a pool, a sensor and checks of its own. What
-makes it one are its partitions, which are every so many-th partition of the whole feed's.
+Each shard is a feed like any other: an asset with partitions, a stream, a pool, a sensor and checks of its own. With n
+shards, it has every nth partition of the whole feed.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ class Shard(Feed):
 
     @classmethod
     def of(cls, whole: Feed, number: int) -> "Shard":
-        """Shard `number`, from 0 on, of a feed."""
+        """Shard `number` of a feed, counted from 0."""
         settings = {name: getattr(whole, name) for name in type(whole).model_fields}
         stream = whole.stream.model_copy(update={"name": f"{whole.stream_name}.{number}"})
         name = f"{whole.name}_{number}"
-        # All that was checked when the whole feed was made holds for its shards.
+        # What was validated for the whole feed holds for its shards.
         shard = cls.model_construct(
             **{**settings, "name": name, "stream": stream, "group": whole.group or whole.name},
         )
@@ -40,7 +40,7 @@ class Shard(Feed):
 
     @property
     def shard_id(self) -> ShardId:
-        """Which shard of `parent` this is."""
+        """The shard of `parent`."""
         return self._share
 
     @cached_property

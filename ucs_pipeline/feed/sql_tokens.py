@@ -1,4 +1,4 @@
-"""SQL taken apart as far as its quotes, comments and brackets go. Pure; whatever is wrong with it, nothing is lost."""
+"""SQL split at quotes, comments and brackets. Pure; invalid SQL keeps all of its text."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -23,7 +23,7 @@ _WORDS = {"and", "or", "not", "null", "true", "false", "nan", "inf"}
 
 
 class Token(NamedTuple):
-    """A literal, a name or word, a blank or comment, or a sign. A quote that nobody closes takes the rest."""
+    """A literal, a name or word, a blank or comment, or a sign. An unclosed quote takes the rest."""
 
     kind: Kind
     text: str
@@ -38,7 +38,7 @@ class Token(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What is between two brackets. One that nobody closes holds the rest."""
+    """What is between two brackets. An unclosed one holds the rest."""
 
     opening: str
     parts: "list[Token | Group]"
@@ -96,21 +96,21 @@ def contents(parts: Parts) -> Iterator[str]:
 
 
 def columns_named(sql: str, known: Collection[str]) -> list[str]:
-    """Those of some columns that an expression is made from, in order.
+    """The columns that an expression uses, in order.
 
-    None if the text does not tell for sure: it has a word that is no column, such as AS or the argument of a lambda.
+    Empty if it is not certain: the text has a word that is no column, such as AS or the argument of a lambda.
     """
     found: list[str] = []
-    return list(dict.fromkeys(found)) if _told(tree(sql), known, found) else []
+    return list(dict.fromkeys(found)) if _all_known(tree(sql), known, found) else []
 
 
-def _told(parts: Parts, known: Collection[str], found: list[str]) -> bool:
-    """Whether every word is a column, which is added to what was found, a constant or the name of a function."""
+def _all_known(parts: Parts, known: Collection[str], found: list[str]) -> bool:
+    """Whether every word is a column, a constant or the name of a function. Adds columns to `found`."""
     kept = [part for part in parts if isinstance(part, Group) or part.kind != "blank"]
     edge = Token("sign", ",")
     for before, part, after in zip([edge, *kept], kept, [*kept[1:], edge], strict=False):
         if isinstance(part, Group):
-            if part.opening == "{" or not _told(part.parts, known, found):
+            if part.opening == "{" or not _all_known(part.parts, known, found):
                 return False
         elif part.kind == "sign":
             lambdas = part.text == "-" and after == Token("sign", ">")

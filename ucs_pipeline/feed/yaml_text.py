@@ -1,6 +1,6 @@
-"""The text of a feed's file: what YAML reads otherwise than it is written.
+"""The text of a feed's file: values that YAML misreads.
 
-YAML keeps the last of two values under one key, and reads `0100` as 64. A feed that says such a thing is refused.
+YAML keeps the last of two values under one key, and reads `0100` as 64. Such a feed is refused.
 """
 
 import re
@@ -12,7 +12,7 @@ from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.redaction import HIDDEN
 
 TEMPLATE = "{{"
-"""What a Dagster template, which stands for a value, begins with."""
+"""The start of a Dagster template."""
 
 _INTEGER = "tag:yaml.org,2002:int"
 _FLOAT = "tag:yaml.org,2002:float"
@@ -22,11 +22,11 @@ _ANOTHER_BASE = {"x": "16", "b": "2", ":": "60, as minutes and seconds"}
 
 
 def refuse_misread(text: str, line: int | None = None) -> None:
-    """Refuses YAML that does not mean what it says.
+    """Refuses YAML whose values differ from its text.
 
     Args:
         text: the file, which is YAML.
-        line: the line that its document begins at, if the others are no concern of this one's.
+        line: the first line of its document, if only that is checked.
 
     Raises:
         FeedError: a setting is written twice, or YAML reads a number as another one.
@@ -57,7 +57,7 @@ def _misread(node: yaml.Node, path: tuple[str, ...]) -> Iterator[str]:
 
 
 def _number(node: yaml.Node, path: tuple[str, ...]) -> str | None:
-    """What is wrong with a number, which is not repeated: it may be what somebody took for a text."""
+    """The message about a number. The number is left out: it may be a secret that was meant as text."""
     text = node.value
     if not _DECIMAL.fullmatch(text):
         if node.tag == _FLOAT and ":" not in text:
@@ -78,5 +78,5 @@ def _inner(path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def named(path: Sequence[object]) -> str:
-    """The full name of a setting; of a part that is more than a word, which may be SQL in the wrong place, nothing."""
+    """The full name of a setting; a part that is more than a word, possibly misplaced SQL, is left out."""
     return ".".join(part if _NAME.fullmatch(part) or part == "[key]" else HIDDEN for part in map(str, path))

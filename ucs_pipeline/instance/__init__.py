@@ -1,1 +1,1 @@
-"""What `dagster.yaml` and process managers plug in."""
+"""Classes for `dagster.yaml` and process managers."""

@@ -1,9 +1,9 @@
-"""Runs as Celery tasks, and a sign of life from each: a run whose worker is gone fails within a minute.
+"""Runs as Celery tasks with a lease each: a run whose worker is gone fails within a minute.
 
-Dagster's own launcher asks Celery's result backend how a task is. That knows of a task that ended, and of a process
-that died under its worker, but of nobody who died with the worker itself: such a task stays "STARTED". So a worker
-renews a lease in the result backend while it executes a run, and a started run without one is given up. To be wrong
-does no harm: a worker that was frozen and wakes up finds that the stream has gone on, and adds nothing twice.
+Dagster's own launcher asks Celery's result backend for the state of a task. A task whose worker died stays "STARTED"
+there. So a worker renews a lease in the result backend while it executes a run, and a started run without a lease
+fails. An error does no harm: a worker that was frozen and continues finds that the stream has changed, and adds nothing
+twice.
 """
 
 import threading
@@ -17,7 +17,7 @@ from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from redis.exceptions import RedisError
 
 LEASE_SECONDS = 30
-"""How long a worker may give no sign of life."""
+"""Lifetime of a lease that is not renewed."""
 
 _RENEW_SECONDS = 5
 
@@ -26,18 +26,18 @@ class LeasedCeleryRunLauncher(CeleryRunLauncher):
     """Starts runs as Celery tasks whose workers hold leases. The result backend has to be a Redis."""
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """What has become of the worker of a run that has started."""
+        """The state of the worker of a run that has started."""
         found = super().check_run_worker_health(run)
         if found.status in (WorkerStatus.SUCCESS, WorkerStatus.FAILED):
             return found
-        # Dagster asks for the run again before it gives it up: one that ends at this moment is left alone.
+        # Dagster reads the run again before it fails it, so a run that ends at this moment is not affected.
         if self.celery.backend.client.exists(_key(run.tags[DAGSTER_CELERY_TASK_ID_TAG])):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        return CheckRunHealthResult(WorkerStatus.FAILED, f"no sign of life from its worker in {LEASE_SECONDS} seconds")
+        return CheckRunHealthResult(WorkerStatus.FAILED, f"its worker has not renewed its lease for {LEASE_SECONDS} s")
 
 
 class Lease:
-    """A worker's sign of life, renewed by a thread from `hold` until `release`."""
+    """A worker's lease, renewed by a thread from `hold` until `release`."""
 
     def __init__(self, app: Celery, task_id: str) -> None:
         self._app = app
@@ -62,7 +62,7 @@ class Lease:
             self._renew()
 
     def _renew(self) -> None:
-        # A Redis that is away for a moment is no reason to end a run; if it stays away, nobody asks it either.
+        # A short outage of Redis must not end a run; during a long one, nobody reads leases.
         with suppress(RedisError):
             self._app.backend.client.set(self._key, b"", ex=LEASE_SECONDS)
 

@@ -1,7 +1,7 @@
 """The Celery app of a worker: `celery -A ucs_pipeline.instance.celery_worker worker`.
 
-Broker and result backend are those of the launcher in dagster.yaml. Dagster's own worker command is told them in a file
-of its own, and leaves a copy, passwords included, in DAGSTER_HOME at each start.
+Broker and result backend are those of the launcher in dagster.yaml. Dagster's own worker command needs a second file
+for them, and leaves a copy with passwords in DAGSTER_HOME at each start.
 """
 
 from celery import Celery

@@ -28,7 +28,7 @@ from ucs_pipeline.instance.grouped_events import INSERT, GroupedEventLog, waits
 from ucs_pipeline.instance.pending_events import PendingEvents
 
 _BUSY_SECONDS = 30
-"""How long to wait for a process that is writing: Dagster's own patience since 1.13, before which it was SQLite's 5."""
+"""How long to wait for a process that is writing: Dagster's own limit since 1.13. Earlier versions used SQLite's 5."""
 
 _OPEN_FILES = 16
 """Databases kept open at once: the index, and the runs a process is busy with."""
@@ -41,7 +41,7 @@ class PooledSqliteEventLogStorage(GroupedEventLog, SqliteEventLogStorage):
         self._engines: OrderedDict[str, tuple[tuple[int, int], Engine]] = OrderedDict()
         self._tables: set[str] = set()
         self._pending = PendingEvents(self._write)
-        # Events show rows and settings, whoever starts Dagster first, and under whatever umask.
+        # Events show rows and settings, so only the owner may read them, whatever the umask.
         Path(base_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         super().__init__(base_dir, inst_data)
         self._follow_forks()
@@ -60,25 +60,25 @@ class PooledSqliteEventLogStorage(GroupedEventLog, SqliteEventLogStorage):
             self._touch(event.run_id)
 
     def has_table(self, table_name: str) -> bool:
-        """Whether the index has a table. Asked for each event with tags; the answer never turns into no."""
+        """Whether the index has a table. Called for each event with tags. A table never disappears."""
         if table_name not in self._tables and super().has_table(table_name):
             self._tables.add(table_name)
         return table_name in self._tables
 
     def dispose(self) -> None:
-        """Writes what waits, and closes every connection."""
+        """Writes pending events, and closes every connection."""
         try:
             self.flush()
         finally:
             with self._db_lock:
                 while self._engines:
                     self._engines.popitem()[1][1].dispose()
-            # Waits for the watcher of files, which may want the lock.
+            # Waits for the file watcher, which may need the lock.
             super().dispose()
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
-        # Whoever reads finds what this process has stored, and any other event comes after those before it.
+        # A read returns what this process has stored, and events keep their order.
         self._pending.write(keep=True)
         with self._db_lock, self._transaction(shard) as connection:
             yield connection
@@ -88,7 +88,7 @@ class PooledSqliteEventLogStorage(GroupedEventLog, SqliteEventLogStorage):
         runs: dict[str, list[Mapping[str, Any]]] = {}
         for _, row in pending:
             runs.setdefault(row["run_id"], []).append(row)
-        # The index is committed last, as in Dagster's class; a lock it cannot get leaves the runs' files as they were.
+        # The index is committed last, as in Dagster's class; if it is locked, the runs' files stay unchanged.
         with self._db_lock, self._transaction(INDEX_SHARD_NAME) as index:
             self._insert(index, pending)
             for run_id, own in runs.items():
@@ -98,7 +98,7 @@ class PooledSqliteEventLogStorage(GroupedEventLog, SqliteEventLogStorage):
             self._touch(run_id)
 
     def _forked(self) -> None:
-        # A thread of the parent may hold Dagster's lock, and never gives it back here.
+        # A thread of the parent may hold Dagster's lock, which is never released here.
         self._db_lock = Lock()
         super()._forked()
 
@@ -128,7 +128,7 @@ class PooledSqliteEventLogStorage(GroupedEventLog, SqliteEventLogStorage):
             if file == _identity(path):
                 self._engines.move_to_end(shard)
                 return engine
-            # Somebody deleted the database, or put another in its place.
+            # The database was deleted or replaced.
             engine.dispose()
             self._initialized_dbs.discard(shard)
         path.touch()
@@ -148,7 +148,7 @@ class PooledSqliteEventLogStorage(GroupedEventLog, SqliteEventLogStorage):
 
 def _identity(path: Path) -> tuple[int, int]:
     try:
-        found = os.stat(path)  # noqa: PTH116 - on the way of every event
+        found = os.stat(path)  # noqa: PTH116 - called for every event
     except FileNotFoundError:
         return (0, 0)
     return (found.st_dev, found.st_ino)

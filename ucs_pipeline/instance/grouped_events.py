@@ -1,8 +1,8 @@
 """Dagster's event logs in SQL, with the events of bricks written in groups.
 
-A run's events of bricks wait three tenths of a second at most for others to share a transaction. A thread beside the
-step makes them into rows then, and writes them. A process killed meanwhile leaves bricks unrecorded whose rows are in
-the stream, never the reverse: the next run compares and records them.
+A run's events of bricks wait at most 0.3 s for others to share a transaction. A thread then converts them to rows and
+writes them. A process killed meanwhile leaves bricks unrecorded whose rows are in the stream, never the reverse: the
+next run compares and records them.
 """
 
 import os
@@ -22,7 +22,7 @@ _GROUP = 200
 """Events written in one transaction at most."""
 
 _GROUPED = {DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_MATERIALIZATION_PLANNED}
-"""Events of which a run has one per brick."""
+"""The events that a run has per brick."""
 
 INSERT = SqlEventLogStorageTable.insert()
 """Adds rows to a table of events."""
@@ -34,7 +34,7 @@ _INSERT_FOR_IDS = INSERT.returning(SqlEventLogStorageTable.c.id, sort_by_paramet
 
 
 class GroupedEventLog(SqlEventLogStorage):
-    """What the groups of an event log have in common, whatever its database; goes before Dagster's own class."""
+    """Groups of events for any database; the base class before Dagster's own."""
 
     _pending: PendingEvents
     _group: Connection
@@ -44,7 +44,7 @@ class GroupedEventLog(SqlEventLogStorage):
         os.register_at_fork(after_in_child=lambda: (method := forked()) and method())
 
     def _forked(self) -> None:
-        # What waits and what is connected stays the parent's.
+        # Pending events and connections belong to the parent.
         self._pending.forget()
         for engine in self._kept():
             engine.dispose(close=False)
@@ -60,7 +60,7 @@ class GroupedEventLog(SqlEventLogStorage):
                 self.flush()
             return
         if event.dagster_event:
-            # Fails where it cannot be written: the step hears of it, as it would of a single event.
+            # Raises if it cannot be written: the step fails, as it would with a single event.
             self.flush()
         super().store_event(event)
 
@@ -79,7 +79,7 @@ class GroupedEventLog(SqlEventLogStorage):
         return settled(found, self._instance) if self.has_instance else found
 
     def index_connection(self) -> AbstractContextManager[Connection]:
-        """A connection to the tables of all runs. What is written along with a group shares the group's transaction."""
+        """A connection to the tables of all runs. It shares the transaction of a group that is being written."""
         if self._pending.writing:
             return nullcontext(self._group)
         return super().index_connection()  # type: ignore[safe-super]  # Dagster's own class comes next
@@ -101,7 +101,7 @@ class GroupedEventLog(SqlEventLogStorage):
         events, rows = [event for event, _ in pending], [row for _, row in pending]
         ids = index.scalars(_INSERT_FOR_IDS, rows).all()
         self.store_asset_event_tags(events, ids)
-        # The asset's own row is about its latest event of each kind only, the latest last.
+        # The asset's row holds its latest event of each kind only.
         latest: dict[object, tuple[EventLogEntry, int]] = {}
         for event, event_id, row in zip(events, ids, rows, strict=True):
             kind = (row["asset_key"], row["dagster_event_type"])

@@ -17,7 +17,7 @@ class PendingEvents:
         self.forget()
 
     def forget(self) -> None:
-        """Begins anew, in a forked process: what waits is its parent's, and so is the thread that would write it."""
+        """Resets in a forked process: pending events and the thread that writes them belong to the parent."""
         self._events: list[EventLogEntry] = []
         self._thread: Thread | None = None
         self._taken = Event()
@@ -37,16 +37,16 @@ class PendingEvents:
 
     @property
     def writing(self) -> bool:
-        """Whether the caller is called on the way of writing."""
+        """Whether the caller is called from `write`."""
         return self._writer == get_ident()
 
     def write(self, *, keep: bool = False) -> None:
-        """Writes what waits, after what another thread is writing.
+        """Writes pending events, after those that another thread is writing.
 
-        Events that cannot be written are dropped, or wait for the next attempt if they are to be kept: whoever asks for
-        something else in the meantime, a log line or a look at the log, may take the error for its own and go on.
+        Events that cannot be written are dropped, or stay for the next attempt with `keep`: a caller that only logs or
+        reads may swallow the error.
         """
-        if self.writing:  # a look at the log on the way of writing
+        if self.writing:  # a read of the log from within `write`
             return
         with self._writing:
             self._writer = get_ident()
@@ -67,7 +67,7 @@ class PendingEvents:
             while self._due():
                 self.write(keep=True)
         except Exception:
-            # Nobody would hear of it here: the step's next event writes these too, and fails if that fails.
+            # An error here would be lost: the step's next event writes these too, and raises if that fails.
             with self._adding:
                 self._thread = None
 
@@ -75,7 +75,7 @@ class PendingEvents:
         self._taken.wait(SECONDS)
         with self._adding:
             self._taken.clear()
-            # A run that is at work has its next event here by now; otherwise the process may want to end.
+            # An active run has added its next event by now; otherwise the process may be ending.
             if not self._events:
                 self._thread = None
             return self._thread is not None

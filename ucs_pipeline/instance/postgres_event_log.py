@@ -1,7 +1,7 @@
 """Dagster's PostgreSQL event log with its connection kept open, and the events of bricks written in groups.
 
-Dagster's own class connects anew for every event, and again for the asset's tables. Tables and queries stay Dagster's:
-either class goes on where the other has stopped, and the class's name in dagster.yaml is all that switches it on.
+Dagster's own class opens a connection for every event, and one more for the asset's tables. Tables and queries stay
+Dagster's: either class continues where the other stopped, and the class's name in dagster.yaml switches between them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ class PooledPostgresEventLogStorage(GroupedEventLog, PostgresEventLogStorage):
         self._pending = PendingEvents(self._write)
         super().__init__(*arguments, **named)
         self._engine.dispose()
-        # Kept connections may have been cut by the server or a firewall: each is asked before it is used.
+        # The server or a firewall may have closed a kept connection: each is tested before use.
         settings = {"isolation_level": "AUTOCOMMIT", "pool_size": 1, "pool_pre_ping": True}
         # dagster-postgres before 0.29 knows passwords only.
         tokens = getattr(self, "_token_provider", None)
@@ -54,12 +54,12 @@ class PooledPostgresEventLogStorage(GroupedEventLog, PostgresEventLogStorage):
         )
 
     def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
-        """Dagster's settings for a web server, in whose place they come."""
+        """Replaces Dagster's settings for a web server."""
         self._engine.dispose()
         super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
 
     def dispose(self) -> None:
-        """Writes what waits, and closes every connection."""
+        """Writes pending events, and closes every connection."""
         try:
             self.flush()
         finally:
@@ -68,7 +68,7 @@ class PooledPostgresEventLogStorage(GroupedEventLog, PostgresEventLogStorage):
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
-        # Whoever reads finds what this process has stored, and any other event comes after those before it.
+        # A read returns what this process has stored, and events keep their order.
         self._pending.write(keep=True)
         with create_pg_connection(self._engine) as connection:
             yield connection

@@ -1,8 +1,8 @@
-"""Failures of runs that Dagster is still writing down.
+"""Failures of runs that Dagster is still recording.
 
-Dagster stores the event of a failure first, then the run's status, then whether the run is launched again. Its daemon,
-which looks for failures every five seconds, takes a run that it finds between the first two for one that has not
-failed, and never looks again: the run is not launched again, and its backfill waits for that for ever.
+Dagster stores the event of a failure first, then the run's status, then whether the run is launched again. Its daemon
+polls for failures every five seconds. A run that it reads between the first two counts as not failed permanently: the
+run is not launched again, and its backfill never ends.
 """
 
 import time
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dagster import DagsterInstance, EventLogEntry, RunsFilter
 
 _PATIENCE_SECONDS = 60
-"""How long a status may take. After that its writer has died, and the run monitor reports the failure anew."""
+"""How long a status may take. After that its writer has died, and the run monitor reports the failure again."""
 
 
 def settled(events: Mapping[int, EventLogEntry], instance: DagsterInstance) -> Mapping[int, EventLogEntry]:

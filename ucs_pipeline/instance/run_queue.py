@@ -1,11 +1,11 @@
-"""Dagster's queue of runs, which knows the limit of a stream before it takes the stream's first runs out.
+"""Dagster's queue of runs, with the limit of a stream set before the stream's first run starts.
 
-Dagster's own class gives a pool its limit when it first finds a run of it in the queue, and applies it from the next
-look on: the chunks of a feed's first backfill would all start at once, and those after the first one be refused.
+Dagster's own class gives a pool its limit when it first reads a run of it from the queue, and applies it from the next
+poll on: the chunks of a feed's first backfill would all start at once, and all but the first be refused.
 
 A run whose process died is launched again at the end of the queue, behind the next chunks of its backfill, which are
-refused meanwhile: `queue_again` sends them to the end, too. Where Dagster's own class starts several chunks at once,
-the later ones wait for those before: `at_work_before`.
+refused meanwhile: `queue_again` sends them to the end, too. If Dagster's own class starts several chunks at once, later
+ones wait for earlier ones: `running_before`.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class StreamRunCoordinator(QueuedRunCoordinator):
     """Queue of runs that gives a pool its limit when the first run of it comes in."""
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
-        """Puts a run into the queue."""
+        """Queues a run."""
         needed = context.dagster_run.run_op_concurrency
         storage = self._instance.event_log_storage
         if needed and self._instance.global_op_concurrency_default_limit:
@@ -32,10 +32,10 @@ class StreamRunCoordinator(QueuedRunCoordinator):
         return super().submit_run(context)
 
 
-def at_work_before(instance: DagsterInstance, run: DagsterRun, before: Callable[[str], bool]) -> str | None:
-    """Id of a run of the same backfill that is at work, and whose first partition is `before`; None if there is none.
+def running_before(instance: DagsterInstance, run: DagsterRun, before: Callable[[str], bool]) -> str | None:
+    """Id of a running run of the same backfill whose first partition is `before`; None if there is none.
 
-    One that is queued is not waited for: it may be this run's place that it waits for.
+    A queued one does not count: it may wait for this run to end.
     """
     backfill = run.tags.get(_BACKFILL_TAG)
     if backfill is None:
@@ -49,7 +49,7 @@ def at_work_before(instance: DagsterInstance, run: DagsterRun, before: Callable[
 
 
 def queue_again(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Has Dagster launch a refused run again after it failed, if one before it in the same backfill is launched again.
+    """Has Dagster launch a refused run again if an earlier one of the same backfill is launched again.
 
     It costs the run one of its `run_retries`. Returns whether it is.
     """

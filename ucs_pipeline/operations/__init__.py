@@ -1,1 +1,1 @@
-"""What an operator does with a feed."""
+"""Operations on a feed."""

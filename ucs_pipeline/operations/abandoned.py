@@ -1,6 +1,6 @@
 """Runs whose process was killed before it could record their end: found by a lock that ends with the process.
 
-Dagster would show them at work until something else ends them, and the feed's sensor and `ucs publish` would wait.
+Dagster would show them as running until something else ends them, and the feed's sensor and `ucs publish` would wait.
 """
 
 import fcntl
@@ -15,8 +15,8 @@ from ucs_pipeline.home import data_dir
 
 
 @contextmanager
-def at_work() -> Iterator[str]:
-    """The id of a run to make, marked as at work for as long as this process lives."""
+def marked_running() -> Iterator[str]:
+    """The id of a new run, marked as running while this process lives."""
     run_id = str(uuid.uuid4())
     mark = _marks() / run_id
     with mark.open("w") as file:

@@ -1,7 +1,7 @@
-"""Takes over from another program: the bricks it handled are recorded as done, and the feed goes on after them.
+"""Takes over from a previous writer: the bricks it handled are recorded as done, and the feed continues after them.
 
-It goes on on a new stream or, where the feed has an `id_offset`, on the other program's: that one's entries are all
-below those of the feed, and are left alone.
+The feed continues on a new stream or, with `id_offset`, on that of the previous writer. The entries of the previous
+writer are all below those of the feed, and stay unchanged.
 """
 
 import logging
@@ -14,7 +14,7 @@ import redis
 
 from ucs_pipeline.clickhouse.source import BrickContent, Source
 from ucs_pipeline.entries.entry_id import START, EntryId, State
-from ucs_pipeline.errors import StreamError, UcsError
+from ucs_pipeline.errors import StreamError, UcsError, counted
 from ucs_pipeline.feed.feed import Feed, last_whole_in
 from ucs_pipeline.operations.handled import row_after, rows_after
 from ucs_pipeline.orchestration._dagster import RUNLESS_JOB_NAME, RUNLESS_RUN_ID, StepMaterializationData
@@ -29,11 +29,11 @@ from ucs_pipeline.stream.stream import OrderedStream, floor
 _BATCH = 500
 _LAST_ROW = 2**64 - 1
 _CONTINUES_AFTER = "continues_after"
-"""Metadata of the last adopted brick: the top that its stream began with."""
+"""Metadata of the last adopted brick: the last ID that its stream began with."""
 
 
 class Adoption(NamedTuple):
-    """What adopting a brick and those before it did."""
+    """The result of adopting a brick and those before it."""
 
     bricks: int
     """Bricks that are recorded now."""
@@ -42,7 +42,7 @@ class Adoption(NamedTuple):
     before: int
     """Bricks that were recorded before."""
     top: EntryId
-    """Top of the stream: the end of the last adopted brick, or the last row of the next one that was handled too."""
+    """Last ID of the stream: the end of the last adopted brick, or the last handled row of the next one."""
 
 
 def adopt(
@@ -56,21 +56,21 @@ def adopt(
 ) -> Adoption:
     """Records the feed's bricks up to `last_brick` as done without publishing them, and begins its stream after them.
 
-    The stream is created (or, where the feed has an `id_offset`, taken over) last, when everything is recorded: broken
-    off before that, and called again, it goes on. Called again after the stream was lost, it creates the stream again.
+    The stream is created (or, with `id_offset`, taken over) last, when everything is recorded. If the call is
+    interrupted, the next one continues. After the stream was lost, a call creates it again.
 
-    Where the stream has the entries of the other program, they are held against the rows of the table: what that
-    program left of a half brick is published from the exact row on, and any other difference is refused.
+    If the stream has entries of the previous writer, they are compared with the rows of the table. An incomplete brick
+    is published from the next row on, and any other difference is refused.
 
     Args:
         feed: the feed.
         last_brick: name of the last brick that was handled elsewhere as a whole; or its number, of number bricks.
-        source: the feed's table; what it holds now is recorded, so that checks notice rows that come later.
+        source: the feed's table; its rows are recorded, so that checks detect late rows.
         stream: the feed's stream, which must not have had an entry of the feed yet.
         instance: where the bricks are recorded.
-        progress: takes the number of bricks recorded so far, those recorded before included, from time to time.
-        rows: rows of the brick after the last one, in the feed's order, that were handled too. Left out, the entries
-            of the other program say so, as far as they are in the stream.
+        progress: called with the number of bricks recorded so far, earlier ones included.
+        rows: rows of the brick after the last one, in the feed's order, that were handled too. Left out, they are
+            determined from the previous writer's entries in the stream.
 
     Raises:
         UcsError: the feed has no such brick or row, or is an any-order feed.
@@ -91,7 +91,7 @@ def adopt(
     _refuse_used(feed, stream, last, top)
     refuse_other_sharding(feed, stream, State(False, START, 0))
     missing = _not_recorded(feed, starts, instance)
-    # What the stream began with is found there when it is lost: a brick that was published once says nothing of it.
+    # Adopted bricks keep the stream's first ID for when it is lost: published bricks do not have it.
     if last not in missing and (began is None or began != top):
         missing.append(last)
     census = source.census().bricks if missing else {}
@@ -99,7 +99,7 @@ def adopt(
         handled = rows_after(feed, last, source, stream, census)
         top = row_after(feed, last, handled, source) if handled else end
     if top != end and bricks.depth and not stream.state().exists:
-        # The bricks before that row would count as missing: nothing says that such a stream ever had them.
+        # The bricks before that row would count as missing: nothing records that such a stream ever had them.
         raise UcsError(
             f"feed {feed.name!r}: a new stream cannot begin in the middle of a {bricks.unit}. Set `bricks.level: "
             "brick`, or continue the previous writer's stream with `stream.id_offset`.",
@@ -129,7 +129,7 @@ def _not_recorded(feed: Feed, starts: Sequence[int], instance: dg.DagsterInstanc
 
 
 def _began_with(feed: Feed, last: int, instance: dg.DagsterInstance) -> EntryId | None:
-    """The top that the stream began with, as recorded; None if `last` is not recorded as the last adopted brick."""
+    """The recorded last ID that the stream began with; None if `last` is not recorded as the last adopted brick."""
     which = dg.AssetRecordsFilter(feed_key(feed), asset_partitions=[feed.partitions.name(last)])
     records = instance.fetch_materializations(which, limit=1).records
     event = records[0].asset_materialization if records else None
@@ -143,7 +143,7 @@ def _event(feed: Feed, report: BrickReport, top: EntryId, read: Mapping[str, str
     event = brick_event(feed, report, read)
     if report.last_entry in (None, top):
         return event
-    # The row in the middle of the next brick is known here and nowhere else, should the stream be lost.
+    # If the stream is lost, only this record has the row in the middle of the next brick.
     return event.with_metadata({**event.metadata, _CONTINUES_AFTER: str(top)})
 
 
@@ -152,7 +152,7 @@ def _report(start: int, content: BrickContent, end: EntryId | None) -> BrickRepo
 
 
 def _entry(event: dg.AssetMaterialization) -> dg.EventLogEntry:
-    # What `instance.report_runless_asset_event` makes of an event; it would store each one by itself.
+    # As `instance.report_runless_asset_event`, which would store each event by itself.
     return dg.EventLogEntry(  # type: ignore[no-untyped-call]
         error_info=None,
         level=logging.INFO,
@@ -174,7 +174,7 @@ def _refuse_used(feed: Feed, stream: OrderedStream, last: int, top: EntryId | No
         return
     raise StreamError(
         f"feed {feed.name!r}: stream {stream.name!r} is in use: its last ID is {state.top}, and it holds "
-        f"{state.length:,} entries. Choose another `stream.name`, which then begins after brick "
+        f"{counted(state.length, 'entry')}. Choose another `stream.name`, which then begins after brick "
         f"{feed.partitions.name(last)}, or, to continue this stream after its previous writer, set `stream.id_offset` "
         f"to {least_offset(feed, state.top)} or more.",
         "UCS-FOREIGN-ENTRY",
@@ -182,15 +182,15 @@ def _refuse_used(feed: Feed, stream: OrderedStream, last: int, top: EntryId | No
 
 
 def _begin(feed: Feed, stream: OrderedStream, last: int, top: EntryId) -> None:
-    token = "ucs-adopt"  # noqa: S105 - names a writer, and opens nothing
+    token = "ucs-adopt"  # noqa: S105 - the name of a writer, no secret
     client: Any = stream.client
     try:
         with client.pipeline() as pipe:
-            # A publisher may begin the stream at this very moment: then nothing is executed.
+            # If a publisher creates the stream at the same moment, nothing is executed.
             pipe.watch(stream.name)
             _refuse_used(feed, stream, last, top)
             pipe.multi()
-            # A group that comes and goes is the only way to create a stream without an entry.
+            # Creating and destroying a group is the only way to create a stream without an entry.
             pipe.xgroup_create(stream.name, token, "0", mkstream=True)
             pipe.xgroup_destroy(stream.name, token)
             pipe.execute_command("XSETID", stream.name, str(top))

@@ -1,4 +1,4 @@
-"""How many rows of a run are in Redis, asked of Redis itself while the run goes on."""
+"""How many rows of a run are in Redis, read from Redis while the run continues."""
 
 import threading
 from bisect import bisect_left
@@ -24,7 +24,7 @@ def following(
     *,
     replay: bool = False,
 ) -> Iterator[None]:
-    """Shows how many rows of the partitions of a run are in Redis, as it goes on.
+    """Shows how many rows of the partitions of a run are in Redis while it runs.
 
     Raises:
         UcsError: the table or the stream cannot be read.
@@ -34,7 +34,7 @@ def following(
     with bar(f"publishing {feed.partitions.span(request.first, request.last)}", total) as show:
 
         def update() -> None:
-            # Where Redis is away for a moment, the run waits for it, and the bar stands still.
+            # During a short outage of Redis, the run waits, and the bar does not move.
             with suppress(UcsError):
                 show(confirmed())
 
@@ -53,7 +53,7 @@ def following(
 
 
 def _confirmed(feed: Feed, resources: object, request: Request, replay: bool) -> tuple[int, Callable[[], int]]:
-    """Rows of some partitions in the table, and what asks how many of them are in Redis."""
+    """Rows of some partitions in the table, and a function that returns how many of them are in Redis."""
     source, stream = open_feed(feed, resources)
     counts = source.count(request.first, feed.partitions.end(request.last))
     total = sum(counts.values())

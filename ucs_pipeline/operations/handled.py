@@ -1,7 +1,7 @@
-"""How far a previous writer got in a feed's table: its entries in the stream, held against the rows of the table.
+"""How far a previous writer got in a feed's table: its entries in the stream, compared with the rows of the table.
 
-A killed writer leaves half a brick. Publishing continues with the row after it, if the entries prove which one that is,
-or if a person states it.
+A killed writer leaves an incomplete brick. Publishing continues with the row after it, if the entries prove which one
+that is, or if a person states it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from ucs_pipeline.clickhouse.source import BrickContent, Source
 from ucs_pipeline.entries.display import fields_shown
 from ucs_pipeline.entries.encode import encode
 from ucs_pipeline.entries.entry_id import START, EntryId, State
-from ucs_pipeline.errors import StreamError, UcsError
+from ucs_pipeline.errors import StreamError, UcsError, counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.stream.stream import OrderedStream, floor
 
@@ -43,8 +43,9 @@ def rows_after(
         return 0
     bricks, more = feed.partitions, entries - rows
     found = (
-        f"feed {feed.name!r}: stream {stream.name!r} {'has' if state.added is None else 'had'} {entries:,} entries of "
-        f"the previous writer, and the {bricks.unit}s up to {bricks.name(last)} have {rows:,} rows in the table."
+        f"feed {feed.name!r}: stream {stream.name!r} {'has' if state.added is None else 'had'} "
+        f"{counted(entries, 'entry')} of the previous writer, and the {bricks.unit}s up to {bricks.name(last)} have "
+        f"{counted(rows, 'row')} in the table."
     )
     following = bricks.next(last)
     if following is not None and following in contents and 0 < more < contents[following].rows:
@@ -80,8 +81,8 @@ def row_after(feed: Feed, last: int, rows: int, source: Source) -> EntryId:
     counts = source.count(following, bricks.end(following))
     if rows >= (total := sum(counts.values())):
         raise UcsError(
-            f"feed {feed.name!r}: {bricks.unit} {bricks.name(following)} has {total:,} rows in the table, and `--rows "
-            f"{rows}` is not less. If the previous writer handled all of them, adopt {bricks.name(following)}.",
+            f"feed {feed.name!r}: {bricks.unit} {bricks.name(following)} has {counted(total, 'row')} in the table, and "
+            f"`--rows {rows}` is not less. If the previous writer handled all of them, adopt {bricks.name(following)}.",
             "UCS-ADOPT",
         )
     left = rows
@@ -98,7 +99,7 @@ def _entries(state: State) -> int:
 
 
 def _where(feed: Feed, entries: int, contents: Mapping[int, BrickContent]) -> str:
-    """Where so many rows end, and what to do about it."""
+    """The end of a message: which row a number of rows ends at, and what to do."""
     bricks, left, before = feed.partitions, entries, ""
     for start in bricks.starts:
         rows = contents[start].rows if start in contents else 0
@@ -113,7 +114,7 @@ def _where(feed: Feed, entries: int, contents: Mapping[int, BrickContent]) -> st
                 f"adopt {feed.name} {before} --rows {left}`"
             )
         left, before = left - rows, name
-    return f"All {bricks.unit}s of the feed together have {entries - left:,} rows"
+    return f"All {bricks.unit}s of the feed together have {counted(entries - left, 'row')}"
 
 
 def _first_difference(feed: Feed, start: int, rows: int, source: Source, stream: OrderedStream) -> str | None:
@@ -130,7 +131,7 @@ def _first_difference(feed: Feed, start: int, rows: int, source: Source, stream:
                         return f"of row {number:,} {has}, and the feed writes {fields_shown(row)}"
                 if number == rows:
                     return None
-    return f"the table has {number:,} rows of it"
+    return f"the table has {counted(number, 'row')} of it"
 
 
 def _last_entries(stream: OrderedStream, before: EntryId, number: int) -> Iterator[Mapping[bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""Hands bricks of a feed to Dagster's daemon: a backfill, as the UI makes it for *Materialize...*."""
+"""Launches bricks of a feed in Dagster's daemon: a backfill, as the UI makes it for *Materialize...*."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ from ucs_pipeline.orchestration.sensors.next_bricks import Request
 
 @dataclass(frozen=True)
 class Launched:
-    """What was handed over."""
+    """The backfill."""
 
     backfills: dict[str, str]
     """The bricks of each backfill, by its id."""
     reason: str | None = None
-    """Why there is no backfill, or no further one, in one sentence."""
+    """The reason why there is no backfill, or no further one."""
 
 
 def launch(
@@ -44,7 +44,7 @@ def launch(
     The open brick of a feed that publishes it is left out: a backfill waits until each of its bricks is done.
 
     Raises:
-        UcsError: the next bricks cannot be found out.
+        UcsError: the next bricks cannot be determined.
     """
     backfills: dict[str, str] = {}
     reasons: list[str] = []
@@ -81,13 +81,13 @@ def launch(
 
 
 def unfinished_backfills(instance: dg.DagsterInstance) -> list[PartitionBackfill]:
-    """The backfills that are requested or under way, of whatever assets."""
+    """The backfills that are requested or running, of any assets."""
     statuses = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
     return list(instance.get_backfills(BulkActionsFilter(statuses=statuses)))
 
 
 def _sealed(feed: Feed, wanted: Generator[Request, None, str | None]) -> Span | str:
-    """Starts of the first and the last partition to launch; or why there are none."""
+    """Starts of the first and the last partition to launch; or the reason why there are none."""
     request = following_one(wanted)
     if not isinstance(request, Request):
         return request or f"feed {feed.name!r}: skipped: no bricks are requested."

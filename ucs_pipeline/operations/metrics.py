@@ -1,4 +1,4 @@
-"""Where every feed is, as Prometheus reads it."""
+"""The progress of every feed as Prometheus metrics."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Failure(NamedTuple):
 
 
 class FeedFigures(NamedTuple):
-    """What is known of a feed at one moment."""
+    """The figures of a feed at one moment."""
 
     status: FeedStatus
     live: bool | None = None
@@ -41,7 +41,7 @@ class FeedFigures(NamedTuple):
 
 
 def feed_figures(feeds: Sequence[Feed], instance: dg.DagsterInstance, resources: object) -> list[FeedFigures]:
-    """What is known of feeds now. Reads no table.
+    """The figures of feeds now. Reads no table.
 
     `resources` has the Redis resources of the feeds as attributes.
     """
@@ -53,7 +53,7 @@ def feed_figures(feeds: Sequence[Feed], instance: dg.DagsterInstance, resources:
 
 
 def prometheus_text(figures: Sequence[FeedFigures]) -> str:
-    """The text exposition format, one gauge per figure. A figure that cannot be told is left out, never 0."""
+    """The text exposition format, one gauge per figure. A figure that is not known is left out, never 0."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Once(gauges(figures)))
     return generate_latest(registry).decode()
@@ -131,12 +131,12 @@ def _next_start(feed: Feed, status: FeedStatus) -> float | None:
 
 
 def _figures(found: FeedFigures) -> Iterator[tuple[str, str, float, dict[str, str]]]:
-    """Name, meaning, value and labels beside those of the feed."""
+    """Name, meaning, value, and labels in addition to those of the feed."""
     status = found.status
     yield "bricks", "Bricks (partitions) of the feed.", status.bricks, {}
     yield "bricks_done", "Bricks that are recorded as done.", status.done, {}
     yield "bricks_failed", "Bricks that were tried and failed since they were last done.", status.failed, {}
-    yield "bricks_in_progress", "Bricks that a run is about to publish, or publishing.", status.in_progress, {}
+    yield "bricks_in_progress", "Bricks in queued or running runs.", status.in_progress, {}
     yield "rows_recorded", "Rows of the bricks that are done.", status.rows, {}
     if found.next_start is not None:
         text = "Time feeds: Unix time at which the first brick that is not done starts."
@@ -147,7 +147,7 @@ def _figures(found: FeedFigures) -> Iterator[tuple[str, str, float, dict[str, st
     if found.live is not None:
         yield "live_run_up", "1 if Dagster has a live run of the feed as started, 0 if not.", int(found.live), {}
     yield "stream_max_entries", "Entries the stream may hold: stream.max_len of the feed.", status.max_len, {}
-    yield "stream_up", "1 if the stream could be looked at in Redis, 0 if not.", int(status.redis is not None), {}
+    yield "stream_up", "1 if the stream could be read in Redis, 0 if not.", int(status.redis is not None), {}
     if status.redis is None:
         return
     yield "stream_entries", "Entries the stream holds.", status.redis.length, {}
@@ -159,4 +159,4 @@ def _figures(found: FeedFigures) -> Iterator[tuple[str, str, float, dict[str, st
         labels = {"group": group.name}
         yield "group_pending", "Entries delivered to the group's consumers, not acknowledged.", group.pending, labels
         if group.undelivered is not None:
-            yield "group_lag", "Entries that the group has not been given yet.", group.undelivered, labels
+            yield "group_lag", "Entries that the group has not received yet.", group.undelivered, labels

@@ -1,4 +1,4 @@
-"""Metrics over HTTP: prometheus_client's own server and application, with a collector that asks at each scrape."""
+"""Metrics over HTTP: prometheus_client's own server and application, with a collector that queries at each scrape."""
 
 import socket
 import threading
@@ -22,7 +22,7 @@ _FRESH_SECONDS = 1.0
 """Scrapes so close together get the same figures."""
 
 Feeds = Sequence[tuple[Sequence[Feed], object]]
-"""Feeds of each code location, and what has their resources as attributes."""
+"""Feeds of each code location, and an object with their resources as attributes."""
 
 
 class Lag(NamedTuple):
@@ -41,10 +41,10 @@ class TableChecks(threading.Thread):
         self._feeds, self._every, self._log = feeds, every, log
         self._ended = threading.Event()
         self.found: dict[str, tuple[Feed, Lag | None, float]] = {}
-        """What the newest check found, by the feed's name, and when; None if it failed."""
+        """The result of the newest check, by the feed's name, and its time; None if it failed."""
 
     def run(self) -> None:
-        """Checks until it is told to end."""
+        """Checks until `end` is called."""
         since: dict[str, float] = {}
         while True:
             for feeds, resources in self._feeds:
@@ -70,7 +70,7 @@ class TableChecks(threading.Thread):
         self.join(5)
 
     def gauges(self) -> list[GaugeMetricFamily]:
-        """What they found."""
+        """The latest results."""
         about = {
             "ucs_table_up": "1 if the newest check of the table succeeded, 0 if not.",
             "ucs_table_checked_timestamp_seconds": "Unix time of the newest check of the table.",
@@ -92,7 +92,7 @@ class TableChecks(threading.Thread):
 
 
 class FeedCollector(Collector):
-    """Asks Dagster and Redis at a scrape. Scrapes at the same time wait for one answer, and get the same one."""
+    """Queries Dagster and Redis at a scrape. Concurrent scrapes wait for one answer, and get the same one."""
 
     def __init__(
         self, feeds: Feeds, instance: dg.DagsterInstance, log: Callable[[str], None], tables: TableChecks | None = None
@@ -124,7 +124,7 @@ class FeedCollector(Collector):
 
 
 def problems(feeds: Feeds, instance: dg.DagsterInstance) -> list[str]:
-    """Why Dagster's storage or a Redis does not answer, a sentence each."""
+    """Why Dagster's storage or a Redis does not answer, a message each."""
     found = []
     try:
         instance.get_run_records(limit=1)
@@ -178,7 +178,7 @@ class MetricsServer:
 
         try:
             family, *_, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            # The class says which family it listens on.
+            # The class sets the address family.
             kind = type("Server", (ThreadingWSGIServer,), {"address_family": family})
             self._server: WSGIServer = make_server(str(place[0]), port, application, kind, _Quiet)
         except OSError as error:
@@ -186,7 +186,7 @@ class MetricsServer:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Its address."""
         host, port = self._server.server_address[:2]
         return f"http://[{host!s}]:{port}" if ":" in str(host) else f"http://{host!s}:{port}"
 
@@ -198,7 +198,7 @@ class MetricsServer:
             self._server.server_close()
 
     def end(self) -> None:
-        """Ends `serve`, which another thread is in."""
+        """Ends `serve` in another thread."""
         self._server.shutdown()
 
 

@@ -1,4 +1,4 @@
-"""Deletes old runs of feeds. Deleting a run deletes its events, so those that a brick is recorded by stay."""
+"""Deletes old runs of feeds. Deleting a run deletes its events, so a run that recorded a brick stays."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,20 +24,20 @@ _BACKFILL_TAG = "dagster/backfill"
 
 @dataclass(frozen=True)
 class Pruned:
-    """What became of the runs that ended long enough ago."""
+    """How many of the old runs were deleted, and how many stay."""
 
     deleted: int
     kept: int
-    """Runs that hold the latest record of a brick or of a check, or belong to a backfill that goes on."""
+    """Runs that hold the latest record of a brick or of a check, or belong to a running backfill."""
 
 
 def prune(feeds: Sequence[Feed], instance: dg.DagsterInstance, before: datetime, *, dry_run: bool = False) -> Pruned:
     """Deletes the feeds' runs that ended before some time and hold nothing that is needed.
 
-    Of those that stay, what they wrote to stdout and stderr is deleted. A dry run only counts.
+    Of the others, the output to stdout and stderr is deleted. A dry run only counts.
     """
     found = _ended(feeds, instance, before)
-    # Asked after the runs were listed: what is recorded meanwhile is recorded by others.
+    # Read after the runs were listed: later records come from other runs.
     needed = {run_id for feed in feeds for run_id in _holders(feed, instance)}
     going_on = {backfill.backfill_id for backfill in unfinished_backfills(instance)}
     deleted = 0
@@ -68,7 +68,7 @@ def _ended(feeds: Sequence[Feed], instance: dg.DagsterInstance, before: datetime
 
 
 def _holders(feed: Feed, instance: dg.DagsterInstance) -> Iterator[str]:
-    """The runs that a brick or a check of the feed is recorded by. Also of bricks that the feed has no more."""
+    """The runs that recorded a brick or a check of the feed, including former bricks."""
     key = feed_key(feed)
     latest = instance.get_latest_storage_id_by_partition(key, DagsterEventType.ASSET_MATERIALIZATION)
     ids = list(latest.values())
@@ -86,7 +86,7 @@ def _delete(run_id: str, instance: dg.DagsterInstance) -> None:
     instance.delete_run(run_id)
     storage = instance.event_log_storage
     if isinstance(storage, SqliteEventLogStorage):
-        # Dagster empties the run's own database, and leaves its file: 0.1 MB and more for each run there ever was.
+        # Dagster empties the run's own database, and leaves its file: 0.1 MB and more for each run.
         path = Path(storage.path_for_shard(run_id))
         for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
             file.unlink(missing_ok=True)

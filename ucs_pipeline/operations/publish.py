@@ -1,4 +1,4 @@
-"""Publishes bricks of a feed in this process. Dagster records the runs as it does those of the feed's sensor."""
+"""Publishes bricks of a feed in this process. Dagster records the runs like those of the feed's sensor."""
 
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -12,16 +12,17 @@ from ucs_pipeline import errors
 from ucs_pipeline.errors import StreamFullError, UcsError
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.shards import streams_of
-from ucs_pipeline.operations.abandoned import at_work, end_abandoned
+from ucs_pipeline.operations.abandoned import end_abandoned, marked_running
 from ucs_pipeline.operations.confirmed import following
 from ucs_pipeline.orchestration._dagster import on_warning
+from ucs_pipeline.orchestration.materializations import noted_in_stream
 from ucs_pipeline.orchestration.names import MAX_RETRIES_TAG, feed_key
 from ucs_pipeline.orchestration.sensors.feed_sensor import request_tags
 from ucs_pipeline.orchestration.sensors.next_bricks import Request, next_bricks
 from ucs_pipeline.orchestration.sensors.snapshot import situation_of
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""Shows how much of a total is done, under a name; what it gives takes how much that is."""
+"""Shows how much of a total is done, under a name; returns a function that sets the amount."""
 
 Span = tuple[int, int]
 """Starts of a feed's first and last partition to publish; of a sharded feed, partitions of the whole feed."""
@@ -33,7 +34,7 @@ class Deployment(NamedTuple):
     repository: dg.RepositoryDefinition
     """Their assets."""
     resources: object
-    """Has their resources as attributes."""
+    """An object with their resources as attributes."""
     instance: dg.DagsterInstance
     """Records their runs."""
 
@@ -44,12 +45,12 @@ class Deployment(NamedTuple):
 
 @dataclass(frozen=True)
 class Published:
-    """What was published."""
+    """The result of publishing."""
 
     feed: Feed
     """The feed that was asked for."""
     bricks: int
-    """Partitions of the runs. Some may have been in the stream before."""
+    """Partitions of the runs, including those that were in the stream before."""
     rows: int
     """Rows that the runs added to the stream."""
     seconds: float
@@ -57,7 +58,9 @@ class Published:
     runs: tuple[str, ...] = ()
     """Ids of the runs."""
     reason: str | None = None
-    """Why there is no further brick to publish, in one sentence; None if that was not asked."""
+    """The reason why there is no further brick to publish; None if bricks were named."""
+    in_stream: int = 0
+    """Of `bricks`, those whose rows were all in the stream before."""
 
 
 def publish(
@@ -75,20 +78,20 @@ def publish(
     Args:
         feed: the feed, or one of its shards.
         at: where it runs.
-        span: what to publish; left out, the bricks that come next, as the feed's sensor finds them.
+        span: what to publish; left out, the bricks that the feed's sensor would publish next.
         most: at most so many of those that come next, of each shard.
         replay: for an any-order feed, publishes bricks that are done once more.
         bar: shows how many rows of a run are in Redis.
-        say: takes one sentence each time a run waits, or will be tried again.
+        say: called with a message each time a run waits, or will be tried again.
 
     Raises:
-        UcsError: a run was refused or failed, or the next bricks cannot be found out. Other shards go on before it is
-            raised.
+        UcsError: a run was refused or failed, or the next bricks cannot be determined. It is raised after the other
+            shards.
         KeyboardInterrupt: the run was stopped.
     """
     end_abandoned(at.instance)
     started = time.monotonic()
-    bricks, rows, runs = 0, 0, list[str]()
+    bricks, in_stream, rows, runs = 0, 0, 0, list[str]()
     reasons, failures = list[str](), list[UcsError]()
     for part in streams_of(feed):
         try:
@@ -96,6 +99,7 @@ def publish(
             while isinstance(request := following_one(wanted), Request):
                 result = run_request(part, at, request, replay=replay, bar=bar, say=say)
                 bricks += len(part.partitions.between(request.first, request.last))
+                in_stream += _in_stream(result)
                 rows += _rows_added(result)
                 runs.append(result.run_id)
             reasons += filter(None, [request])
@@ -103,26 +107,27 @@ def publish(
             failures.append(error)
     if failures:
         raise failures[0]
-    return Published(feed, bricks, rows, time.monotonic() - started, tuple(runs), " ".join(reasons) or None)
+    reason = " ".join(reasons) or None
+    return Published(feed, bricks, rows, time.monotonic() - started, tuple(runs), reason, in_stream)
 
 
 def requests(
     feed: Feed, at: Deployment, span: Span | None, most: int | None, per_run: int
 ) -> Generator[Request, None, str | None]:
-    """What to publish of a feed with one stream, each part found after the one before is published.
+    """The partitions to publish of a feed with one stream, each request determined after the previous one is published.
 
     Args:
         feed: the feed.
         at: where it runs.
-        span: what is named; None for what comes next.
-        most: at most so many partitions of what comes next.
+        span: the named partitions; None for those that come next.
+        most: at most so many of the partitions that come next.
         per_run: at most so many partitions in one request.
 
     Returns:
-        Why there is no further one, in one sentence; None if that was not asked.
+        The reason why there is no further request; None with `span`.
 
     Raises:
-        StreamFullError: bricks come next, and the stream takes no more entries now.
+        StreamFullError: bricks come next, and the stream is full.
         UcsError: the table or the stream cannot be read.
     """
     if span:
@@ -141,7 +146,7 @@ def requests(
             return found
         yield found
         if found.open:
-            # The table may fill it as fast as it is published.
+            # New rows may come as fast as they are published.
             return None
         if most is not None:
             most -= len(feed.partitions.between(found.first, found.last))
@@ -149,7 +154,7 @@ def requests(
 
 
 def following_one(wanted: Generator[Request, None, str | None]) -> Request | str | None:
-    """The next of some requests; behind the last one, why there is none."""
+    """The next of some requests; after the last one, the reason why there is none."""
     try:
         return next(wanted)
     except StopIteration as stop:
@@ -173,7 +178,7 @@ def run_request(
         KeyboardInterrupt: the run was stopped. Dagster has recorded that it failed.
     """
     job = at.repository.get_implicit_global_asset_job_def()
-    # Dagster's events are in its records; here they would hide the one message that counts.
+    # Dagster's events are in its records; on the terminal they would hide the error message.
     quiet = {"console": {"config": {"log_level": "CRITICAL"}}}
     config: dict[str, Any] = {"loggers": quiet if "console" in job.loggers else {}}
     if replay:
@@ -188,7 +193,7 @@ def run_request(
             asset_selection=[feed_key(feed)],
             raise_on_error=False,
             run_id=run_id,
-            # A daemon cannot launch it again, and would let people wait for that.
+            # A daemon cannot launch it again, so the run must not ask for that.
             tags={**request_tags(feed, request), MAX_RETRIES_TAG: "0"},
         )
     if not result.success:
@@ -197,25 +202,25 @@ def run_request(
 
 
 def replay_config(feed: Feed, at: Deployment) -> dict[str, Any]:
-    """The run config that asks an any-order feed to publish bricks that are done once more."""
+    """The run config that makes an any-order feed publish finished bricks again."""
     return {"ops": {at.asset(feed).op.name: {"config": {"replay": True}}}}
 
 
 @contextmanager
 def _recorded_end(instance: dg.DagsterInstance) -> Iterator[str]:
-    """The id of a run to make, which is at its end in Dagster's records whenever this process leaves it."""
-    with at_work() as run_id:
+    """The id of a new run. Dagster's records have its end when this process leaves the block."""
+    with marked_running() as run_id:
         try:
             yield run_id
         finally:
             run = instance.get_run_by_id(run_id)
-            # Stopped between two steps of Dagster's own, where it records nothing.
+            # Stopped between two steps of Dagster, which then records nothing.
             if run and not run.is_finished:
                 instance.report_run_failed(run, "The process of the run was stopped.")
 
 
 def _failure(result: dg.ExecuteInProcessResult) -> BaseException:
-    """Why a run failed, as the error that its asset met."""
+    """The error of a failed run's asset."""
     for event in result.all_events:
         data = (
             event.step_failure_data if event.is_step_failure else event.job_failure_data if event.is_failure else None
@@ -242,9 +247,15 @@ def _rows_added(result: dg.ExecuteInProcessResult) -> int:
         if event.is_step_materialization:
             of_bricks += _published(event.step_materialization_data.materialization)
         elif event.is_asset_observation:
-            # Of an open brick there is no other event; where the run was tried again, this is its last attempt only.
+            # An open brick has no other event. If the run was tried again, this is its last attempt only.
             of_run += _published(event.asset_observation_data.asset_observation)
     return max(of_bricks, of_run)
+
+
+def _in_stream(result: dg.ExecuteInProcessResult) -> int:
+    """Bricks of a run whose rows were all in the stream before."""
+    events = (e.step_materialization_data.materialization for e in result.all_events if e.is_step_materialization)
+    return sum(noted_in_stream(event) for event in events)
 
 
 def _published(event: dg.AssetMaterialization | dg.AssetObservation) -> int:

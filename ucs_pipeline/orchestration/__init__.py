@@ -1,1 +1,1 @@
-"""All that Dagster shows and runs."""
+"""Everything that Dagster shows and runs."""

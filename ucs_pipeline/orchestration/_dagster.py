@@ -1,4 +1,4 @@
-"""The names of Dagster that it does not document, all in one place: what a new version has to be tried for."""
+"""The names of Dagster that it does not document, in one place. Test each with a new version."""
 
 import logging
 from collections.abc import Callable
@@ -55,7 +55,7 @@ except ImportError:  # before Dagster 1.13.10
 
 
 def on_warning(instance: dg.DagsterInstance, run_id: str, say: Callable[[str], None]) -> None:
-    """Tells of each warning that a run in this process logs, and of each time that it will try a step again."""
+    """Reports each warning that a run in this process logs, and each retry of a step."""
 
     def heard(event: dg.EventLogEntry) -> None:
         found = event.dagster_event
@@ -71,7 +71,7 @@ def on_warning(instance: dg.DagsterInstance, run_id: str, say: Callable[[str], N
 
 
 def defs_alone(project: dg.ComponentTree, path: Path) -> dg.Definitions:
-    """The definitions of one file or folder under a project's `defs`, loaded as if it were all there is."""
+    """The definitions of one file or folder under a project's `defs`, loaded alone."""
     tree = dg.ComponentTree.from_module(project.defs_module, project.project_root)
     context, place = tree.decl_load_context, ComponentPath.from_path(path)
     named_anew = hasattr(context, "for_component_loc")  # since Dagster 1.13.10
@@ -83,5 +83,5 @@ def defs_alone(project: dg.ComponentTree, path: Path) -> dg.Definitions:
 
 
 def resource_class(definition: dg.ResourceDefinition | None) -> type | None:
-    """The class of a resource with settings; None of one that a function makes, which shows in a run only."""
+    """The class of a resource with settings; None if a function makes it, since its class is known in a run only."""
     return getattr(definition, "configurable_resource_cls", None)

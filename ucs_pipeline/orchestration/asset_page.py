@@ -1,4 +1,4 @@
-"""What an asset's page in the UI says of its feed. Pure."""
+"""The texts and metadata of a feed's page in the UI. Pure."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,6 +8,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from ucs_pipeline.clickhouse.sql.row_payload import unwrap
+from ucs_pipeline.errors import counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import ledger_key
 from ucs_pipeline.feed.sql_tokens import columns_named, contents, tree
@@ -22,7 +23,7 @@ _MOST_FIELDS = 1000
 
 
 def description(feed: Feed, runs_tag: str) -> str:
-    """What the feed's page in the UI says of it.
+    """The description on the feed's page in the UI.
 
     Args:
         feed: the feed.
@@ -31,7 +32,7 @@ def description(feed: Feed, runs_tag: str) -> str:
     bricks = feed.partitions
     first, last = bricks.name(bricks.first), bricks.name(bricks.last)
     constants = ", ".join(f"`{field}`: `{value}`" for field, value in feed.constants.items())
-    content = "Every column of the table is a field of an entry" + (f", beside {constants}." if constants else ".")
+    content = "Every column of the table is a field of an entry" + (f", next to {constants}." if constants else ".")
     if feed.transform is not None:
         content = f"The columns that `{feed.transform}` returns are the fields of an entry."
     elif feed.columns is not None:
@@ -42,30 +43,30 @@ def description(feed: Feed, runs_tag: str) -> str:
             *([feed.description] if feed.description else []),
             f"Moves table `{feed.redacted.table}` of resource `{feed.clickhouse}` into stream `{feed.stream_name}` of "
             f"resource `{feed.redis}`, exactly once and in {order}: "
-            f"{len(bricks.starts):,} {bricks.unit}s, `{first}` to `{last}`. {content}",
-            *_dealt(feed),
+            f"{counted(len(bricks.starts), bricks.unit)}, `{first}` to `{last}`. {content}",
+            *_shard(feed),
             f"{_where(feed)} [All runs of this feed](../runs?q[0]={quote(f'tag:{runs_tag}', safe='')}).",
         ]
     )
 
 
-def _dealt(feed: Feed) -> Iterator[str]:
+def _shard(feed: Feed) -> Iterator[str]:
     if feed.shard_id:
         yield (
             f"Shard {feed.shard_id.number} of the {feed.shard_id.of} of feed `{feed.parent.name}`: "
             f"{feed.partitions.unit}s "
-            f"are dealt to them in turn. `ucs read {feed.parent.name}` merges their streams into the order of the "
+            f"are assigned to them in turn. `ucs read {feed.parent.name}` merges their streams into the order of the "
             "table."
         )
 
 
 def _where(feed: Feed) -> str:
-    """How to ask Redis for the entries of a partition."""
+    """The Redis command that reads the entries of a partition."""
     if feed.any_order:
         return (
-            f"What is in the stream is in its ledger, `HGETALL {ledger_key(feed.stream_name, feed.name)}`. A "
+            f"The ledger, `HGETALL {ledger_key(feed.stream_name, feed.name)}`, records what is in the stream. A "
             f"{feed.partitions.unit}'s entries are between its `first_entry_id` and its `last_entry_id`, among those "
-            "of others."
+            "of other clients."
         )
     read, brick = f"`XRANGE {feed.stream_name}", "`<n>` is the number before the dash in"
     if not feed.partitions.depth:
@@ -77,15 +78,15 @@ def _where(feed: Feed) -> str:
 
 
 def settings(feed: Feed) -> str:
-    """What is written in the feed's file, without its secrets, as JSON."""
+    """The settings of the feed's file, without its secrets, as JSON."""
     written = feed.parent.redacted.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     return json.dumps(written, ensure_ascii=False)
 
 
 def table_storage(feed: Feed) -> dict[str, str]:
-    """Where the feed's table is: Dagster's standard metadata of an asset. Nothing of a table function.
+    """Where the feed's table is: Dagster's standard metadata of an asset.
 
-    The key of the resource stands for the server: definitions connect to nothing.
+    None for a table function. The key of the resource stands for the server: definitions connect to nothing.
     """
     table = feed.redacted.table
     quoted = table.startswith("`")
@@ -111,10 +112,10 @@ def fields(feed: Feed, shape: "Shape | None" = None) -> dict[str, dg.TableSchema
     Args:
         feed: the feed.
         shape: what the feed selects, with the types that the table has now; None in definitions, which connect to
-            nothing. Without it there are no types, and there is nothing of a feed that takes every column.
+            nothing. Without it there are no types, and no fields of a feed that takes every column.
     """
     schema = _schema(feed, shape)
-    # The UI puts the names of columns into lower case where both a definition and an event have them.
+    # The UI writes the names of columns in lower case if both a definition and an event have them.
     misread = shape is None and any(column.name != column.name.lower() for column in schema)
     if not schema or misread or (shape and len(schema) > _MOST_FIELDS):
         return {}
@@ -124,7 +125,7 @@ def fields(feed: Feed, shape: "Shape | None" = None) -> dict[str, dg.TableSchema
 def stream_fields(feeds: Sequence[Feed]) -> dict[str, dg.TableSchema | dg.TableColumnLineage]:
     """The fields of the entries in a stream that some feeds write to, each from the feeds that have it.
 
-    Nothing where a feed takes every column of its table: definitions connect to nothing.
+    None if a feed takes every column of its table: definitions connect to nothing.
     """
     by_feed = {feed_key(feed): _schema(feed, None) for feed in feeds}
     if not all(by_feed.values()):
@@ -139,11 +140,11 @@ def stream_fields(feeds: Sequence[Feed]) -> dict[str, dg.TableSchema | dg.TableC
 
 
 def _schema(feed: Feed, shape: "Shape | None") -> list[dg.TableColumn]:
-    """The fields of an entry; none where they are not known."""
+    """The fields of an entry; none if they are not known."""
     if feed.transform is not None or (shape is None and feed.columns is None):
         return []
     texts = feed.redacted.columns or {}
-    # The UI shows no type where it is an empty text.
+    # The UI shows no type if it is an empty text.
     types = dict.fromkeys(texts, "") if shape is None else {name: feed.redact(kind) for name, _, kind in shape.columns}
     found = [_column(name, kind, f"from `{texts[name]}`" if name in texts else None) for name, kind in types.items()]
     constant = "" if shape is None else "String"
@@ -151,17 +152,17 @@ def _schema(feed: Feed, shape: "Shape | None") -> list[dg.TableColumn]:
 
 
 def _column(name: str, kind: str, description: str | None) -> dg.TableColumn:
-    # NULL leaves its field out: an entry has a field that is not nullable, whatever its row.
+    # NULL leaves its field out: every entry has the fields that are not nullable.
     constraints = dg.TableColumnConstraints(nullable=unwrap(kind)[1] or not kind)
     return dg.TableColumn(name, kind, description, constraints)
 
 
 def _origins(feed: Feed, shape: "Shape | None") -> dict[str, list[dg.TableColumnDep]]:
-    """Columns of the table that each field is made from; none where its expression does not tell for sure."""
+    """Columns of the table that each field is made from; none if its expression is not certain."""
     texts = feed.columns or {column.field: column.field for column in (shape.columns if shape else ())}
     origins: dict[str, list[dg.TableColumnDep]] = {}
     for name, text in texts.items():
-        # A text that is a single word can be nothing else than a column.
+        # A single word is always a column.
         own = {text} if shape is None else shape.own
         names = [text] if shape and text in own else columns_named(text, own)
         origins[name] = [dg.TableColumnDep(table_key(feed), column) for column in names]

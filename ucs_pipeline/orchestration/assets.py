@@ -8,7 +8,7 @@ import dagster as dg
 
 from ucs_pipeline.errors import OutOfTurnError, SourceUnavailableError, StreamUnavailableError, UcsError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.instance.run_queue import at_work_before, queue_again
+from ucs_pipeline.instance.run_queue import queue_again, running_before
 from ucs_pipeline.orchestration._dagster import (
     BaseAssetGraph,
     ObjectMetadataValue,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _RETRIES, _RETRY_SECONDS = 2, 10
 _TURNS, _TURN_SECONDS, _LONGEST_TURN_SECONDS = 200, 5, 60
-"""A run waits for those before it in its backfill for hours at most: one whose process was killed looks at work."""
+"""A run waits at most hours for earlier ones of its backfill: one whose process was killed seems to be running."""
 
 _NO_FURTHER_EVENT = {"__source_asset_observation__": True}
 """Metadata of an output for which Dagster records no event of its own. Undocumented, and used here only: without it
@@ -47,11 +47,11 @@ _REPLAY = dg.Field(
 )
 
 CODE_VERSION = "1"
-"""Version of what a row looks like in the stream; raised when the encoding changes."""
+"""Version of the encoding of rows."""
 
 
 def brick_asset(feed: Feed) -> dg.AssetsDefinition:
-    """The asset of a feed. Building it connects to nothing."""
+    """The asset of a feed. Connects to nothing."""
 
     @dg.asset(
         key=feed_key(feed),
@@ -59,12 +59,11 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         partitions_def=dg.StaticPartitionsDefinition(feed.partitions.names()),
         backfill_policy=dg.BackfillPolicy.multi_run(feed.max_bricks_per_run),
         deps=_upstream(feed),
-        # One run at a time per ordered stream: the guarantee does not need it, but two runs would only get in each
-        # other's way.
+        # One run at a time per ordered stream: the guarantee does not need it, but two runs would slow each other down.
         pool=None if feed.any_order else pool(feed.stream_name),
         required_resource_keys=resource_keys(feed),
         config_schema={"replay": _REPLAY} if feed.any_order else None,
-        # No retry policy: with one, Dagster starts a run again that was cancelled.
+        # No retry policy: it would also start a cancelled run again.
         kinds={"clickhouse", "redis"},
         group_name=feed.group,
         owners=feed.owners,
@@ -80,7 +79,7 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
             "stream": feed.stream_name,
             "table": feed.redacted.table,
         },
-        # The output holds no value: what is behind the feed waits for it, and reads the stream.
+        # The output holds no value: downstream assets wait for it, and read the stream.
         dagster_type=cast("dg.DagsterType", dg.Nothing),
     )
     def bricks(
@@ -92,7 +91,7 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
         graph = context.job_def.asset_layer.asset_graph
         refuse_unordered(feed, graph)
         wanted = _wanted(context, feed)
-        # Runs of a backfill come without: Dagster copies no tag from an asset to its runs.
+        # Runs of a backfill lack it: Dagster copies no tag from an asset to its runs.
         context.instance.add_run_tags(context.run.run_id, run_tags(feed, wanted[0], wanted[-1], feed_names(graph)))
         seen = {*_finished_before_retry(context), context.run.tags.get(OPEN_BRICK_TAG)}
         left = set(map(feed.partitions.name, wanted)) - seen
@@ -108,18 +107,18 @@ def brick_asset(feed: Feed) -> dg.AssetsDefinition:
                     # Columns take kilobytes. The UI shows those of the latest event, so that one of a run is enough.
                     yield brick_event(feed, report, read, None if left else shape())
         except UcsError as error:
-            # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
+            # The failure is shown with a stack trace; this line is separate in the run's log.
             context.log.error(str(error))
             passing = isinstance(error, StreamUnavailableError | SourceUnavailableError)
             if passing and context.retry_number < _RETRIES:
                 pause = _RETRY_SECONDS * 2**context.retry_number
                 raise dg.RetryRequested(max_retries=_RETRIES, seconds_to_wait=pause) from error
-            if isinstance(error, OutOfTurnError) and (other := _at_work_before(context, feed, wanted[0])):
-                context.log.info(f"run {other} publishes the bricks before these. This run waits for it.")
+            if isinstance(error, OutOfTurnError) and (other := _running_before(context, feed, wanted[0])):
+                context.log.info(f"run {other} publishes earlier bricks. This run waits for it.")
                 pause = min(_TURN_SECONDS * 2**context.retry_number, _LONGEST_TURN_SECONDS)
                 raise dg.RetryRequested(max_retries=_TURNS, seconds_to_wait=pause) from error
             if isinstance(error, OutOfTurnError) and queue_again(context.instance, context.run):
-                context.log.warning("a run of the bricks before these is launched again, and this run after it")
+                context.log.warning("a run of earlier bricks is launched again, and this run after it")
             raise dg.Failure(str(error), metadata={"code": error.code}) from error
         if feed.table_asset is None:
             span = feed.partitions.span(wanted[0], wanted[-1])
@@ -140,8 +139,8 @@ def _freshness(feed: Feed) -> dg.FreshnessPolicy | None:
 
 
 def _wanted(context: dg.AssetExecutionContext, feed: Feed) -> Sequence[int]:
-    # Read once (each access slices the whole list), and read always: a body that never asks for its partitions
-    # would succeed without any when launched without one.
+    # Read once, since each access slices the whole list. Read always: a body that does not read its partitions would
+    # succeed if launched without one.
     bricks = feed.partitions
     keys = context.partition_keys if context.has_partition_key or context.has_partition_key_range else []
     if not keys:
@@ -153,10 +152,10 @@ def _wanted(context: dg.AssetExecutionContext, feed: Feed) -> Sequence[int]:
     return bricks.between(bricks.start_named(keys[0]), bricks.start_named(keys[-1]))
 
 
-def _at_work_before(context: dg.AssetExecutionContext, feed: Feed, first: int) -> str | None:
-    """Id of a run at work that publishes bricks before `first` for the same backfill."""
+def _running_before(context: dg.AssetExecutionContext, feed: Feed, first: int) -> str | None:
+    """Id of a running run that publishes bricks before `first` for the same backfill."""
     bricks = feed.partitions
-    return at_work_before(context.instance, context.run, lambda name: bricks.start_named(name) < first)
+    return running_before(context.instance, context.run, lambda name: bricks.start_named(name) < first)
 
 
 def _finished_before_retry(context: dg.AssetExecutionContext) -> set[str | None]:
@@ -175,9 +174,9 @@ def feed_names(graph: BaseAssetGraph[Any]) -> list[str]:
 
 
 def refuse_unordered(feed: Feed, graph: BaseAssetGraph[Any]) -> None:
-    """Refuses a run of the feed with an asset that is made from its stream, and that does not wait for the feed.
+    """Refuses a run of the feed with a downstream asset of its stream that does not wait for the feed.
 
-    Dagster starts the assets of a run in the order of those that are launched: it looks through no external asset.
+    Dagster orders the assets of a run by their dependencies, but not across an external asset.
 
     Raises:
         dg.Failure: there is such an asset.
@@ -203,9 +202,9 @@ def _upstream(feed: Feed) -> list[dg.AssetKey]:
 
 
 def versions_read(feed: Feed, instance: dg.DagsterInstance) -> dict[str, str]:
-    """Tags that say which versions of the assets before it a feed reads now.
+    """Tags with the versions of the upstream assets that a feed reads now.
 
-    Dagster adds them to outputs only; a hand-made event has to bring them, or its brick would show as out of sync.
+    Dagster adds them to outputs only; without them, the brick of a hand-made event shows as out of sync.
     """
     tags = {}
     for key in _upstream(feed):

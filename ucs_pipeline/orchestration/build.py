@@ -1,4 +1,4 @@
-"""One builder behind the YAML component and the Python settings object."""
+"""The builder of definitions, for feeds in YAML and Python."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -24,7 +24,7 @@ def build_defs(*feeds: Feed, resources: Mapping[str, object] | None = None, aler
         feeds: the feeds.
         resources: their ClickHouseResource and RedisResource, by their keys; left out, other definitions of the code
             location have them.
-        alerts: whether the sensors that alert come along, which watch all feeds of the code location.
+        alerts: whether to add the alert sensors, which watch all feeds of the code location.
 
     Raises:
         FeedError: two feeds have one name, or write to one stream, or one has the name of the other's job.
@@ -36,12 +36,12 @@ def build_defs(*feeds: Feed, resources: Mapping[str, object] | None = None, aler
 def build_feed(feed: Feed, together: Sequence[Feed] = (), *, alerts: bool = True) -> dg.Definitions:
     """The definitions of one feed: its assets with those of its table and streams, checks, sensors, schedules.
 
-    What feeds have in common, such as their table or the alerts, comes with the first of them: the components of a
-    project put marks of their own on their definitions, and Dagster takes no two that differ.
+    Shared definitions, such as their table or the alerts, come with the first feed only: the components of a project
+    mark their definitions, and Dagster refuses two that differ.
 
     Args:
         feed: the feed.
-        together: the feeds of the code location, this one among them, as far as they are known.
+        together: the feeds of the code location, this one among them, if known.
         alerts: whether the sensors that alert come with the first feed.
 
     Raises:
@@ -69,7 +69,7 @@ def _is_first(feed: Feed, together: Sequence[Feed]) -> bool:
 
 
 def _build_stream(feed: Feed) -> dg.Definitions:
-    # `backfill_policy` is beta to Dagster; saying so for each feed, in each process, helps nobody.
+    # `backfill_policy` is beta in Dagster. The warning would come for each feed in each process.
     with disable_dagster_warnings():
         asset = brick_asset(feed)
     return dg.Definitions.merge(dg.Definitions(assets=[asset]), check_defs(feed), sensor_defs(feed, asset))
@@ -98,24 +98,24 @@ def _stream_spec(writers: Sequence[Feed]) -> dg.AssetSpec:
 
 
 def feeds_of(defs: dg.Definitions) -> list[Feed]:
-    """The feeds behind some definitions, by name; where a feed has several streams, its shards."""
-    # Not by the asset graph, which Dagster refuses to make of feeds that clash, in words of its own.
+    """The feeds of some definitions, by name; of a feed with several streams, its shards."""
+    # Without the asset graph: for conflicting feeds Dagster refuses to build it, with its own message.
     assets = (asset for asset in defs.assets or () if isinstance(asset, dg.AssetsDefinition))
     return feeds_in(spec for asset in assets for spec in asset.specs)
 
 
 class Conflict(NamedTuple):
-    """What feeds cannot be beside each other."""
+    """Feeds that exclude each other."""
 
     sentence: str
     feeds: Sequence[Feed]
 
 
 def conflicts(feeds: Sequence[Feed]) -> Iterator[Conflict]:
-    """Which of some feeds, each with one stream, have no name and no stream of their own."""
+    """The conflicts of some feeds, each with one stream: the same name or the same stream."""
     wholes = [feed.parent for feed in feeds if feed.shard_id and not feed.shard_id.number]
     shared = set(map(_place, feeds)) - {_place(f) for f in feeds if not f.any_order}
-    told: set[frozenset[int]] = set()
+    seen: set[frozenset[int]] = set()
     for what, named in (
         ("named", [(f.name, f.name, f) for f in (*wholes, *feeds)]),
         ("writing to stream", [(_place(f), f.stream_name, f) for f in feeds if _place(f) not in shared]),
@@ -127,8 +127,8 @@ def conflicts(feeds: Sequence[Feed]) -> Iterator[Conflict]:
         for key, culprits in by_name.items():
             # Feeds of one name have one stream, and shards of one name.
             together = frozenset(id(feed.parent) for feed in culprits)
-            if len(culprits) > 1 and together not in told:
-                told.add(together)
+            if len(culprits) > 1 and together not in seen:
+                seen.add(together)
                 yield Conflict(
                     f"{len(culprits)} feeds are {what} {names[key]!r} ({' and '.join(map(_shown, culprits))}). An "
                     "ordered feed needs a name and a stream of its own: rename one.",

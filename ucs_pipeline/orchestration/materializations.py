@@ -1,4 +1,4 @@
-"""Dagster's run storage as the record of progress: bricks that are done, and what was written down about them."""
+"""Dagster's run storage as the record of progress: finished bricks, and their metadata."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ DATA_VERSION_TAG = "dagster/data_version"
 """Tag of an event that holds the version of a brick's content. Dagster keeps an index of it."""
 
 ROWS = "dagster/partition_row_count"
-"""Key of the number of rows of a brick. Dagster has a name for it, so that it is written down once, under that."""
+"""Key of the number of rows of a brick. Dagster's own key, so that it is recorded once."""
 
 _ROWS_BEFORE = "rows"
 """The key that older records have for it."""
@@ -25,6 +25,7 @@ _ROWS_BEFORE = "rows"
 ADOPTED = "adopted"
 """Note on a brick that was recorded without being published."""
 
+_IN_STREAM = "already in the stream"
 _PAGE = 1000
 _LINES = 100
 _WIDTH, _BETWEEN = 78, 3
@@ -34,11 +35,11 @@ _EXACT = 100
 _VERSION = re.compile(r"(\d+)-([0-9a-f]{16})", re.ASCII)
 _EXACT_IN_A_BROWSER = 2**53
 _KEY = {"number": "id", "time": "time", "text": "key"}
-"""What a feed's keys are called, by class."""
+"""The name of a feed's keys, by class."""
 
 
 def metadata(feed: Feed, report: BrickReport) -> dict[str, Any]:
-    """What is written down about a finished brick. Keys are stable: the UI plots the numeric ones."""
+    """The metadata of a finished brick. Keys are stable: the UI plots the numeric ones."""
     written: dict[str, Any] = {
         ROWS: report.rows,
         "published": report.published,
@@ -68,7 +69,7 @@ def metadata(feed: Feed, report: BrickReport) -> dict[str, Any]:
             "stream_length_after": report.length_after,
         }
     elif report.rows:
-        written["note"] = "already in the stream"
+        written["note"] = _IN_STREAM
     else:
         written["note"] = "the brick has no rows"
         if report.remark:
@@ -78,8 +79,13 @@ def metadata(feed: Feed, report: BrickReport) -> dict[str, Any]:
     return written
 
 
+def noted_in_stream(event: dg.AssetMaterialization) -> bool:
+    """Whether all rows of the brick were in the stream before the run."""
+    return event.metadata.get("note") == dg.TextMetadataValue(_IN_STREAM)
+
+
 def recorded(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) -> Mapping[int, BrickReport]:
-    """What is recorded about those of the partitions that are marked as done, by start."""
+    """The records of those partitions that are marked as done, by start."""
     key = feed_key(feed)
     names = {feed.partitions.name(start): start for start in starts}
     # A database takes a limited number of names in one query.
@@ -92,7 +98,7 @@ def recorded(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) ->
         found = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key=key, storage_ids=page), limit=len(page))
         for record in found.records:
             event = record.asset_materialization
-            # Of a brick that somebody reported as done in the UI, which takes a click, nothing is known.
+            # A brick that was reported as done by hand in the UI has no metadata.
             if event and event.partition and not event.metadata.keys().isdisjoint((ROWS, _ROWS_BEFORE)):
                 start = names[event.partition]
                 reports[start] = _report(feed, start, event)
@@ -100,7 +106,7 @@ def recorded(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) ->
 
 
 def newest(instance: dg.DagsterInstance, feed: Feed, number: int) -> Iterator[Mapping[int, BrickReport]]:
-    """What is recorded, by start: the newest records first, in pages of so many events."""
+    """Records by start: the newest first, in pages of so many events."""
     cursor: str | None = None
     seen: set[int] = set()
     while True:
@@ -123,8 +129,8 @@ def newest(instance: dg.DagsterInstance, feed: Feed, number: int) -> Iterator[Ma
 def contents(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) -> Mapping[int, BrickReport]:
     """As `recorded`, for a whole feed: reads the data versions only, and leaves the first and last key out.
 
-    Where partitions are coarser than bricks, only the newest hundred say what their last entry is; of the others it is
-    the first that they could have.
+    If partitions are coarser than bricks, only the newest hundred have their last entry; the others have the first
+    possible one.
     """
     key, kind = feed_key(feed), dg.DagsterEventType.ASSET_MATERIALIZATION
     done = instance.get_latest_storage_id_by_partition(key, kind)
@@ -153,19 +159,19 @@ def rows_by_brick(instance: dg.DagsterInstance, feed: Feed) -> Mapping[str, int]
 
 
 def _table(feed: Feed, entries: Mapping[EntryId, Mapping[bytes, bytes]]) -> dg.TableMetadataValue:
-    """A line for each field, and as many of the entries side by side as a brick's page has room for, but one at least.
+    """A line for each field, with as many entries side by side as fit into a brick's page, at least one.
 
-    The page cuts off what is wider, other rows' texts with it.
+    The page truncates wider tables.
     """
     names = list(dict.fromkeys(name for fields in entries.values() for name in fields))[:_LINES]
     columns = {"field": [_shown(name, _NAME) for name in names]}
-    room = _WIDTH - _width("field", columns["field"])
+    free = _WIDTH - _width("field", columns["field"])
     for entry, fields in entries.items():
-        # Where Redis gives the ids, entries are called by their places in the brick.
+        # If Redis assigns the ids, entries are named by their positions in the brick.
         title = f"row {entry.row}" if feed.any_order else str(entry)
         column = [_shown(fields.get(name, b""), _VALUE) for name in names]
-        room -= _width(title, column)
-        if room < 0 and len(columns) > 1:
+        free -= _width(title, column)
+        if free < 0 and len(columns) > 1:
             break
         columns[title] = column
     lines = zip(*columns.values(), strict=True)
@@ -209,11 +215,11 @@ def _report(feed: Feed, ordinal: int, event: dg.AssetMaterialization) -> BrickRe
 
 
 def data_version(report: BrickReport) -> str:
-    """Dagster's version of a brick's content: the same rows with the same values have the same one."""
+    """Dagster's version of a brick's content: equal for equal rows."""
     content = report.last_entry if report.content_hash is None else hash_text(report.content_hash)
     return f"{report.rows}-{content}"
 
 
 def _number(key: Key) -> Key:
-    # A browser reads numbers as 64-bit floats; a longer key would show wrong digits.
+    # A browser reads numbers as 64-bit floats, which would change the digits of a longer key.
     return str(key) if isinstance(key, int) and abs(key) >= _EXACT_IN_A_BROWSER else key

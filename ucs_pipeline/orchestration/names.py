@@ -1,4 +1,4 @@
-"""What Dagster calls a feed's assets, and the tags of its runs. Pure."""
+"""The names of a feed's assets in Dagster, and the tags of its runs. Pure."""
 
 import hashlib
 import re
@@ -9,8 +9,10 @@ import dagster as dg
 from ucs_pipeline.feed.feed import Feed
 
 FEED_METADATA = "ucs/feed"
-"""Asset metadata that shows the feed's settings, without secrets, to people in the UI, and that holds the feed itself
-in the process that loaded it and nowhere else."""
+"""Asset metadata that shows the feed's settings in the UI, without secrets.
+
+It holds the feed itself only in the process that loaded it.
+"""
 
 
 FEED_TAG = "ucs/feed"
@@ -18,11 +20,11 @@ FEED_TAG = "ucs/feed"
 
 
 OPEN_BRICK_TAG = "ucs/open_brick"
-"""Run tag that names a brick whose rows are published, and which is not done: the table may still add to it."""
+"""Run tag that names a brick whose rows are published while the table may still add to it."""
 
 
 LIVE_TAG = "ucs/live"
-"""Run tag, with the value `yes`, of a run that stays and publishes rows as the table gets them."""
+"""Run tag, with the value `yes`, of a run with `tail: live`."""
 
 
 MAX_RETRIES_TAG = "dagster/max_retries"
@@ -42,7 +44,7 @@ def table_key(feed: Feed) -> dg.AssetKey:
     """Key of the asset that stands for the feed's table: an external one, unless the feed names another."""
     if feed.table_asset is not None:
         return dg.AssetKey.from_user_string(feed.table_asset)
-    # Two tables may look the same without their secrets.
+    # Without their secrets, two tables may have the same text.
     table = feed.table if feed.redacted.table == feed.table else f"{feed.redacted.table}_{feed.parent.name}"
     return _external_key(feed.clickhouse, table, ".")
 
@@ -53,7 +55,10 @@ def stream_key(feed: Feed) -> dg.AssetKey:
 
 
 def pool(stream: str) -> str:
-    """The concurrency pool of a stream. Until 1.12.15 Dagster takes letters, digits and `_`: others become a code."""
+    """The concurrency pool of a stream.
+
+    Until 1.12.15 Dagster accepts letters, digits and `_`: other characters are encoded.
+    """
     return "redis_stream_" + re.sub(r"[^A-Za-z0-9_]", lambda found: f"_{ord(found[0]):x}_", stream)
 
 
@@ -67,7 +72,7 @@ def _external_key(server: str, name: str, separator: str) -> dg.AssetKey:
 
 
 def feeds_in(specs: Iterable[dg.AssetSpec]) -> list[Feed]:
-    """The feeds behind assets, by name; where a feed has several streams, its shards."""
+    """The feeds of assets, by name; of a feed with several streams, its shards."""
     found = [spec.metadata[FEED_METADATA].instance for spec in specs if FEED_METADATA in spec.metadata]
     return sorted(found, key=lambda feed: (feed.parent.name, feed.shard_id or ()))
 
@@ -78,13 +83,13 @@ def range_tags(first: str, last: str) -> dict[str, str]:
 
 
 def run_tags(feed: Feed, first: int, last: int, together: Sequence[str] = ()) -> dict[str, str]:
-    """Tags by which runs are found in the UI: their feeds, and the bricks as they are launched there.
+    """Tags to find runs in the UI: their feeds, and the bricks in the UI's notation.
 
-    `together`: names of the feeds that are launched in one run, the feed's own among them; left out, it is alone.
+    `together`: names of all feeds in the run; left out, only this feed.
     """
     names = together or [feed.name]
     bricks = f"{feed.partitions.name(first)}...{feed.partitions.name(last)}"
-    # A tag has one value, so that what finds the runs of one feed is a tag for each.
+    # A tag has one value, so each feed has a tag of its own.
     return {FEED_TAG: ", ".join(names), "ucs/bricks": bricks, **{runs_tag(name): "yes" for name in names}}
 
 

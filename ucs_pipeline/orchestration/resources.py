@@ -1,6 +1,6 @@
-"""Where a feed's table and its stream are: Dagster resources, which a feed names by their keys.
+"""The servers of a feed's table and stream: Dagster resources, which a feed names by their keys.
 
-The clients are imported where they are used: definitions do without.
+The clients are imported where they are used: definitions do not need them.
 """
 
 import re
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _Kind = TypeVar("_Kind")
 _OPTION = re.compile(r"(?<=[?&])(\w*(?:password|token|secret))=[^&#]*", re.IGNORECASE)
 _urls: dict[str, str] = {}
-"""The URLs of this process that hold a password, by what Dagster is given instead."""
+"""The URLs of this process that hold a password, by the text that Dagster has instead."""
 
 
 class _Server(dg.ConfigurableResource[Any]):
@@ -60,16 +60,16 @@ class _Server(dg.ConfigurableResource[Any]):
 
 
 def _without_password(url: str) -> str:
-    """What Dagster is given for a URL: it shows what it has in the UI, and writes it down with each run."""
+    """The form of a URL for Dagster, which shows it in the UI, and records it with each run."""
     login, at, place = url.rpartition("@")
     scheme, known, words = login.partition("://")
-    # Of what is no URL, all that may be a login is left out.
+    # In a text that is no URL, all that may be a login is left out.
     user, colon, _ = words.partition(":") if known else ("", ":", "")
     shown = f"{scheme if known else ''}{known}{user}{colon}{HIDDEN}@{place}" if at and colon else url
     shown = _OPTION.sub(rf"\1={HIDDEN}", shown)
     if shown == url:
         return url
-    # Of two URLs that differ in their passwords alone, the second has a longer mark.
+    # Of two URLs that differ only in the password, the second has a longer mark.
     while _urls.setdefault(shown, url) != url:
         shown = shown.replace(HIDDEN, f"{HIDDEN}*")
     return shown
@@ -87,7 +87,7 @@ class ClickHouseResource(_Server):
     )
 
     def server(self, key: str = "clickhouse") -> "ClickHouseServer":
-        """Where the server is; `key`: what the resource is called."""
+        """Where the server is; `key`: the resource's key."""
         from ucs_pipeline.clickhouse.source import ClickHouseServer
 
         try:
@@ -97,14 +97,14 @@ class ClickHouseResource(_Server):
         return ClickHouseServer(_urls.get(self.url, self.url), self._name(key), self.settings)
 
     def client(self) -> "Client":
-        """A client of clickhouse-connect, for assets of one's own."""
+        """A client of clickhouse-connect, for your own assets."""
         import clickhouse_connect
 
         url = _urls.get(self.url, self.url)
         if url == EMBEDDED:
             from ucs_pipeline.clickhouse.embedded import embedded_connection
 
-            # The process has one engine: from here on it shows the files of this home as tables.
+            # The process has one engine: from now on it shows the files of this home as tables.
             embedded_connection().close()
             return clickhouse_connect.get_client(dsn="chdb://memory", settings=self.settings)
         return clickhouse_connect.get_client(dsn=url, secure=url.startswith("https:"), settings=self.settings)
@@ -119,13 +119,13 @@ class RedisResource(_Server):
     )
 
     def server(self, key: str = "redis") -> "RedisServer":
-        """Where the server is; `key`: what the resource is called."""
+        """Where the server is; `key`: the resource's key."""
         from ucs_pipeline.redis.connection import RedisServer
 
         return RedisServer(_urls.get(self.url, self.url), self._name(key))
 
     def client(self, stream: str = "") -> "redis.Redis":
-        """A client of redis-py, for assets of one's own; `stream`: the key that it is for, in a cluster."""
+        """A client of redis-py, for your own assets; `stream`: its key, in a cluster."""
         from ucs_pipeline.redis.connection import connect_redis
 
         return connect_redis(self.server(), stream)
@@ -140,7 +140,7 @@ def open_feed(feed: Feed, resources: object) -> "tuple[Source, OrderedStream]":
 
     Raises:
         FeedError: there is no such resource, it is of another kind, or the feed has several streams.
-        StreamError: the URL of the Redis is none.
+        StreamError: the URL of the Redis is invalid.
     """
     return open_table(feed, resources), open_stream(feed, resources)
 
@@ -170,12 +170,12 @@ def redis_server(feed: Feed, resources: object) -> "RedisServer":
 
 
 def table_address(feed: Feed, resources: object) -> str:
-    """Where the table of a feed is, to be shown; as `open_feed`."""
+    """The address of a feed's table, for display; as `open_feed`."""
     return _resource(feed, resources, "clickhouse", ClickHouseResource).address
 
 
 def stream_address(feed: Feed, resources: object) -> str:
-    """Where the stream of a feed is, to be shown; as `open_feed`."""
+    """The address of a feed's stream, for display; as `open_feed`."""
     return _resource(feed, resources, "redis", RedisResource).address
 
 

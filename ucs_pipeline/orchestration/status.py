@@ -1,4 +1,4 @@
-"""Where every feed is: its record in Dagster, its stream, and the backlog of whoever reads it."""
+"""The progress of every feed: its record in Dagster, its stream, and the backlog of its consumers."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,22 +27,22 @@ class Group:
     pending: int
     """Entries delivered to its consumers, and not acknowledged."""
     undelivered: int | None
-    """Entries in the stream that it has not been given yet; None if Redis cannot tell."""
+    """Entries in the stream that it has not received yet; None if Redis does not know."""
 
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """What a stream holds."""
+    """The contents of a stream."""
 
     length: int
     top: str | None
-    """The highest entry id the stream ever had; None if there is no stream."""
+    """The last ID; None if there is no stream."""
     groups: list[Group] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class FeedStatus:
-    """Where a feed is."""
+    """The progress of a feed."""
 
     feed: str
     stream: str
@@ -53,14 +53,14 @@ class FeedStatus:
     failed: int
     """Of those, tried and failed since they were last done."""
     in_progress: int
-    """Of those, about to be published by a run, or being published."""
+    """Of those, in queued or running runs."""
     next_brick: str | None
     """The first one that is not done; None if all are."""
     rows: int
     """Rows of the bricks that are done."""
     max_len: int
     order: str
-    """Whether entry ids say which row an entry is (strict), or when it was added (any)."""
+    """Whether an entry id is the row's position (strict) or the time it was added (any)."""
     redis: StreamStatus | None
     """The stream in Redis; None if it cannot be read."""
     problem: str | None
@@ -68,7 +68,7 @@ class FeedStatus:
 
 
 def feed_statuses(feeds: Sequence[Feed], instance: dg.DagsterInstance, resources: object) -> list[FeedStatus]:
-    """Where the feeds are. A Redis that does not answer is waited for once.
+    """The progress of the feeds. Waits once for a Redis that does not answer.
 
     `resources` has the feeds' resources as attributes.
     """
@@ -79,7 +79,7 @@ def feed_statuses(feeds: Sequence[Feed], instance: dg.DagsterInstance, resources
 
 
 def _streams(feeds: Sequence[Feed], resources: object) -> dict[str, StreamStatus | str]:
-    """The streams of feeds with one Redis, by the feeds' names; of one that cannot be read, why."""
+    """The streams of feeds with one Redis, by the feeds' names; for one that cannot be read, the reason."""
     try:
         clients = connect_each(redis_server(feeds[0], resources), [feed.stream_name for feed in feeds])
     except UcsError as error:
@@ -92,7 +92,7 @@ def _streams(feeds: Sequence[Feed], resources: object) -> dict[str, StreamStatus
 
 
 def redis_problems(feeds: Sequence[Feed], resources: object) -> list[str]:
-    """Why a Redis of the feeds does not answer, a sentence for each that does not."""
+    """Why a Redis of the feeds does not answer, a message for each."""
     found = []
     for key in sorted({feed.redis for feed in feeds}):
         some = [feed for feed in feeds if feed.redis == key]
@@ -108,7 +108,7 @@ def redis_problems(feeds: Sequence[Feed], resources: object) -> list[str]:
 def _problem(client: "redis.Redis") -> str | None:
     """Why a server does not answer."""
     try:
-        # A user who may not even do this has reached it.
+        # An error about rights proves that it answers.
         with suppress(redis.exceptions.NoPermissionError):
             client.ping()
     except UcsError as error:
@@ -119,15 +119,15 @@ def _problem(client: "redis.Redis") -> str | None:
 
 
 def publishing(instance: dg.DagsterInstance) -> int:
-    """How many runs of feeds are at work."""
-    at_work = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-    return sum(FEED_TAG in run.tags for run in at_work)
+    """How many runs of feeds are running."""
+    running = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+    return sum(FEED_TAG in run.tags for run in running)
 
 
 def _status(feed: Feed, instance: dg.DagsterInstance, stream: StreamStatus | str) -> FeedStatus:
     names, key = feed.partitions.names(), feed_key(feed)
     partitions = dg.StaticPartitionsDefinition(names)
-    # A brick that is being published again counts as done, which its status alone would not say.
+    # A brick that is being published again counts as done, unlike in its status.
     done = instance.get_materialized_partitions(key)
     statuses = instance.get_status_by_partition(key, names, partitions) or {}
     rows = rows_by_brick(instance, feed)
@@ -161,7 +161,7 @@ def _stream(stream: RedisStream) -> StreamStatus | str:
 
 def _group(group: dict[str, Any], state: State) -> Group:
     delivered = EntryId.parse(group["last-delivered-id"])
-    # Redis counts this since version 7, and gives up where entries were deleted from the middle.
+    # Redis counts this since version 7, but not if entries were deleted from the middle.
     undelivered: int | None = group.get("lag")
     if delivered >= state.top or state.first is None:
         undelivered = 0

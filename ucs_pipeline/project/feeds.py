@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def all_feeds() -> list[Feed]:
-    """Every feed of the code locations; where a feed has several streams, its shards.
+    """Every feed of the code locations; of a feed with several streams, its shards.
 
     Raises:
         UcsError: a code location cannot be loaded.
@@ -74,16 +74,16 @@ def resources_of(feed: Feed, *keys: str) -> Iterator[object]:
 
 
 def use_project_home() -> None:
-    """Makes Dagster use the project's directory unless DAGSTER_HOME says otherwise."""
+    """Makes Dagster use the project's directory unless DAGSTER_HOME is set."""
     os.environ["DAGSTER_HOME"] = str(project_home())
     from dagster import BetaWarning
 
-    # dagster.yaml's rotating log file is a setting Dagster calls beta; saying so on every command helps nobody.
+    # dagster.yaml's rotating log file is a beta setting of Dagster. Every command would warn about it.
     warnings.filterwarnings("ignore", category=BetaWarning)
 
 
 def _locations() -> "list[Location]":
-    # Loads Dagster, which a reader that is given its feed and its client does without.
+    # Loads Dagster, which a reader with its own feed and client does not need.
     from ucs_pipeline.project.locations import locations
 
     return list(locations())

@@ -1,4 +1,4 @@
-"""What is wrong with a file of definitions, in one sentence, from the error that loading it raised."""
+"""The message about a file of definitions, from the error that loading it raised."""
 
 import re
 import traceback
@@ -20,14 +20,14 @@ from ucs_pipeline.orchestration._dagster import ComponentFileModel, ComponentTre
 _PACKAGE = Path(__file__).parent.parent
 
 _REPEATED = re.compile(r"(anchor|alias|tag|handle) (['\"]).*\2")
-"""Where a sentence of the YAML parser repeats the file, which may be a password that nobody quoted."""
+"""Where a message of the YAML parser repeats the file, possibly an unquoted password."""
 
 
 _MISSING = re.compile(r"resource with key '(\w+)' required by op '(\w+)' was not provided")
 
 
 class FileError(NamedTuple):
-    """Something to fix."""
+    """An error in a file."""
 
     place: str
     """The file, with its line where that is known."""
@@ -39,9 +39,9 @@ class FileError(NamedTuple):
 
 
 def error_in(path: Path, error: BaseException, files: Path) -> FileError | None:
-    """What is wrong with a path, from the error that loading it raised; None if the path is not to blame.
+    """The error in a path, from the exception that loading it raised;
 
-    `files`: the directory of the files that may be wrong.
+    None if the path is not the cause. `files`: the directory of the files to check.
     """
     for cause in _chain(error):
         if isinstance(cause, ComponentTreeException):
@@ -57,7 +57,7 @@ def error_in(path: Path, error: BaseException, files: Path) -> FileError | None:
 
 
 def shown_path(path: Path, line: int | None = None) -> str:
-    """A file as it is called in the current directory."""
+    """A file's path relative to the current directory."""
     here = Path.cwd()
     shown = path.relative_to(here) if path.is_relative_to(here) else path
     return f"{shown}:{line}" if line else str(shown)
@@ -88,7 +88,7 @@ def _explained(error: BaseException) -> UcsError | None:
         way_out = " Indent the feed's settings below `attributes`." if outside else ""
         return UcsError(words(placed, ComponentFileModel) + way_out, "UCS-DEFINITIONS")
     if isinstance(error, ResolutionException):
-        # Shows a part of the file with a mark below, and the sentence after it.
+        # Shows a part of the file with a mark below, then the message.
         found = re.search(r"\^ (.+)", str(error))
         return UcsError(f"a template has no value: {found[1] if found else _first_line(error)}.", "UCS-DEFINITIONS")
     if missing := _MISSING.search(str(error)):
@@ -101,7 +101,7 @@ def _explained(error: BaseException) -> UcsError | None:
 
 
 def _without_position(problem: ErrorDetails) -> ErrorDetails:
-    # Dagster adds " at <file>:<line>" to what pydantic says is the place.
+    # Dagster adds " at <file>:<line>" to pydantic's location.
     path = str(problem["loc"][0]).rpartition(" at ")[0]
     return {**problem, "loc": tuple(path.split(".")) if path else ()}
 
@@ -119,7 +119,7 @@ def _yaml_line(error: BaseException) -> str | None:
 
 
 def _python_line(error: BaseException, files: Path) -> str | None:
-    """The line of Python in the user's files that an error comes from; of several, the last one that was called."""
+    """The line of Python in the user's files that an error comes from; of several, the innermost."""
     places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         places.append((error.filename, error.lineno))

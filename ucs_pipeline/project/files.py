@@ -1,4 +1,4 @@
-"""The files of definitions, each loaded by itself, so that one that is wrong hides no other."""
+"""The files of definitions, each loaded alone, so that an invalid one hides no other."""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -18,15 +18,15 @@ from ucs_pipeline.project.locations import Location, origins, package_of
 
 
 class LoadResult(NamedTuple):
-    """What is in the files."""
+    """The contents of the files."""
 
     feeds: list[tuple[Path, Feed]]
-    """The feeds that load, each with its file; where a feed has several streams, its shards."""
+    """The feeds that load, each with its file; of a feed with several streams, its shards."""
     mistakes: list[FileError]
 
 
 def load_files(folder: Path) -> LoadResult:
-    """Loads each file of a `defs` folder, and looks at what cannot be beside each other."""
+    """Loads each file of a `defs` folder, and finds conflicts between feeds."""
     feeds: list[tuple[Path, Feed]] = []
     mistakes: list[FileError] = []
     files = list(_files(folder))
@@ -39,7 +39,7 @@ def load_files(folder: Path) -> LoadResult:
             mistakes.append(FileError(shown_path(file), "the file is empty. Expected `type` and `attributes`."))
             continue
         try:
-            # What is no feed, such as the resources, is loaded as well: it may be wrong.
+            # Other definitions, such as resources, are loaded as well, to find their errors.
             feeds += [(file, feed) for feed in feeds_of(defs_alone(project, path))]
         except Exception as error:
             mistake = error_in(file, error, folder)
@@ -57,29 +57,29 @@ def load(folder: Path) -> dg.Definitions:
     """The definitions of all files of a `defs` folder.
 
     Raises:
-        UcsError: a file is wrong.
+        UcsError: a file is invalid.
     """
     try:
         defs = dg.load_from_defs_folder(path_within_project=folder.parent)
-        # What is wrong with the definitions as a whole, Dagster says here and not at their first use.
+        # Dagster validates the definitions as a whole here, and not at their first use.
         defs.resolve_asset_graph()
         return defs
     except Exception as error:
         mistakes = _explain(error, folder)
         if not mistakes:
             raise
-    # Raised out here, it has no cause: Dagster's own errors repeat lines of the files, and with them secrets.
+    # Raised outside the except block, so without a cause: Dagster's errors repeat lines of the files, with secrets.
     more = f" `ucs check` lists {len(mistakes) - 1} more." if len(mistakes) > 1 else ""
     raise UcsError(without_code(str(mistakes[0])) + more, mistakes[0].code)
 
 
 def check() -> tuple[list[str], list[FileError]]:
-    """Names of the feeds of the code locations, and everything that is wrong with them.
+    """Names of the feeds of the code locations, and all of their errors.
 
     Imports the functions that feeds name as their `transform`.
 
     Raises:
-        UcsError: nothing says where the code locations are, or one is in another process.
+        UcsError: no code location is configured, or one is in another process.
     """
     names: set[str] = set()
     mistakes: list[FileError] = []
@@ -104,7 +104,7 @@ def check() -> tuple[list[str], list[FileError]]:
 
 
 def _whole(origin: CodeLocationOrigin, directory: Path) -> tuple[Location | None, list[FileError]]:
-    """A code location whose files are right one by one, and what is wrong with it as a whole."""
+    """A code location whose files are valid one by one, and its errors as a whole."""
     try:
         location = locations.load(origin)
         location.repository.load_all_definitions()
@@ -119,7 +119,7 @@ def _whole(origin: CodeLocationOrigin, directory: Path) -> tuple[Location | None
 
 
 def _explain(error: Exception, folder: Path) -> list[FileError]:
-    """What is wrong with the files, if the definitions fail to load with that error; nothing if it is not theirs."""
+    """The errors of the files if the definitions fail to load with that exception; empty if it has another cause."""
     mistakes = load_files(folder).mistakes
     if mistakes or isinstance(error, UcsError):
         return mistakes
@@ -128,7 +128,7 @@ def _explain(error: Exception, folder: Path) -> list[FileError]:
 
 
 def _files(directory: Path) -> Iterator[tuple[Path, Path]]:
-    """What Dagster loads as one, and the file that says what it is."""
+    """The paths that Dagster loads as one component, and the file that defines it."""
     if not directory.is_dir():
         return
     if file := find_defs_or_component_yaml(directory):

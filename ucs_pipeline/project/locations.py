@@ -1,4 +1,4 @@
-"""The code locations whose feeds the commands and the readers mean, found as Dagster's own commands find them."""
+"""The code locations of the commands and the readers, found as Dagster's own commands find them."""
 
 import re
 import sys
@@ -33,7 +33,7 @@ _UNSET = re.compile(r'path root:(\w+):.*?environment variable "(\w+)"', re.DOTAL
 
 
 class Chosen(NamedTuple):
-    """Where a user says that the definitions are, in the words of `dagster dev`; if nothing, they are looked for."""
+    """The user's options for where the definitions are, as for `dagster dev`; if empty, the configuration decides."""
 
     workspace: Sequence[str] = ()
     python_file: Sequence[str] = ()
@@ -49,11 +49,11 @@ class Location(NamedTuple):
     name: str
     repository: dg.RepositoryDefinition
     feeds: Sequence[Feed]
-    """By name; where a feed has several streams, its shards."""
+    """By name; of a feed with several streams, its shards."""
 
     @contextmanager
     def resources(self, keys: Iterable[str]) -> Iterator[object]:
-        """Some resources, as attributes, where the location has them; no other needs to be set up here.
+        """Some resources of the location, as attributes. Others are not set up.
 
         Raises:
             UcsError: one needs an environment variable that is not set.
@@ -75,7 +75,7 @@ class Location(NamedTuple):
 
     @contextmanager
     def each_resource(self, keys: Iterable[str]) -> Iterator[object]:
-        """As `resources`; an environment variable that is not set is an error of what asks for its resource only."""
+        """As `resources`; an environment variable that is not set is an error only when its resource is used."""
         with ExitStack() as opened:
             found: dict[str, object] = {}
             for key in sorted(set(keys)):
@@ -101,7 +101,7 @@ _chosen = Chosen()
 
 
 def choose(chosen: Chosen) -> None:
-    """Makes `locations` mean what a user has said."""
+    """Sets the user's options for `locations`."""
     global _chosen
     _chosen = chosen
     locations.cache_clear()
@@ -111,7 +111,7 @@ def origins() -> Sequence[CodeLocationOrigin]:
     """Where the code locations are.
 
     Raises:
-        UcsError: nothing says so.
+        UcsError: no code location is configured.
     """
     directory, attribute = _chosen.working_directory or str(Path.cwd()), _chosen.attribute
     named = [
@@ -120,7 +120,7 @@ def origins() -> Sequence[CodeLocationOrigin]:
         *(ModuleTarget(module, attribute, directory, None) for module in _chosen.module_name),
         *(PackageTarget(package, attribute, directory, None) for package in _chosen.package_name),
     ]
-    found = [origin for target in named or _looked_for() for origin in target.create_origins()]
+    found = [origin for target in named or _configured() for origin in target.create_origins()]
     if not found:
         raise UcsError(
             f"There is no code location here: {Path.cwd()} has neither a pyproject.toml with [tool.dagster] or "
@@ -131,8 +131,8 @@ def origins() -> Sequence[CodeLocationOrigin]:
     return found
 
 
-def _looked_for() -> Sequence[WorkspaceLoadTarget]:
-    """What Dagster's commands would load here; where there is nothing, what is in Dagster's home."""
+def _configured() -> Sequence[WorkspaceLoadTarget]:
+    """What Dagster's commands would load here, or else from Dagster's home."""
     directories = [Path.cwd()]
     with suppress(UcsError):
         directories.append(project_home())
@@ -150,7 +150,7 @@ def locations() -> Sequence[Location]:
     """The code locations, loaded once.
 
     Raises:
-        UcsError: nothing says where they are, or one cannot be loaded in this process.
+        UcsError: none is configured, or one cannot be loaded in this process.
     """
     return [_explained(origin) for origin in origins()]
 
@@ -166,7 +166,7 @@ def _explained(origin: CodeLocationOrigin) -> Location:
         if mistake is None:
             raise
     found = mistake.sentence if mistake.place == "." else f"{mistake.place}: {mistake.sentence}"
-    # Raised out here, it has no cause: Dagster's own errors repeat lines of the files, and with them secrets.
+    # Raised outside the except block, so without a cause: Dagster's errors repeat lines of the files, with secrets.
     raise UcsError(f"code location {origin.location_name!r} cannot be loaded: {found}", mistake.code)
 
 
@@ -174,7 +174,7 @@ def load(origin: CodeLocationOrigin) -> Location:
     """Loads a code location.
 
     Raises:
-        UcsError: it is served by another process, or its files are wrong.
+        UcsError: it is served by another process, or its files are invalid.
     """
     target = origin.loadable_target_origin if isinstance(origin, ManagedGrpcPythonEnvCodeLocationOrigin) else None
     if target is None or target.executable_path not in (None, sys.executable):
@@ -218,7 +218,7 @@ def package_of(origin: CodeLocationOrigin) -> Path | None:
 
 
 def _importable(directory: str | None) -> str:
-    """A location's directory, or else the current one, made one that Python imports from; for good, as for Dagster."""
+    """Adds a location's directory, or else the current one, to Python's import path, as Dagster does."""
     found = directory or str(Path.cwd())
     if found not in sys.path:
         sys.path.insert(0, found)

@@ -1,4 +1,4 @@
-"""Publishing a feed, or one of the project's by its name: what `ucs publish` and `ucs_pipeline.publish` do."""
+"""Publishes a feed, given as such or by name, for `ucs publish` and `ucs_pipeline.publish`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,18 +29,18 @@ def publish(
     say: Callable[[str], None] | None = None,
     resources: Mapping[str, object] | None = None,
 ) -> Published:
-    """Publishes bricks of a feed in this process, each run recorded in Dagster as those of the feed's sensor are.
+    """Publishes bricks of a feed in this process. Dagster records each run like those of the feed's sensor.
 
     Args:
-        feed: a feed, a shard of one, or the name of one of the code location's.
-        first: the first brick, by its name or, of number bricks, its number. Left out: the sealed bricks that come
-            next, as the feed's sensor finds them.
+        feed: a feed, a shard of one, or a name from the code location.
+        first: the first brick, by its name or, of number bricks, its number. Left out: the sealed bricks that the
+            feed's sensor would publish next.
         last: the last brick; left out, `first` is the only one.
         next: at most so many of the bricks that come next, of each shard.
         replay: for an any-order feed, publishes bricks that are done once more.
-        resources: of a feed that is in no code location, its resources by their keys.
-        bar: is given a name and a number of rows, and shows how many of them are in Redis.
-        say: takes one sentence each time a run waits, or will be tried again.
+        resources: for a feed that is in no code location, its resources by their keys.
+        bar: called with a name and a number of rows, shows how many of them are in Redis.
+        say: called with a message each time a run waits, or will be tried again.
 
     Raises:
         StreamUnavailableError: Redis cannot be reached, or the stream stayed full.
@@ -63,10 +63,10 @@ def launch(
     replay: bool = False,
     resources: Mapping[str, object] | None = None,
 ) -> Launched:
-    """Hands the bricks that `publish` would publish to Dagster's daemon, as a backfill.
+    """Launches the bricks that `publish` would publish as a backfill in Dagster's daemon.
 
     Raises:
-        UcsError: there is no such feed or brick, or the next bricks cannot be found out.
+        UcsError: there is no such feed or brick, or the next bricks cannot be determined.
     """
     use_project_home()
     found, span = _asked(feed, first, last, next, replay=replay)
@@ -76,7 +76,7 @@ def launch(
 
 @contextmanager
 def _deployment(feed: Feed, resources: Mapping[str, object] | None) -> Iterator[Deployment]:
-    """Where a feed runs: in its code location or, with resources of its own, in none."""
+    """Where a feed runs: in its code location or, with given resources, in none."""
     if resources is None:
         location = location_of(feed)
     else:

@@ -1,4 +1,4 @@
-"""The readers for a feed, or for the name of one of the project's: what `from ucs_pipeline import Reader` gives."""
+"""The readers of a feed, given as such or by name: the public `Reader`, `read_entries` and `read_brick`."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -24,13 +24,12 @@ class Reader(reader.Reader):
     def __init__(
         self, feed: Feed | str, after: EntryId | str | None = None, client: "redis.Redis | None" = None
     ) -> None:
-        """Begins after an entry; with the first ones that are there if it is left out.
+        """Begins after an entry; left out, with the first entries in the stream.
 
         Args:
-            feed: a feed with one stream or several, or the name of one of the project's.
-            after: id of the last entry that was handled, of whichever stream.
-            client: the Redis to read from, with replies that are not decoded; left out: the one of the
-                feed's resource in the code location.
+            feed: a feed with one stream or several, or its name.
+            after: id of the last entry that was handled, in any of the streams.
+            client: the Redis to read from, with replies that are not decoded; left out: that of the feed's resource.
 
         Raises:
             UcsError: there is no such feed.
@@ -47,7 +46,7 @@ def read_entries(
     poll_s: float = 0.5,
     client: "redis.Redis | None" = None,
 ) -> Iterator[reader.Entry]:
-    """The entries of a feed or, by its name, of one of the project's; see `reading.reader.read_entries`.
+    """The entries of a feed, given as such or by name; see `reading.reader.read_entries`.
 
     Raises:
         UcsError: there is no such feed.
@@ -57,7 +56,7 @@ def read_entries(
 
 
 def read_brick(feed: Feed | str, brick: str, client: "redis.Redis | None" = None) -> "pd.DataFrame":
-    """The entries of a brick of a feed or, by its name, of one of the project's; see `reading.brick.read_brick`.
+    """The entries of a brick of a feed, given as such or by name; see `reading.brick.read_brick`.
 
     Raises:
         UcsError: there is no such feed.
@@ -73,7 +72,7 @@ def _found(feed: Feed | str) -> Feed:
 def _at(feed: Feed, client: "redis.Redis | None") -> "RedisServer | redis.Redis":
     if client is not None:
         return client
-    # Loads Dagster, which a reader that is given its client does without.
+    # Loads Dagster, which a reader with its own client does not need.
     from ucs_pipeline.orchestration.resources import redis_server
 
     with resources_of(feed, feed.redis) as resources:

@@ -1,4 +1,4 @@
-"""How long to go on trying when a server cannot answer."""
+"""How long to retry when a server cannot answer."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 5.0
 
 
 class Backoff:
-    """Growing pauses between attempts, until they made no progress for too long."""
+    """Growing pauses between attempts, until a time without progress is over."""
 
     def __init__(self, timeout_s: float, log: Callable[[str], None]) -> None:
         self._timeout_s = timeout_s
@@ -16,12 +16,12 @@ class Backoff:
         self._seconds = _FIRST_PAUSE_SECONDS
 
     def reset(self) -> None:
-        """Rows went through: the clock starts again, at the next failure."""
+        """Rows were added: the time starts again at the next failure."""
         self._until = None
         self._seconds = _FIRST_PAUSE_SECONDS
 
     def wait(self, error: Exception) -> None:
-        """Waits a while, or raises the error when its time is up."""
+        """Waits, or raises the error when the time is over."""
         now = time.monotonic()
         if self._until is None:
             self._until = now + self._timeout_s

@@ -9,7 +9,7 @@ import redis
 
 from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.entry_id import EntryId, State
-from ucs_pipeline.errors import StreamFullError
+from ucs_pipeline.errors import StreamFullError, counted
 from ucs_pipeline.feed.settings import Stream
 from ucs_pipeline.stream.stream import RedisStream, reading_groups
 
@@ -28,7 +28,7 @@ _WAYS_OUT = {
 
 
 class Backpressure:
-    """Counts a stream's entries against its caps. What a full stream loses, if anything, is what `when_full` says."""
+    """Counts a stream's entries against its caps. `when_full` decides what a full stream loses."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Backpressure:
         pause: Callable[[float], None],
         log: Callable[[str], None],
     ) -> None:
-        """`length`: entries in the stream now. `pause` waits so many seconds, or raises when the publisher ends."""
+        """`length`: entries in the stream now. `pause` waits for some seconds, or raises when the publisher ends."""
         self._stream = stream
         self._settings = settings
         self._length = length
@@ -49,19 +49,19 @@ class Backpressure:
         self._log_after = 0.0
 
     def fitting(self, transaction: T) -> T | None:
-        """The leading rows that fit beside those in the stream and those in flight; None if none does.
+        """The leading rows that fit in addition to those in the stream and those in flight;
 
-        As far as is known here: consumers may have made room since.
+        None if none does. By the latest known length: consumers may have trimmed since.
         """
         here = self._length + self._in_flight
         stop = min(transaction.stop, transaction.start + self._settings.max_len - here)
         if self._settings.max_bytes is not None:
-            # On the wire a row takes more bytes than in the stream, where fields that repeat are stored once.
+            # A request takes more bytes than an entry in the stream, which stores repeated field names once.
             left = self._settings.max_bytes - self._bytes
             while stop > transaction.start and transaction.entries.size(transaction.start, stop) > left:
                 stop = transaction.start + (stop - transaction.start) // 2
             if not here:
-                # A row larger than the cap fits into an empty stream, or it never would.
+                # A row larger than the cap fits only into an empty stream.
                 stop = max(stop, transaction.start + 1)
         return replace(transaction, stop=stop) if stop > transaction.start else None
 
@@ -71,7 +71,7 @@ class Backpressure:
         self._bytes += transaction.size
 
     def settle(self, transaction: Batch, length: int) -> None:
-        """Rows arrived; the stream has this length now."""
+        """Rows were added; the stream has this length now."""
         self._in_flight -= transaction.rows
         self._length = length
 
@@ -79,16 +79,16 @@ class Backpressure:
         """Waits until some of these rows fit, and returns those; nothing may be in flight.
 
         Raises:
-            StreamFullError: nobody made room for `timeout_s` seconds.
-            StreamUnavailableError: Redis cannot be asked.
+            StreamFullError: no entries were trimmed for `timeout_s` seconds.
+            StreamUnavailableError: Redis does not answer.
         """
-        self._look()
+        self._refresh()
         seconds, since, shortest = _FIRST_POLL_SECONDS, time.monotonic(), self._length
         while True:
             if fitting := self.fitting(transaction):
                 return fitting
             if self._trim(transaction):
-                self._look()
+                self._refresh()
                 continue
             now = time.monotonic()
             if self._length < shortest:
@@ -104,9 +104,9 @@ class Backpressure:
                 self._log_after = now + _LOG_EVERY_SECONDS
             self._pause(seconds)
             seconds = min(seconds * 2, _LONGEST_POLL_SECONDS)
-            self._look()
+            self._refresh()
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         self._length = self._stream.state().length
         if self._settings.max_bytes is not None:
             self._bytes = self._measure()
@@ -129,7 +129,7 @@ class Backpressure:
         return 0
 
     def _newest(self, transaction: Batch) -> int:
-        """How many of the newest entries may stay beside these rows."""
+        """How many of the newest entries may stay in addition to these rows."""
         keep = self._settings.max_len - transaction.rows
         most = self._settings.max_bytes
         if most is not None and self._bytes + transaction.size > most:
@@ -137,7 +137,7 @@ class Backpressure:
         return max(0, keep)
 
     def _full(self) -> str:
-        caps, amount = f"max_len {self._settings.max_len:,}", f"{self._length:,} entries"
+        caps, amount = f"max_len {self._settings.max_len:,}", counted(self._length, "entry")
         if self._settings.max_bytes is not None:
             caps += f", max_bytes {self._settings.max_bytes:,}"
             amount += f" in {self._bytes:,} bytes"
@@ -145,7 +145,7 @@ class Backpressure:
 
 
 def fullness(stream: RedisStream, settings: Stream, state: State) -> str | None:
-    """Why a publisher that starts now would only wait, in a few words; None if it would not.
+    """Why a publisher that starts now would only wait; None if it would not.
 
     Raises:
         StreamError: Redis refuses or cannot be reached.
@@ -155,7 +155,7 @@ def fullness(stream: RedisStream, settings: Stream, state: State) -> str | None:
     try:
         taken = 0 if settings.max_bytes is None else stream.client.memory_usage(stream.name) or 0
         if state.length >= settings.max_len:
-            text = f"It holds {state.length:,} entries (max_len {settings.max_len:,})"
+            text = f"It holds {counted(state.length, 'entry')} (max_len {settings.max_len:,})"
         elif settings.max_bytes is not None and taken >= settings.max_bytes:
             text = f"It takes {taken:,} bytes (max_bytes {settings.max_bytes:,})"
         else:
@@ -171,7 +171,7 @@ def fullness(stream: RedisStream, settings: Stream, state: State) -> str | None:
 
 
 def trim_acknowledged(stream: RedisStream) -> int:
-    """Removes the entries that every consumer group has acknowledged, or never asked for; returns how many.
+    """Removes the entries that every consumer group has acknowledged, or does not need; returns how many.
 
     Raises:
         redis.RedisError: Redis refuses or cannot be reached.
@@ -181,11 +181,11 @@ def trim_acknowledged(stream: RedisStream) -> int:
     except redis.ResponseError as error:
         if "NOGROUP" not in str(error):
             raise
-        # A group went away between the two looks; the next time it is not there.
+        # A group was deleted between the two commands; the next call does not list it.
         return 0
     if keep is None:
         return 0
-    # In steps, so that other clients get their turn; Redis limits only trims of whole nodes, so the rest comes last.
+    # In steps, so that other clients are served; Redis limits only trims of whole nodes, so the rest comes last.
     removed = 0
     while step := stream.client.xtrim(stream.name, minid=str(keep), approximate=True, limit=_TRIM_STEP):
         removed += step
@@ -193,15 +193,16 @@ def trim_acknowledged(stream: RedisStream) -> int:
 
 
 def _first_unacknowledged(stream: RedisStream) -> EntryId | None:
-    """The lowest id that some consumer group still needs; None if there is no group, and so nobody to ask.
+    """The lowest id that some consumer group still needs;
 
-    Worked out from the groups' own lists: Redis' `lag` is wrong or missing after trims and deletes.
+    None if there is no group. Calculated from the groups' own lists: Redis' `lag` is wrong or missing after trims and
+    deletes.
     """
     needed: list[EntryId] = []
     for group in reading_groups(stream):
         lowest = stream.client.xpending(stream.name, group["name"])["min"]
         delivered = EntryId.parse(group["last-delivered-id"])
-        # It comes first where the group was set back to read again (XGROUP SETID).
+        # It is lower if the group was set back to read again (XGROUP SETID).
         after = EntryId(delivered.ordinal, min(delivered.row + 1, _MAX_SEQUENCE))
         needed.append(min(EntryId.parse(lowest), after) if lowest else after)
     return min(needed, default=None)

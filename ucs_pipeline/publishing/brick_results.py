@@ -1,4 +1,4 @@
-"""Turns rows as they arrive in the stream into one report per brick, empty bricks included."""
+"""Turns confirmed rows into one report per brick, empty bricks included."""
 
 import time
 from collections import deque
@@ -18,7 +18,7 @@ Fields = Mapping[bytes, bytes]
 """Fields of an entry."""
 
 Key = int | str
-"""A key as it is reported."""
+"""A key in its reported form."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class BrickReport:
     """Entries in the stream before the brick's first row was added; None if none was added."""
     length_after: int | None = None
     preview: Mapping[EntryId, Fields] = field(default_factory=dict, compare=False)
-    """Its first entries, to be shown."""
+    """Its first entries, for display."""
     adopted: bool = False
     """Whether another program published it before the feed's stream began, so that the stream never had its rows."""
     remark: str | None = field(default=None, compare=False)
-    """What is odd about the run that reports it, in a sentence."""
+    """A warning about the run that reports it."""
     replay: int = 0
     """How many times an any-order feed had published it before."""
     open: bool = False
@@ -60,7 +60,7 @@ _PACE_SECONDS = 1.0
 
 
 class ConfirmedBatch(NamedTuple):
-    """Rows known to be in the stream: just added, or found there."""
+    """Rows known to be in the stream: just added, or added earlier."""
 
     transaction: "Batch"
     length: int | None = None
@@ -68,14 +68,17 @@ class ConfirmedBatch(NamedTuple):
 
 
 class Throughput:
-    """How fast rows arrive. Redis proves several bricks at a time, so the time between two of them says nothing."""
+    """How fast rows arrive.
+
+    Redis proves several bricks at a time, so the time between two of them is not meaningful.
+    """
 
     def __init__(self, started: float) -> None:
         """`started`: when the pass began, in seconds of some clock."""
         self._marks = deque([(started, 0)])
 
     def seconds(self, rows: int, now: float) -> float:
-        """Time that so many rows took, the last of which has just come, at the pace of the last second or more."""
+        """Time that the latest rows took, at the pace of the last second or more."""
         if not rows:
             return 0.0
         arrived = self._marks[-1][1] + rows
@@ -145,7 +148,7 @@ class BrickAggregator:
 
 
 def tap(spans: Iterator[ConfirmedBatch], moved: Callable[[ConfirmedBatch], None]) -> Iterator[ConfirmedBatch]:
-    """The same spans, each told to somebody as it passes."""
+    """The same items; calls a function with each."""
     for span in spans:
         moved(span)
         yield span

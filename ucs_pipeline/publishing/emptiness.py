@@ -1,4 +1,4 @@
-"""A run whose bricks have no row at all, of a table that has some: likely a mistake in the feed, and said to be one."""
+"""A run whose bricks have no rows although the table has some: likely an error in the feed, so the run warns of it."""
 
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -8,10 +8,10 @@ from ucs_pipeline.publishing.brick_results import BrickReport, ConfirmedBatch
 
 
 class Emptiness:
-    """Watches rows as they arrive, and adds a remark to the reports of a run that has none."""
+    """Counts confirmed rows, and adds a remark to the reports of a run without rows."""
 
     def __init__(self, first: int, remark: Callable[[], str | None], log: Callable[[str], None]) -> None:
-        """`first`: start of the first partition of the run; `remark` is asked once, if no row has arrived."""
+        """`first`: start of the first partition of the run; `remark` is called once, if no row has come."""
         self._first = first
         self._remark = remark
         self._log = log
@@ -19,7 +19,7 @@ class Emptiness:
 
     def watch(self, span: ConfirmedBatch) -> None:
         """Rows are in the stream."""
-        # Rows before the run's own are compared on the way to them.
+        # Rows before the run's own are compared first.
         self._asked = self._asked or span.transaction.ids[1].ordinal >= self._first
 
     def remarked(self, reports: Generator[BrickReport, None, None]) -> Generator[BrickReport, None, None]:
@@ -27,7 +27,7 @@ class Emptiness:
         said = None
         with closing(reports):
             for report in reports:
-                # Bricks without rows are reported once a later row shows that they are, or after the last one.
+                # Bricks without rows are reported after a later row, or at the end.
                 if not self._asked:
                     self._asked = True
                     said = self._remark()

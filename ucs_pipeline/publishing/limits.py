@@ -1,7 +1,7 @@
-"""How long a row may be for Redis to take it: known before anything of it is sent.
+"""The maximum size of a row in Redis, checked before the row is sent.
 
-Redis closes the connection of a client that sends more, most often without a word: asked again and again, it would
-look like a server that cannot be reached.
+Redis closes the connection of a client that sends more, mostly without an error. Retries would make it seem
+unreachable.
 """
 
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ from ucs_pipeline.redis.connection import not_allowed
 from ucs_pipeline.stream.stream import RedisStream
 
 _AROUND = 1 << 16
-"""Bytes that Redis counts beside a row: scripts, and what it has received of the rows behind."""
+"""Bytes that Redis counts in addition to a row: scripts, and the received part of the next rows."""
 
 _LARGEST_ENTRY = 1 << 30
 
 
 class Limits(NamedTuple):
-    """The most bytes that Redis takes of a row and of each of its values, and the settings that say so."""
+    """The most bytes that Redis takes of a row and of each of its values, and the settings of these limits."""
 
     value: int = 512 << 20
     row: int = _LARGEST_ENTRY - _AROUND
@@ -55,7 +55,7 @@ class Limits(NamedTuple):
 
 
 def limits_of(stream: RedisStream) -> Limits:
-    """What the stream's Redis takes; its defaults, if it does not tell.
+    """The limits of the stream's Redis; its defaults, if it does not report them.
 
     Raises:
         StreamError: Redis cannot be reached.

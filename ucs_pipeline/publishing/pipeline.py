@@ -1,7 +1,7 @@
-"""What publishers have in common: one connection, many transactions in flight at once, and few answers.
+"""The common part of publishers: one connection, many transactions in flight at once, and few replies.
 
-Redis is told not to answer the rows. Thousands of `+QUEUED` and ids cost it and the publisher time, and prove no more
-than the one answer to the question that follows each transaction.
+Replies to rows are switched off. Thousands of `+QUEUED` and ids cost Redis and the publisher time, and prove no more
+than the one answer to the probe after each transaction.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.resp import command
-from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.errors import StreamError, StreamUnavailableError, counted
 from ucs_pipeline.redis.connection import classify
 from ucs_pipeline.redis.raw_connection import RawConnection
 from ucs_pipeline.stream.stream import RedisStream
@@ -23,29 +23,29 @@ T = TypeVar("T", bound=Batch)
 Sent = TypeVar("Sent")
 
 _IN_FLIGHT = 8
-"""Transactions sent ahead of the answers: Redis goes on with the next one while Python is busy elsewhere."""
+"""Transactions sent ahead of the answers: Redis continues with the next one while Python is busy."""
 
 _ALONE_BYTES = 1 << 20
-"""A longer transaction, which is one long row, is waited for: rows in flight stay in memory."""
+"""A longer transaction, which is one long row, is sent alone: rows in flight stay in memory."""
 
 _WAIT_SECONDS = 5
 _SPEAK, _BE_QUIET = command(b"CLIENT", b"REPLY", b"ON"), command(b"CLIENT", b"REPLY", b"OFF")
 _NOTHING_ASIDE = "no such key"
 AROUND_ROWS = 4
-"""Answers to a transaction beside those to its rows: to MULTI, to what comes before and after the rows, and to EXEC."""
+"""Replies to a transaction except those to its rows: to MULTI, the requests before and after the rows, and EXEC."""
 
 
 class RivalError(Exception):
-    """Another publisher writes what this one is about to write."""
+    """Another publisher writes the same rows."""
 
 
 class PipelinedPublisher(ABC, Generic[T, Sent]):
-    """Appends transactions over one connection, each only if what comes before it is in the stream."""
+    """Appends transactions over one connection, each only if the rows before it are in the stream."""
 
     def __init__(self, stream: RedisStream, min_replicas: int) -> None:
         self._stream = stream
         self._min_replicas = min_replicas
-        # What is asked beside must be with the same server, so on connections as new as this one.
+        # Other commands must go to the same server, so over connections as new as this one.
         stream.reconnect()
         self._wire = RawConnection(stream.client)
         self._quiet = False
@@ -57,19 +57,19 @@ class PipelinedPublisher(ABC, Generic[T, Sent]):
         self.close()
 
     def close(self) -> None:
-        """Closes the connection. What was not executed is forgotten by Redis."""
+        """Closes the connection. Redis drops what was not executed."""
         self._wire.close()
 
     def publish(self, transactions: "Iterator[T | None]") -> Iterator[tuple[T, int]]:
         """Appends transactions in order; yields each one that is in the stream, and the stream's length after it.
 
         A few transactions are in flight at once. A `None` from the iterator means that the next one is not ready yet,
-        so that those in flight need not wait for it.
+        so those in flight are confirmed first.
 
         Raises:
-            FencedError: another publisher took over; what was not yielded may or may not be in the stream.
+            FencedError: another publisher took over; rows that were not yielded may or may not be in the stream.
             StreamUnavailableError: Redis cannot take rows now; likewise.
-            StreamError: Redis refuses the rows for good.
+            StreamError: Redis refuses the rows permanently.
         """
         in_flight: deque[tuple[T, Sent]] = deque()
         for transaction in transactions:
@@ -84,15 +84,15 @@ class PipelinedPublisher(ABC, Generic[T, Sent]):
 
     @abstractmethod
     def _send(self, transaction: T) -> Sent:
-        """Sends a whole transaction, and returns what its answer is judged by."""
+        """Sends a whole transaction, and returns its expected result."""
 
     @abstractmethod
     def _accepted(self, transaction: T, sent: Sent) -> int:
         """Receives the answer; the stream's length after the transaction, or raises."""
 
     def _mute_replies(self) -> None:
-        """From here on only questions are answered."""
-        # A proxy that cannot do this makes publishing slower, and nothing else.
+        """From now on Redis answers only probes."""
+        # A proxy that cannot do this only makes publishing slower.
         self._wire.send([_SPEAK])
         self._quiet = not isinstance(self._wire.reply(), hiredis.ReplyError)
         if self._quiet:
@@ -100,11 +100,11 @@ class PipelinedPublisher(ABC, Generic[T, Sent]):
 
     def _demand(self, request: bytes) -> Any:
         self._wire.send([request])
-        self._look_for_errors([reply := self._wire.reply()])
+        self._raise_errors([reply := self._wire.reply()])
         return reply
 
     def _refuse_taken(self, parked: bytes) -> None:
-        """Makes sure that nothing lies where a closed guard moves the stream aside to."""
+        """Makes sure that the name that a closed guard renames the stream to is free."""
         if self._demand(command(b"EXISTS", parked)):
             raise StreamError(
                 f"stream {self._stream.name!r}: key {parked.decode()!r} exists. ucs reserves this name. Rename or "
@@ -112,12 +112,12 @@ class PipelinedPublisher(ABC, Generic[T, Sent]):
                 "UCS-RESERVED-KEY",
             )
 
-    def _look_for_errors(self, replies: list[Any]) -> None:
+    def _raise_errors(self, replies: list[Any]) -> None:
         if error := self._error(replies):
             raise error
 
     def _error(self, replies: list[Any]) -> StreamError | None:
-        """The first error in replies and in what they hold, but for that of a guard that had moved nothing."""
+        """The first error in replies, nested ones included, except that of a guard that had renamed nothing."""
         for reply in replies:
             for part in reply if isinstance(reply, list) else [reply]:
                 if isinstance(part, hiredis.ReplyError) and _NOTHING_ASIDE not in str(part):
@@ -125,20 +125,20 @@ class PipelinedPublisher(ABC, Generic[T, Sent]):
         return None
 
     def _transact(self, transaction: Batch, begin: bytes, commit: bytes, question: bytes) -> None:
-        """Sends rows between what comes before and after them, and a question."""
+        """Sends rows between the requests before and after them, and a probe."""
         rows = transaction.entries.requests.rows(transaction.start, transaction.stop)
         self._wire.send([begin, rows, commit + self._with_replies(question)])
 
     def _answer(self, transaction: Batch) -> tuple[bool, Any]:
-        """The answer to the question after a transaction, and whether Redis answers what it should.
+        """The answer to the probe after a transaction, and whether it is as expected.
 
-        While a script of somebody's runs too long, Redis refuses to speak, and says nothing.
+        While another client's script runs too long, Redis refuses CLIENT REPLY ON, and sends nothing.
         """
         replies = [self._wire.reply() for _ in range(1 if self._quiet else transaction.rows + AROUND_ROWS)]
         return replies[0] == b"OK", self._wire.reply()
 
     def _replay_verbosely(self, transaction: Batch, begin: bytes, commit: bytes) -> list[Any]:
-        """What Redis says when it is sent a transaction that it has refused once more, and speaks."""
+        """The error of a refused transaction, from sending it again with replies on."""
         rows = transaction.entries.requests.rows(transaction.start, transaction.stop)
         with RawConnection(self._stream.client) as wire:
             wire.send([begin, rows, commit])
@@ -169,12 +169,12 @@ class PipelinedPublisher(ABC, Generic[T, Sent]):
 
     def _check_replicas(self) -> None:
         reply = self._wire.reply()
-        self._look_for_errors([reply])
+        self._raise_errors([reply])
         if not isinstance(reply, int):
             raise self._out_of_step()
         if reply < self._min_replicas:
             raise StreamUnavailableError(
-                f"stream {self._stream.name!r}: {reply} replicas have confirmed the entries within {_WAIT_SECONDS} s, "
-                f"expected {self._min_replicas} (min_replicas). Check Redis' replication.",
+                f"stream {self._stream.name!r}: {counted(reply, 'replica')} confirmed the entries within "
+                f"{_WAIT_SECONDS} s, expected {self._min_replicas} (min_replicas). Check Redis' replication.",
                 "UCS-REPLICAS",
             )

@@ -1,8 +1,9 @@
-"""Says now and then in a run's log how far it is. A line per brick would cost as much as the brick."""
+"""Logs a run's progress from time to time. A line per brick would cost as much as the brick."""
 
 import time
 from collections.abc import Callable, Sequence
 
+from ucs_pipeline.errors import counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.brick_results import ConfirmedBatch
 
@@ -11,7 +12,7 @@ SECONDS = 20.0
 
 
 class Progress:
-    """Watches rows as they arrive; also inside a partition, which at a coarser level may take hours."""
+    """Counts confirmed rows, also inside a partition, which may take hours at a coarser level."""
 
     def __init__(
         self,
@@ -22,9 +23,10 @@ class Progress:
         *,
         live: bool = False,
     ) -> None:
-        """`wanted`: starts of the partitions of the run, consecutive; `log` takes one sentence.
+        """`wanted`: starts of the partitions of the run, consecutive;
 
-        `live`: rows come when the table gets them, so that their rate says nothing of when the run ends.
+        `log` is called with a message. `live`: rows come when the table gets them, so their rate does not predict the
+        run's end.
         """
         self._feed = feed
         self._wanted = wanted
@@ -48,8 +50,8 @@ class Progress:
         start = max(bricks.start(ordinal), self._wanted[0])
         name = bricks.name(start) if unit == "brick" else f"{bricks.name(start)}, at brick {bricks.brick_name(ordinal)}"
         if self._live:
-            return f"{unit} {name}: {self._published:,} rows added by this run"
-        # Bricks before the run's own are compared on the way to them; of those nothing is known but that they are few.
+            return f"{unit} {name}: {counted(self._published, 'row')} added by this run"
+        # Bricks before the run's own are compared first; their number of rows is not known, but small.
         done = max(0, ordinal - self._wanted[0]) / (bricks.end(self._wanted[-1]) - self._wanted[0] + 1)
         left = f", about {seconds / done * (1 - done):,.0f} s left" if done else ""
         return (

@@ -1,4 +1,4 @@
-"""Lets rows through to Redis as fast as the stream has room and the feed's pace allows."""
+"""Passes rows to Redis as fast as the stream's free capacity and the feed's pace allow."""
 
 import time
 from bisect import bisect_right
@@ -23,7 +23,7 @@ class RateLimiter:
         pause: Callable[[float], None],
         moment: Callable[[int | bytes], float] = float,
     ) -> None:
-        """`pause` waits so many seconds, or raises when the publisher ends; `moment` gives a key's time in seconds."""
+        """`pause` waits for some seconds, or raises when the publisher ends; `moment` gives a key's time in seconds."""
         self._backpressure = backpressure
         self._pause = pause
         self._pace = settings.max_rows_per_second
@@ -36,11 +36,11 @@ class RateLimiter:
         """Rows that a transaction may have."""
 
     def admit(self, transactions: Iterator[T | None]) -> Iterator[T | None]:
-        """The same rows, each when it may go; a `None` before each wait, so that nothing is left half-way.
+        """The same rows, each when it may go; a `None` before each wait, so that transactions in flight are confirmed.
 
         Raises:
             StreamFullError: the stream stayed full.
-            StreamUnavailableError: Redis cannot be asked whether there is room.
+            StreamUnavailableError: Redis does not answer.
         """
         for transaction in transactions:
             rest = transaction
@@ -60,7 +60,7 @@ class RateLimiter:
                 rest = replace(rest, start=part.stop) if part.stop < rest.stop else None
 
     def settle(self, transaction: Batch, length: int) -> None:
-        """Rows arrived; the stream has this length now."""
+        """Rows were added; the stream has this length now."""
         self._backpressure.settle(transaction, length)
 
     def _on_time(self, transaction: T) -> tuple[T, float]:
@@ -75,14 +75,14 @@ class RateLimiter:
         began, at = self._clock or (first, now)
         seconds = at + (first - began) / self._times_real_time - now
         if self._clock is None or seconds < -_LATE_SECONDS:
-            # What a full stream held up is not made up for by a burst: the clock stood still meanwhile.
+            # A wait for a full stream shifts the schedule, so no burst follows.
             self._clock, seconds = (first, now), 0.0
         rows = range(transaction.start, transaction.stop)
         together = bisect_right(rows, first + self._times_real_time / _STEPS_PER_SECOND, key=moment)
         return replace(transaction, stop=transaction.start + together), seconds
 
     def _seconds_until(self, rows: int) -> float:
-        """Seconds until so many rows may go. Time that was not used is not made up for by a burst."""
+        """Seconds until so many rows may be sent. Unused time does not allow a burst."""
         if self._pace is None:
             return 0.0
         now = time.monotonic()

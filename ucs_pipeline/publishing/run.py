@@ -1,4 +1,4 @@
-"""One run of a feed: attempts at publishing its bricks, each from where the stream is by then, until all are there."""
+"""One run of a feed: attempts to publish its bricks, each from the stream's current state, until all are published."""
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,17 +16,17 @@ from ucs_pipeline.publishing.pipeline import RivalError
 from ucs_pipeline.stream.stream import OrderedStream, RedisStream
 
 Records = Callable[[Sequence[int]], Mapping[int, BrickReport]]
-"""Looks up what is recorded as done for some bricks, by ordinal."""
+"""Returns the records of finished bricks, by ordinal."""
 
 
 class Transfer(Protocol):
     """One kind of publishing."""
 
     def attempt(self, done: Mapping[int, BrickReport]) -> Iterable[BrickReport]:
-        """Publishes what is missing. Reports that are those of `done` come first, then each brick as it is complete."""
+        """Publishes missing rows. Reports of `done` come first, then each brick as it is complete."""
 
     def about(self, rival: RivalError) -> str:
-        """What to log of another publisher that is met."""
+        """The log message about another publisher."""
 
     def wait_for(self, rival: RivalError) -> Sequence[int]:
         """Waits until the other publisher is done or stalls; starts of partitions that it may have recorded."""
@@ -51,16 +51,16 @@ def publish(
         source: its table.
         stream: its stream.
         wanted: starts of the partitions to publish, consecutive.
-        records: what was recorded as done before.
-        log: takes one sentence each time the run has to pause.
-        watch: is told of rows as they are known to be in the stream.
-        request: for an any-order feed, who asks for bricks that are done to be published once more; None if nobody.
-        again: whether the same run has published before, and has warned of what is odd about the feed.
+        records: partitions that were recorded as done.
+        log: called with a message each time the run pauses.
+        watch: called with rows once they are in the stream.
+        request: for an any-order feed, the id of a request to publish finished bricks again; None if there is none.
+        again: whether the same run has published before, and given its warnings.
 
     Raises:
         StreamError: the range would leave a gap, a brick changed after some of it was published, the stream is not
             this feed's, or Redis refuses.
-        StreamFullError: the stream was full and nobody made room for `stream.timeout_s` seconds.
+        StreamFullError: the stream stayed full for `stream.timeout_s` seconds.
         StreamUnavailableError: Redis took nothing for `stream.timeout_s` seconds.
         SourceError: the table cannot be read.
     """
@@ -74,7 +74,7 @@ def publish(
         watch(span)
 
     done = dict(records(wanted))
-    # A server that was never there is a wrong setting, not an interruption: the first contact is not retried.
+    # The first connection is not retried: if it fails, a setting is likely wrong.
     if not again:
         stream.refuse_eviction()
         for warning in filter(None, (feed.warning, source.warning())):
@@ -90,7 +90,7 @@ def publish(
     while True:
         try:
             if rival:
-                # Met once: where waiting for it fails, the next attempt finds out anew who writes.
+                # Reset: if the wait fails, the next attempt determines the other publisher again.
                 met, rival = rival, None
                 looked_up = records(transfer.wait_for(met))
                 done |= {start: record for start, record in looked_up.items() if start not in reported}
@@ -98,7 +98,7 @@ def publish(
                 fresh = report is not done.get(report.ordinal)
                 if fresh:
                     done[report.ordinal] = replace(report, preview={})
-                # Published twice, because Redis lost it in between, is worth a second report; an empty brick is not.
+                # A brick that was published again after a loss is reported again; an empty brick is not.
                 if (fresh and report.published) or report.ordinal not in reported:
                     reported.add(report.ordinal)
                     yield report

@@ -15,10 +15,10 @@ from ucs_pipeline.stream.stream import RedisStream
 def ledger_entries(
     feed: Feed, stream: RedisStream, start: int, table: Callable[[Feed], Source]
 ) -> Iterator[tuple[EntryId, Mapping[bytes, bytes]]]:
-    """The entries of a partition that are in the stream now, in order; of a replayed one those of the last replay.
+    """The entries of a partition that are in the stream, in order; of a replayed one those of the last replay.
 
-    They lie between the first and the last id that the ledger has of it. Where there are more entries than rows, or
-    the first ones were trimmed, those of others may be between them, and the table says which are the feed's.
+    They are between its first and last id in the ledger. If there are more entries than rows, or the first ones were
+    trimmed, entries of other clients may be between them, and a comparison with the table finds the feed's.
 
     Raises:
         UcsError: the partition is not published yet, or no longer in the stream.

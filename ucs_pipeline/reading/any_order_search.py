@@ -1,4 +1,4 @@
-"""Finds rows of an any-order feed in its stream, where the entries of others may be between them."""
+"""Finds rows of an any-order feed in its stream, with entries of other clients between them."""
 
 from array import array
 from collections.abc import Generator, Mapping
@@ -26,7 +26,7 @@ Fields = Mapping[bytes, bytes]
 
 
 def rows_of(feed: Feed, source: Source, start: int) -> Generator[list[Fields], None, None]:
-    """The rows of a partition as fields of entries, some at a time.
+    """The rows of a partition as fields of entries, in chunks.
 
     Raises:
         SourceError: the table cannot be read.
@@ -42,16 +42,16 @@ def trimmed_rows(
 ) -> int:
     """How many rows of a partition are gone because the stream was trimmed: those before the first one that is left.
 
-    That is the earliest row of the table that one of the entries left is equal to. There may be any number of entries
-    of others between them: what is kept of them is a hash each, and no more of those than `_WINDOW`; the table is read
-    again for the next ones. Almost always the first ones tell.
+    The first row that is left is the earliest row of the table that equals one of the entries. There may be any number
+    of entries of other clients: a hash of each is kept, at most `_WINDOW` of them, and the table is read again for the
+    next ones. Almost always the first ones are enough.
 
     Args:
         feed: the feed.
         source: its table.
         stream: its stream.
         start: the partition.
-        account: what the ledger says of it.
+        account: its entry in the ledger.
         state: the stream; the rows before its first entry are gone.
 
     Raises:
@@ -82,10 +82,9 @@ def _among(window: npt.NDArray[np.int64], hashes: npt.NDArray[np.int64]) -> npt.
 
 
 class RowFinder:
-    """The rows of one partition, looked for one after the other: they are in the stream in the order of the table.
+    """Searches the rows of one partition one after the other: they are in the stream in the order of the table.
 
-    A row that is not found is looked for from the row before it to the end of the partition, so after a hundred of
-    them nothing more is.
+    The search for a missing row runs to the end of the partition, so after a hundred missing rows it stops.
     """
 
     def __init__(self, stream: RedisStream, account: LedgerEntry, state: State, trimmed: int) -> None:
@@ -99,11 +98,11 @@ class RowFinder:
 
     @property
     def reached(self) -> EntryId:
-        """From where on the next row is looked for."""
+        """The id that the search for the next row starts from."""
         return self._at
 
     def find(self, row: Fields) -> EntryId | None:
-        """The id of the next row; None if it is not there."""
+        """The id of the next row; None if it is missing."""
         if self._misses == _MOST_MISSES:
             return None
         for entry_id, fields in self._entries:
@@ -115,6 +114,6 @@ class RowFinder:
         return None
 
     def trimmed(self) -> bool:
-        """Whether the next row, which is not asked about again then, is gone because the stream was trimmed."""
+        """Whether the next row is gone because the stream was trimmed. Then skips the row."""
         self._trimmed -= 1
         return self._trimmed >= 0

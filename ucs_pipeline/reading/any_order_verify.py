@@ -1,6 +1,6 @@
-"""Holds an any-order feed's ledger and stream against its table, row by row.
+"""Compares an any-order feed's ledger and stream with its table, row by row.
 
-The stream may be written and trimmed meanwhile: rows that the ledger does not have at the beginning are not looked for.
+The stream may be written and trimmed meanwhile: rows that are not in the ledger at the start are not compared.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,9 +35,9 @@ def ledger_verify(
         feed: the feed.
         source: its table.
         stream: its stream.
-        accounts: what its ledger says, by start.
-        progress: takes the number of rows compared so far, from time to time.
-        held_only: read only the partitions of which the stream still holds something, instead of all of the feed's.
+        accounts: entries of its ledger, by start.
+        progress: called with the number of rows compared so far.
+        held_only: read only the partitions that have entries in the stream, instead of all of the feed's.
 
     Raises:
         SourceError: the table cannot be read.
@@ -47,7 +47,7 @@ def ledger_verify(
     verdict = Verdict(begin, begin, shared=True)
     starts = [start for start in accounts if held(accounts[start], begin)] if held_only else feed.partitions.starts
     for span in _spans(feed, starts):
-        # Before the scan: the engine in the process answers one query at a time.
+        # Before the scan: the embedded engine answers one query at a time.
         trimmed = {
             start: trimmed_rows(feed, source, stream, start, accounts[start], begin)
             for start in span
@@ -73,7 +73,7 @@ def ledger_verify(
 
 
 def held(account: LedgerEntry, state: State) -> bool:
-    """Whether something of a partition may still be in the stream."""
+    """Whether entries of a partition may be in the stream."""
     return state.first is not None and account.last is not None and account.last >= state.first
 
 
@@ -97,7 +97,7 @@ def _compare(stream: RedisStream, entries: Entries, rows: PartitionSlice, search
             elif search.find(row):
                 verdict.equal += 1
             elif (state := stream.state()).first is None or state.first > search.reached:
-                # It was trimmed while it was looked for.
+                # It was trimmed during the search.
                 verdict.trimmed += 1
             elif state.may_have_been_read(search.reached, given_to_groups(stream)):
                 verdict.deleted += 1

@@ -21,24 +21,24 @@ Table = Callable[[Feed], "Source"]
 """Opens a feed's table."""
 
 Fields = Mapping[bytes, bytes] | Mapping[str, str]
-"""Fields of an entry, as a client gives them."""
+"""Fields of an entry, as a client returns them."""
 
 _LAST_ROW = 2**64 - 1
 
 
 def read_brick(feed: Feed, brick: str, at: "RedisServer | redis.Redis", table: Table) -> "pd.DataFrame":
-    """The entries of a brick that are in the stream now, one row each, in order.
+    """The entries of a brick that are in the stream, one row each, in order.
 
     The index, `entry_id`, is the entries' ids. Each field is a column of text, in the order in which the fields first
-    appear; a field that an entry leaves out, which is what becomes of NULL, is `pandas.NA`. Bytes that are not UTF-8
-    are kept as surrogate escapes: `value.encode("utf-8", "surrogateescape")` gives them back. A brick without rows
-    between the stream's first entry and its top gives an empty table.
+    appear; a field that an entry leaves out, which means NULL, is `pandas.NA`. Bytes that are not UTF-8 are kept as
+    surrogate escapes: `value.encode("utf-8", "surrogateescape")` gives them back. A brick without rows between the
+    stream's first entry and its last ID gives an empty table.
 
     Args:
         feed: a feed.
         brick: name of a brick, such as `0.0.0.12`.
         at: the Redis to read from, or a client of it.
-        table: opens the feed's table, which is asked for a brick of an any-order feed that others write beside.
+        table: opens the feed's table. It is read for a brick of an any-order feed whose stream has other entries.
 
     Raises:
         UcsError: there is no such brick, or the brick is not published yet, or is no longer in the stream.
@@ -80,7 +80,7 @@ def _found(feed: Feed, stream: OrderedStream, start: int, table: Table) -> Itera
     if not feed.any_order:
         yield from _entries(stream, start, feed.partitions.end(start))
         return
-    # Looks into the table where others write to the stream: Arrow takes longer to import than all the rest.
+    # Reads the table if other clients write to the stream. Importing Arrow takes longer than all the rest.
     from ucs_pipeline.reading.any_order_brick import ledger_entries
 
     for entry_id, fields in ledger_entries(feed, stream, start, table):
@@ -115,5 +115,5 @@ def _texts(fields: "Mapping[Any, bytes | str]") -> Mapping[str, str]:
 
 
 def _text(value: bytes | str) -> str:
-    # A caller's own client may decode replies itself.
+    # The caller's client may decode replies.
     return value if isinstance(value, str) else value.decode(errors="surrogateescape")

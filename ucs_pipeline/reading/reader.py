@@ -1,10 +1,10 @@
-"""The entries of a feed in the order of its table, also where they are in several streams.
+"""The entries of a feed in the order of its table, from one stream or several.
 
-Every entry id is a position in the table, so that merging streams is merging ids. What a reader has to know is when a
-row of one stream may follow one of another: when no row between the two is still to come. That is so when every other
-shard is complete up to its last brick before that row, which the partitions name.
+Every entry id is a position in the table, so streams are merged by ids. A row of one stream may follow a row of another
+once no row between the two can still come. That is so when every other shard is complete up to its last brick before
+that row.
 
-The ids of an any-order feed are no positions in the table: its entries come in the order of its one stream.
+The ids of an any-order feed are no positions in the table: its entries come in the order of its stream.
 """
 
 import time
@@ -34,31 +34,30 @@ class Entry(NamedTuple):
 
 
 class Reader:
-    """Reads a feed's entries in the order of its table: always the next ones, without a hole.
+    """Reads a feed's entries in the order of its table, without a gap.
 
-    Those of an any-order feed come in the order of its stream, as long as nobody else writes to it.
-    Holds a few megabytes of each stream in at most two thousand entries, or one entry that is larger. Nothing is
-    written to Redis: where a reader is, is the id of the last entry it gave. Entries that were trimmed away are left
-    out.
+    Those of an any-order feed come in the order of its stream, if no other client writes to it. Holds a few megabytes
+    of each stream in at most two thousand entries, or one entry that is larger. Nothing is written to Redis: the id of
+    the last entry is the reader's position. Trimmed entries are left out.
     """
 
     def __init__(self, feed: Feed, after: EntryId | str | None, at: "RedisServer | redis.Redis") -> None:
-        """Begins after an entry; with the first ones that are there if it is None.
+        """Begins after an entry; with None, at the first entry in the stream.
 
         Args:
             feed: a feed with one stream or several.
-            after: id of the last entry that was handled, of whichever stream.
+            after: id of the last entry that was handled, in any of the streams.
             at: the Redis to read from, or a client of it with replies that are not decoded.
         """
         start = EntryId.parse(after) if isinstance(after, str) else after
         self._arms = [StreamCursor(part, open_stream(part, at), start or floor(part)) for part in streams_of(feed)]
 
     def take(self, most: int) -> list[Entry]:
-        """The next entries, at most so many; fewer where the one after them is not in its stream yet.
+        """The next entries, at most `most`; fewer if the next one is not in its stream yet.
 
         Raises:
-            StreamError: a stream was written with another number of shards, has entries that may be another program's
-                (of an any-order feed), or cannot be read.
+            StreamError: a stream has another number of shards, may have entries of another program (for an any-order
+                feed), or cannot be read.
         """
         taken: list[Entry] = []
         while len(taken) < most and (arm := self._next()):
@@ -67,14 +66,14 @@ class Reader:
 
     @property
     def finished(self) -> bool:
-        """Whether all bricks of the feed are complete and their entries were given: then no more will come.
+        """Whether all bricks of the feed are complete and their entries were returned: then no more will come.
 
-        Shards write down that they are complete; a feed with one stream does not, and is never finished.
+        Shards record that they are complete; a feed with one stream does not, and is never finished.
         """
         return not any(arm.entries or not arm.complete_before(None) for arm in self._arms)
 
     def _next(self) -> "StreamCursor | None":
-        """The stream whose first entry is the next one; None if that is not in its stream yet."""
+        """The stream that has the next entry; None if that is not in its stream yet."""
         while True:
             found = min((arm for arm in self._arms if arm.entries), key=lambda arm: arm.entries[0].id, default=None)
             ordinal = found.entries[0].id.ordinal if found else None
@@ -86,7 +85,7 @@ class Reader:
 
 
 class StreamCursor:
-    """One of the streams: entries that were read ahead, and up to which brick there will be no others."""
+    """One of the streams: entries read ahead, and the brick up to which no others will come."""
 
     def __init__(self, feed: Feed, stream: OrderedStream, last: EntryId) -> None:
         self.entries: deque[Entry] = deque()
@@ -97,25 +96,25 @@ class StreamCursor:
         self._page = Page()
 
     def complete_before(self, ordinal: int | None) -> bool:
-        """Whether all its entries before a brick of another stream were given; without a brick: all of them."""
+        """Whether all its entries before a brick of another stream were returned; without a brick: all of them."""
         bricks = self._feed.partitions
         last = bricks.last if ordinal is None else bricks.before(ordinal)
         return last is None or last <= self._complete
 
     def read(self) -> bool:
-        """Reads the next entries; returns whether more is known now."""
+        """Reads the next entries; returns whether it read anything new."""
         before = self._last, self._complete
         if not self._read() and self._feed.shard_id:
             state = self._stream.state()
             note = refuse_other_sharding(self._feed, self._stream, state)
             reach = note.reach(state) if note else -1
-            # What was complete by then is read by now, unless there is more of it than a chunk.
+            # Complete bricks are read by now, unless they exceed a chunk.
             if not self._read():
                 self._complete = max(self._complete, reach)
         return (self._last, self._complete) != before
 
     def _read(self) -> bool:
-        """Whether there may be more than what was read now."""
+        """Reads a chunk; returns whether there may be more."""
         ordinal, row = self._last
         first = EntryId(ordinal + 1, 0) if row == _LAST_ROW else EntryId(ordinal, row + 1)
         end = EntryId(_LAST_ROW if self._feed.any_order else self._feed.partitions.last, _LAST_ROW)
@@ -140,20 +139,20 @@ def read_entries(
     follow: bool = False,
     poll_s: float = 0.5,
 ) -> Iterator[Entry]:
-    """The entries of a feed in the order of its table, up to the first hole: of one stream, or merged from several.
+    """The entries of a feed in the order of its table, up to the first gap: of one stream, or merged from several.
 
-    Those of an any-order feed come in the order of its stream, as long as nobody else writes to it.
+    Those of an any-order feed come in the order of its stream, if no other client writes to it.
 
     Args:
         feed: a feed.
-        after: id of the last entry that was handled; None: begins with the first ones that are there.
+        after: id of the last entry that was handled; None: begins with the first entries in the stream.
         at: the Redis to read from, or a client of it with replies that are not decoded.
         follow: whether to wait for more, until all bricks of the feed are complete.
-        poll_s: seconds between two looks while waiting.
+        poll_s: seconds between two polls while waiting.
 
     Raises:
-        StreamError: a stream was written with another number of shards, has entries that may be another program's (of
-            an any-order feed), or cannot be read.
+        StreamError: a stream has another number of shards, may have entries of another program (for an any-order feed),
+            or cannot be read.
     """
     reader = Reader(feed, after, at)
     while True:

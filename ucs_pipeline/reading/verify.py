@@ -1,8 +1,8 @@
-"""Reads a stream back and holds it against the table, row by row, as bytes.
+"""Reads a stream back and compares it with the table, row by row, as bytes.
 
-The stream may be written and trimmed meanwhile: rows above the top it had at the beginning are not looked for, and an
-entry that has fallen below the stream's first one counts as trimmed. An entry that a consumer group was given and that
-is not there counts as deleted by its worker (XACKDEL, XDELEX, XDEL); one that no group was given counts as missing.
+The stream may be written and trimmed meanwhile: rows above its last ID at the start are not compared, and an entry
+below the stream's first one counts as trimmed. A missing entry that a consumer group received counts as deleted by its
+worker (XACKDEL, XDELEX, XDEL); one that no group received counts as missing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,22 +21,22 @@ from ucs_pipeline.stream.comparer import StreamComparer
 from ucs_pipeline.stream.stream import OrderedStream, floor, given_to_groups
 
 SHOWN, _SHOWN_BYTES = 100, 1 << 22
-"""Differences, or strays, that are kept to be shown: so many, and no more after so many bytes."""
+"""Limits of the differences, or extra entries, that are kept: their number and bytes."""
 
 
 class Difference(NamedTuple):
-    """A row whose entry does not say the same."""
+    """A row whose entry differs."""
 
     entry: EntryId
     expected: dict[bytes, bytes]
     found: dict[bytes, bytes] | None
     """None if the entry is missing."""
     numbered: bool = True
-    """Whether the entry's id is the row's place; Redis gives the ids of an any-order feed."""
+    """Whether the entry's id is the row's position; Redis assigns the ids of an any-order feed."""
 
     @property
     def name(self) -> str:
-        """What the row is called."""
+        """The name of the row."""
         return f"entry {self.entry}" if self.numbered else f"row {self.entry.row} of its brick"
 
     @property
@@ -51,7 +51,7 @@ class Difference(NamedTuple):
 
 @dataclass
 class Verdict:
-    """What a comparison of table and stream found, in rows."""
+    """The result of a comparison of table and stream, in rows."""
 
     begin: State
     """The stream when the comparison began."""
@@ -60,27 +60,27 @@ class Verdict:
     rows: int = 0
     """Rows of the compared bricks in the table."""
     equal: int = 0
-    """Rows whose entry is in the stream and says the same."""
+    """Rows whose entry is in the stream and equal."""
     different: int = 0
-    """Rows whose entry says something else."""
+    """Rows whose entry differs."""
     missing: int = 0
-    """Rows up to the stream's top without an entry, trimmed ones and those that workers deleted aside."""
+    """Rows up to the stream's last ID without an entry, except trimmed ones and those that workers deleted."""
     trimmed: int = 0
-    """Rows before the stream's first entry: published, and trimmed away since."""
+    """Rows before the stream's first entry: published, then trimmed."""
     deleted: int = 0
-    """Rows behind the stream's first entry whose entry is not there, and was given to a consumer group."""
+    """Rows after the stream's first entry whose entry is missing, and was received by a consumer group."""
     unpublished: int = 0
-    """Rows above the stream's top."""
+    """Rows above the stream's last ID."""
     differences: list[Difference] = field(default_factory=list)
     """The first rows that are different or missing."""
     strays: list[tuple[EntryId, dict[bytes, bytes]]] = field(default_factory=list)
-    """The first entries above the last row that the table has up to the stream's top: what others add is above it."""
+    """The first entries after the table's last row up to the stream's last ID, where other clients add theirs."""
     shared: bool = False
-    """Whether others write to the stream as well, so that nothing in it is known to be of no feed."""
+    """Whether other clients write to the stream as well, so that extra entries are not known."""
     _shown_bytes: int = 0
 
     def show(self, difference: Difference) -> None:
-        """Keeps a difference to be shown, unless there are enough."""
+        """Keeps the first few differences."""
         if len(self.differences) < SHOWN and self._shown_bytes < _SHOWN_BYTES:
             self.differences.append(difference)
             self._shown_bytes += difference.size
@@ -89,7 +89,7 @@ class Verdict:
     def extra(self) -> int | None:
         """Entries in the stream that are no row of the feed.
 
-        None if the stream was written or trimmed meanwhile, has entries of an old program below the feed's, or is
+        None if the stream was written or trimmed meanwhile, has entries of a previous writer below the feed's, or is
         shared.
         """
         known = self.begin == self.end and not self.end.others and not self.shared
@@ -97,10 +97,7 @@ class Verdict:
 
     @property
     def agrees(self) -> bool:
-        """Whether every row is in the stream, once, or was trimmed or deleted by a worker, and nothing else is there.
-
-        As far as is known.
-        """
+        """Whether every row is in the stream once, was trimmed or was deleted by a worker, without other entries."""
         return not (self.different or self.missing or self.unpublished or self.extra)
 
 
@@ -118,8 +115,8 @@ def verify(
         feed: the feed.
         source: its table.
         stream: its stream.
-        progress: takes the number of rows compared so far, from time to time.
-        held_only: read only the bricks the stream still holds, instead of all bricks of the feed.
+        progress: called with the number of rows compared so far.
+        held_only: read only the bricks in the stream, instead of all bricks of the feed.
 
     Raises:
         SourceError: the table cannot be read.
@@ -154,7 +151,7 @@ def verify(
 
 
 def held(feed: Feed, state: State) -> Sequence[int]:
-    """Ordinals of the feed's bricks between the stream's first entry and its top."""
+    """Ordinals of the feed's bricks between the stream's first entry and its last ID."""
     if state.first is None:
         return range(0)
     return between(feed.partitions.ordinals, state.first.ordinal, state.top.ordinal)
@@ -171,7 +168,7 @@ def _compare_each(stream: OrderedStream, transaction: Batch, verdict: Verdict) -
             verdict.show(Difference(entry_id, expected, found))
     if not rows:
         return
-    # Looked up after the entries: what was missing because of a trim is below the first entry by now.
+    # Read after the entries: a row that is missing because of a trim is below the first entry by now.
     state, given = stream.state(), given_to_groups(stream)
     for entry_id, expected in rows.items():
         if entry_id <= state.trimmed:

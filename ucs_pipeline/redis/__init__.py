@@ -1,1 +1,1 @@
-"""Connections to Redis, and what its errors mean."""
+"""Connections to Redis, and the meaning of its errors."""

@@ -1,4 +1,4 @@
-"""Connections to Redis, made by redis-py, and what Redis' own errors mean for a publisher."""
+"""Connections to Redis, made by redis-py, and the meaning of Redis' errors for a publisher."""
 
 import os
 import re
@@ -53,7 +53,7 @@ _OUR_CODES = {
     "WRONGPASS": "UCS-LOGIN",
     "MOVED": "UCS-URL",
 }
-"""Where an error of Redis has another code than that of its class."""
+"""Codes of Redis errors that differ from the code of their class."""
 _CODES: dict[type[redis.RedisError], str] = {
     redis.BusyLoadingError: "LOADING",
     redis.ReadOnlyError: "READONLY",
@@ -69,16 +69,17 @@ _CODES: dict[type[redis.RedisError], str] = {
 _DISCARDED = "EXECABORT Transaction discarded because of: "
 _WAIT_REFUSED = "WAIT cannot be used with replica instances"
 UNKNOWN_IN_SCRIPT = "command called from script"
-"""What Redis and Valkey say of an unknown command, without its name: `Unknown [Redis] command called from script`."""
+"""The error of Redis and Valkey for an unknown command, without its name: `Unknown [Redis] command called from
+script`."""
 _SCRIPT_USER = "The user executing the script"
-_RIGHTS = "docs/how-to/connect.md lists all that it needs, under Redis rights"
+_RIGHTS = "docs/how-to/connect.md lists all of its rights"
 PERMANENT = {
     "WRONGTYPE": "the key holds another type, expected a stream. Choose another stream name, or delete the key.",
     "MOVED": f"the stream is on another node of a Redis cluster. Name the cluster in {ADDRESS}, as "
     "redis+cluster://host:port,host:port.",
     "CROSSSLOT": "the stream's name has braces that put its companion keys into another slot of the Redis cluster. "
     "Choose another stream name.",
-    "NOPERM": "the Redis user may not do this: grant it the keys and the command; " + _RIGHTS,
+    "NOPERM": "the Redis user lacks a right to the key or the command. Grant both to the user: " + _RIGHTS,
     "NOAUTH": f"Redis requires a password. Give it in {ADDRESS}.",
     "WRONGPASS": f"Redis refused the login: user or password is wrong. Correct it in {ADDRESS}.",
 }
@@ -91,22 +92,22 @@ class RedisServer:
     url: str = field(repr=False)
     """As redis-py reads it, of Sentinels or a cluster as `redis.url` does, or `embedded`."""
     name: str = ADDRESS
-    """What messages call the URL: where it is written."""
+    """The URL's name in messages: the setting that holds it."""
 
 
 class _AtServer(redis.Redis):
-    """A client made from a URL: a wrong connection is fixed there."""
+    """A client made from a URL: to correct the connection, change the URL."""
 
     server: RedisServer
 
 
 def where(client: "redis.Redis") -> str:
-    """What to change if the connection of a client is wrong."""
+    """The setting to change if the connection of a client is wrong."""
     return client.server.name if isinstance(client, _AtServer) else "the client's settings"
 
 
 def redis_url() -> str:
-    """`UCS_REDIS_URL`, or else the URL of the project's embedded server, which is started if need be."""
+    """`UCS_REDIS_URL`, or else the URL of the project's embedded server, which is started if necessary."""
     return os.environ.get(URL_VARIABLE) or embedded_redis_url()
 
 
@@ -117,13 +118,13 @@ def connect_redis(server: RedisServer, stream: str) -> "redis.Redis":
     the first one arrived.
 
     Raises:
-        StreamError: the URL is none, or the stream's keys cannot be together in its cluster.
+        StreamError: the URL is invalid, or the stream's keys cannot be in one slot of its cluster.
     """
     return connect_each(server, [stream])[0]
 
 
 def connect_each(server: RedisServer, streams: Sequence[str]) -> list["redis.Redis"]:
-    """The same for several streams: one client for all or, where they are in a cluster, one for each."""
+    """Clients for several streams: one for all or, in a cluster, one for each."""
     if not server.url:
         raise StreamError(
             f"{server.name} is empty. Expected redis://user:password@host:6379/0, or {EMBEDDED!r}.", "UCS-URL"
@@ -139,10 +140,10 @@ def connect_each(server: RedisServer, streams: Sequence[str]) -> list["redis.Red
             _client(server, nodes, stream) for stream in (streams if nodes and not nodes.master else streams[:1])
         ]
         for client in clients:
-            # Connects to nothing; options that redis-py does not know show here.
+            # Connects to nothing, but fails for options that redis-py does not know.
             client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
     except (ValueError, TypeError, redis.RedisError):
-        # What went wrong is left out: it may quote a part of the password.
+        # The cause is left out: it may quote a part of the password.
         raise StreamError(
             f"{server.name} is not a Redis URL. Expected redis://user:password@host:6379/0, rediss://..., "
             "unix:///path?db=0, redis+sentinel://user:password@host:26379,host:26379/master/0 or "
@@ -176,8 +177,8 @@ def _client(server: RedisServer, nodes: Nodes | None, stream: str) -> "redis.Red
 
 
 def classify(message: str) -> StreamError:
-    """The error a Redis error reply stands for: one that may pass, or one that will not."""
-    # An EXEC that is refused itself, after its commands were accepted, says why behind a preface.
+    """The error for a Redis error reply: one that may pass, or one that does not."""
+    # An EXEC that is refused after its commands were accepted has the reason after a prefix.
     reason = message.removeprefix(_DISCARDED)
     # A missing right is worded in another way inside a script.
     code = "NOPERM" if _SCRIPT_USER in reason else reason.split(" ", 1)[0]
@@ -192,7 +193,7 @@ def classify(message: str) -> StreamError:
     if denied := re.search(r"permissions to run the '([^']+)' command", reason):
         command, right = denied[1].replace("|", " ").upper(), f"+{denied[1]}"
         return StreamError(
-            f"the Redis user may not run {command}: grant it {right}; {_RIGHTS} ({message})", "UCS-RIGHTS"
+            f"the Redis user may not run {command}. Grant {right} to the user: {_RIGHTS} ({message})", "UCS-RIGHTS"
         )
     if code in TRANSIENT:
         return StreamUnavailableError(f"{TRANSIENT[code]} ({message})", _OUR_CODES.get(code))
@@ -210,7 +211,7 @@ def no_command(names: str) -> StreamError:
 
 
 def not_allowed(error: redis.RedisError) -> bool:
-    """Whether Redis, or a proxy before it, does not give this user a command: by its rights, or because it has none."""
+    """Whether Redis, or a proxy, refuses this user a command, or does not have it."""
     text = str(error).lower()
     return isinstance(error, redis.exceptions.NoPermissionError) or (
         isinstance(error, redis.ResponseError) and ("unknown command" in text or "unknown subcommand" in text)
@@ -218,13 +219,13 @@ def not_allowed(error: redis.RedisError) -> bool:
 
 
 def translate(error: Exception, client: "redis.Redis") -> StreamError:
-    """The error a redis-py or socket exception of a client stands for."""
+    """The error for a redis-py or socket exception of a client."""
     found = _meaning(error, client.server.url if isinstance(client, _AtServer) else "")
     return type(found)(str(found).replace(ADDRESS, where(client)))
 
 
 def _meaning(error: Exception, url: str) -> StreamError:
-    # redis-py strips the code of some replies into the class of the exception.
+    # For some replies redis-py replaces the code with a class of exceptions.
     if isinstance(error, redis.AuthenticationError):
         return StreamError(
             f"Redis refused the login: user or password is wrong or missing. Correct it in {ADDRESS}.", "UCS-LOGIN"
@@ -244,12 +245,12 @@ def _meaning(error: Exception, url: str) -> StreamError:
 
 
 def _other_protocol(url: str) -> StreamError | None:
-    """The error for a port that speaks TLS where the URL does not, or the reverse; None if it does not show."""
+    """The error for a port with TLS and a URL without, or the reverse; None if that is not certain."""
     try:
         parse: Any = redis.connection.parse_url
         options = parse(url)
         address, wants_tls = (options["host"], options.get("port", 6379)), "connection_class" in options
-        # A Redis without TLS answers this at once, with or without a password; one with TLS hangs up.
+        # A Redis without TLS answers this at once, with or without a password; one with TLS closes the connection.
         with socket.create_connection(address, _PROBE_SECONDS) as plain:
             plain.sendall(b"PING\r\n")
             speaks_plain = plain.recv(1) in (b"+", b"-")
@@ -275,9 +276,9 @@ def _other_protocol(url: str) -> StreamError | None:
 
 
 def _tls(error: BaseException | None, url: str) -> StreamError | None:
-    """The error that stands for what TLS has against a connection, where that is why it broke."""
-    # What Redis has against a client certificate it says after the handshake, and then closes the connection: the first
-    # command may find it closed before it is heard.
+    """The error for a connection that TLS broke."""
+    # Redis reports an invalid client certificate after the handshake, and then closes the connection: the first command
+    # may find it closed before the report is read.
     closed = (ConnectionResetError, BrokenPipeError) if url.startswith("rediss") else ()
     while error is not None and not isinstance(error, (ssl.SSLError, *closed)):
         error = error.__cause__ or error.__context__

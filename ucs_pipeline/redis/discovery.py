@@ -1,5 +1,4 @@
-"""Connections that look for their server each time they are made: the master that Sentinels name, or the node of a
-cluster that has a stream. After a failover or a move of the stream's slot, connecting again leads to the new one."""
+"""Connections that find their server each time: the master that Sentinels name, or a stream's node of a cluster."""
 
 from collections.abc import Callable
 from copy import copy
@@ -16,11 +15,11 @@ _LOOK_SECONDS = 5
 
 
 class WrongServerError(redis.ConnectionError):
-    """The server is not the one to talk to by now. A new connection leads there."""
+    """The server is no longer the right one. A new connection leads there."""
 
 
 class DiscoveredConnection(redis.Connection):
-    """A connection to wherever `find` says."""
+    """A connection to the server that `find` returns."""
 
     def __init__(self, *, find: Callable[[], Address], **options: Any) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]
@@ -31,7 +30,7 @@ class DiscoveredConnection(redis.Connection):
         return super()._connect()  # type: ignore[no-untyped-call]
 
     def read_response(self, *args: Any, **options: Any) -> Any:
-        """As redis-py's; a server that is the wrong one by now is left, and looked for again at the next command."""
+        """As redis-py's; leaves a server that is no longer the right one, and finds it again at the next command."""
         try:
             return super().read_response(*args, **options)
         except (MovedError, redis.ReadOnlyError) as error:
@@ -49,8 +48,8 @@ def found(nodes: Nodes, stream: str, options: dict[str, Any], name: str) -> redi
     Args:
         nodes: Sentinels or some nodes of a cluster.
         stream: name of the stream.
-        options: of every connection, where the nodes' own do not say otherwise.
-        name: what messages call the URL.
+        options: of every connection, unless the nodes have their own.
+        name: the URL's name in messages.
     """
     kind = DiscoveredTlsConnection if nodes.tls else DiscoveredConnection
     find = SentinelResolver(nodes, options, name) if nodes.master else ClusterResolver(nodes, stream, options)
@@ -70,7 +69,7 @@ def client_for(stream: str, client: "redis.Redis") -> "redis.Redis":
 
 
 class _Resolver:
-    """Asks some nodes in turn, the one that knew it last first."""
+    """Asks some nodes in turn, the last one that answered first."""
 
     def __init__(self, nodes: Nodes, options: dict[str, Any]) -> None:
         self._nodes = nodes
@@ -122,7 +121,7 @@ class SentinelResolver(_Resolver):
 
 
 class ClusterResolver(_Resolver):
-    """Finds the node of a cluster that has the slot of a stream: a node that has not says which one has."""
+    """Finds the node of a cluster that has the slot of a stream: any node names the node that has it."""
 
     def __init__(self, nodes: Nodes, stream: str, options: dict[str, Any]) -> None:
         super().__init__(nodes, options)
@@ -143,7 +142,7 @@ class ClusterResolver(_Resolver):
                 continue
             asked.add(node)
             try:
-                # Every user of this project may ask this: it needs no right to look at the cluster.
+                # Every user of this project may run this: it needs no rights on the cluster.
                 self._ask(node, "XINFO STREAM", self._stream)
             except MovedError as elsewhere:
                 # A node that does not know the other's host leaves it out: it is the same one.
@@ -155,7 +154,7 @@ class ClusterResolver(_Resolver):
                 failure = error
                 continue
             except redis.ResponseError:
-                # Whatever else it says, that there is no stream or that it moves (ASK), it is the one to talk to.
+                # With any other reply, that there is no stream or that it moves (ASK), it is the right node.
                 pass
             self._known = [node]
             return node

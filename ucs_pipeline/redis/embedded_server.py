@@ -52,7 +52,7 @@ def stop_embedded_redis() -> bool:
     """Shut the project's redis-server down, its data saved; True if one was running.
 
     Raises:
-        StreamUnavailableError: the server does not go away.
+        StreamUnavailableError: the server does not stop.
     """
     directory = _directory()
     path = _socket_path(directory)
@@ -75,12 +75,12 @@ def _directory() -> Path:
 
 
 def _socket_path(directory: Path) -> Path:
-    """Path of the server's socket: beside its data, or in a short temporary directory where that is too long."""
+    """Path of the server's socket: next to its data, or in a temporary directory if that is too long."""
     path = directory / "redis.sock"
     if len(os.fsencode(path)) <= _SOCKET_PATH_BYTES:
         return path
-    # The record keeps processes with different TMPDIRs together. A copied project has a record of its original,
-    # whose server must not be used: hence the directory's own path beside it.
+    # The record keeps processes with different TMPDIRs together. A copied project has a record of its original, whose
+    # server must not be used: hence the directory's own path next to it.
     record = _record(directory)
     if record.get("directory") == str(directory) and record.get("socket"):
         return Path(record["socket"])
@@ -153,7 +153,7 @@ def _wait_until_ready(directory: Path, path: Path) -> None:
 
 def _choose_binary(directory: Path) -> Binary:
     record = _record(directory)
-    # A record without a family is of a Redis.
+    # A record without a family is from Redis.
     wrote = Version(record.get("family", "redis"), version_numbers(record.get("version", "")))
     own = probe(record["binary"]) if "binary" in record else None
     found = [*([own] if own else []), *installed()]
@@ -195,7 +195,7 @@ def _write_atomically(path: Path, text: str) -> None:
 def _make_private(directory: Path) -> None:
     directory.mkdir(mode=0o700, exist_ok=True)
     status = directory.lstat()
-    # Temporary directories are open to everyone: somebody else may have made this one, or a link, first.
+    # Temporary directories are open to everyone: another user may have made this one, or a link, first.
     if directory.is_symlink() or not directory.is_dir() or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise StreamError(
             f"{directory} is not a private directory of this user. Delete it. {_set_url('Or name')}", "UCS-EMBEDDED"
@@ -204,7 +204,7 @@ def _make_private(directory: Path) -> None:
 
 def _ask(path: Path, command: str) -> str:
     """First line of the server's reply, empty if there is none."""
-    # redis-py would retry, reconnect and raise where here one line, or none, is the answer.
+    # redis-py would retry, reconnect and raise; here one line, or none, is the answer.
     with suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_PING_SECONDS)
         connection.connect(str(path))

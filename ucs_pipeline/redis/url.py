@@ -1,4 +1,4 @@
-"""What a Redis URL with several nodes names: a master that Sentinels watch, or a cluster. Pure."""
+"""Redis URLs with several nodes: a master that Sentinels watch, or a cluster. Pure."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from redis.connection import parse_url
 
 ADDRESS = "the Redis URL"
-"""What messages call the URL where it is not known in which setting it is written."""
+"""The URL's name in messages if its setting is not known."""
 
 Address = tuple[str, int]
 """Host and port."""
@@ -18,12 +18,12 @@ _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 
 @dataclass(frozen=True)
 class Nodes:
-    """Several nodes, and which server of theirs is meant."""
+    """Several nodes, and which of their servers to use."""
 
     addresses: list[Address]
     """The Sentinels or, without a master, some nodes of a cluster."""
     master: str | None
-    """The name by which the Sentinels know the master."""
+    """The Sentinels' name of the master."""
     tls: bool
     options: dict[str, Any]
     """Of a connection to a Redis server, as redis-py names them: login, database, timeouts, certificates."""
@@ -31,10 +31,10 @@ class Nodes:
 
 
 def parse_nodes(url: str) -> Nodes | None:
-    """What a URL with several nodes says; None if it is of another kind.
+    """The parts of a URL with several nodes; None for another kind of URL.
 
     Raises:
-        ValueError: it says something that it may not. The text may quote a part of a password.
+        ValueError: it is invalid. The text may quote a part of a password.
     """
     match = _MANY.fullmatch(url)
     if match is None:
@@ -42,7 +42,7 @@ def parse_nodes(url: str) -> Nodes | None:
     scheme, kind, login, hosts, path, query = match.groups(default="")
     watched = kind == "sentinel"
     master, _, database = path.partition("/") if watched else ("", "", path)
-    # redis-py reads the rest of it as it reads the URL of one server.
+    # redis-py parses the rest as the URL of one server.
     parse: Any = parse_url
     each = [parse(f"{scheme}://{login}{host}/{int(database or 0)}?{query}") for host in hosts.split(",")]
     port = _SENTINEL_PORT if watched else _REDIS_PORT

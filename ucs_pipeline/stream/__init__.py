@@ -1,1 +1,1 @@
-"""One feed's stream in Redis, and what is kept in the keys next to it."""
+"""One feed's stream in Redis, and the keys next to it."""

@@ -33,7 +33,7 @@ class StreamComparer:
         if isinstance(answer, hiredis.ReplyError):
             raise self._stream.named(classify(str(answer)))
         if not answer:
-            # What is there instead may be of any size: it is left on this connection, and read in pages on another.
+            # A different reply may be of any size: it is not read here, but in pages on another connection.
             self._wire.close()
             self._wire = RawConnection(self._stream.client)
         return answer

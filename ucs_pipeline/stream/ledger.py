@@ -1,8 +1,8 @@
-"""What an any-order feed has put into its stream: a Redis hash beside it, one field per partition.
+"""What an any-order feed has put into its stream: a Redis hash next to it, one field per partition.
 
 A field reads `<rows> <content> <open or done> <replay> <requests> <first id> <last id>`. It is written by the scripts
 of `any_order.guard`, in the transactions that add the rows, and only read here. Everything up to the ids is known
-before a transaction is sent, so that one comparison tells whether the ledger says what a publisher believes: the
+before a transaction is sent, so one comparison shows whether the ledger has the state that a publisher expects: the
 *head*.
 """
 
@@ -13,33 +13,35 @@ from typing_extensions import Self
 
 from ucs_pipeline.entries.display import hash_text, printable
 from ucs_pipeline.entries.entry_id import EntryId, State
-from ucs_pipeline.errors import StreamError
+from ucs_pipeline.errors import StreamError, counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.feed.redis_keys import ledger_key
 from ucs_pipeline.stream.ledger_mark import read_pair
 from ucs_pipeline.stream.stream import RedisStream
 
 _NOBODY = "-"
-"""In the place of who asked for replays: nobody did."""
+"""Stands for no requests."""
 
 _PAGE = 1000
 _STATES = {"open": False, "done": True}
 
 
 class LedgerEntry(NamedTuple):
-    """What the ledger says of one partition."""
+    """The ledger's entry of one partition."""
 
     rows: int = 0
     """Rows in the stream since the latest replay began."""
     content_hash: int = 0
     """Sum modulo 2^64 of their hashes."""
     done: bool = False
-    """Whether these are all."""
+    """Whether the partition is complete."""
     replay: int = 0
     """How many times it was published before."""
     requests: tuple[str, ...] = ()
-    """Whoever asked for it to be published once more, and was served: all of them, or a request that is made again
-    after another one would be done twice. The last one is the one that the rows are for, if anybody asked for them."""
+    """The replay requests that were served: all of them, since a repeated request must not be served twice.
+
+    The last one is that of the current rows.
+    """
     first: EntryId | None = None
     last: EntryId | None = None
 
@@ -48,7 +50,7 @@ class LedgerEntry(NamedTuple):
         """From a field of the ledger.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is invalid.
         """
         rows, content, state, replay, requests, first, last = text.decode().split(" ")
         if state not in _STATES:
@@ -59,13 +61,13 @@ class LedgerEntry(NamedTuple):
 
     @property
     def head(self) -> bytes:
-        """What the field begins with."""
+        """The start of the field."""
         state = "done" if self.done else "open"
         requests = ",".join(self.requests) or _NOBODY
         return f"{self.rows} {hash_text(self.content_hash)} {state} {self.replay} {requests} ".encode()
 
     def plus(self, rows: int, content_hash: int, *, done: bool) -> Self:
-        """With more rows; the ids are known afterwards."""
+        """With more rows; the ids are not known yet."""
         content = (self.content_hash + content_hash) % 2**64
         return self._replace(rows=self.rows + rows, content_hash=content, done=done, first=None, last=None)
 
@@ -78,9 +80,9 @@ class ResumePoint(NamedTuple):
     """Where publishing a partition begins."""
 
     expected: bytes
-    """Head of what the ledger says of it; nothing if it says nothing."""
+    """Head of its entry in the ledger; empty without an entry."""
     account: LedgerEntry
-    """What the rows are added to."""
+    """The entry before the rows are added."""
 
 
 class Ledger:
@@ -92,7 +94,7 @@ class Ledger:
         self.key = ledger_key(feed.stream_name, feed.name)
 
     def accounts(self, starts: Sequence[int]) -> dict[int, LedgerEntry]:
-        """What it says of those of the partitions that it knows, by start.
+        """Its entries of some partitions, by start.
 
         Raises:
             StreamError: it is no ledger, or Redis refuses or cannot be reached.
@@ -114,11 +116,11 @@ class Ledger:
         return int(self._texts(["rows"])[0] or 0)
 
     def refuse_others(self) -> None:
-        """Makes sure that all that was ever added to the stream is the feed's: then so is all that was read from it.
+        """Makes sure that all entries ever added to the stream are the feed's.
 
         Raises:
-            StreamError: others write to the stream as well, or Redis does not count what was added, refuses or cannot
-                be reached.
+            StreamError: other clients write to the stream as well, or Redis does not count added entries, refuses or
+                cannot be reached.
         """
         [rows], state = self._read(["rows"])
         own = int(rows or 0)
@@ -127,7 +129,7 @@ class Ledger:
         found = (
             "Redis before version 7 does not count whether other clients add entries"
             if state.added is None
-            else f"{state.added:,} were added, of which {own:,} are this feed's by its ledger"
+            else f"{counted(state.added, 'entry')} came, {own:,} from this feed by its ledger"
         )
         raise StreamError(
             f"feed {self._feed.name!r}: the entries of stream {self._stream.name!r} do not name their feed, and "
@@ -139,7 +141,7 @@ class Ledger:
         return self._read(names)[0]
 
     def _read(self, names: Sequence[str]) -> tuple[list[bytes | None], State]:
-        """Fields of the ledger, and the stream at the same moment; nothing of a ledger whose stream is gone."""
+        """Fields of the ledger, and the stream at the same moment; no fields if the stream is lost."""
         pair = read_pair(self._stream, self._feed.name, names)
         return [None] * len(names) if pair.lost() else pair.fields, pair.state
 
@@ -156,7 +158,7 @@ class Ledger:
 
 
 def numbering_text(feed: Feed) -> str:
-    """What a partition of the feed is: a ledger means nothing to a feed that cuts its table in another way."""
+    """The feed's partitions as text: a ledger is useless to a feed with other partitions."""
     bricks = feed.bricks
     details: Mapping[str, str] = {
         "number": f"width {bricks.width}",

@@ -1,20 +1,20 @@
 """Whether a stream and the ledger of an any-order feed belong together: the mark.
 
-Each of the two keys can be deleted, renamed, copied over or restored from an old copy without the other. What the
-ledger says is then about another stream, and a stream tells nothing about itself that others cannot make it tell again:
-they add entries (its count and its last ID), and they trim (its first entry, and every entry the feed ever wrote).
+Each of the two keys can be deleted, renamed, copied over or restored from an old copy without the other. The ledger is
+then about another stream. A stream's own properties do not identify it, since other clients can reproduce them: they
+add entries (its count and its last ID), and they trim (its first entry, and every entry the feed ever wrote).
 
-So the feed keeps something of its own in the stream, and the same in the ledger: a consumer group that nobody reads
-with, `ucs:ledger:<feed>`, whose position is a new random number with every transaction. It goes away with the stream,
-stays when the stream is trimmed to nothing, is copied and restored with it, and needs no right that a publisher lacks.
-It stands beyond all entries, so that it is never behind, has nothing pending and holds back nobody's trimming. With
-its move in each transaction, an old copy of either key shows like another stream: they are of one moment, or differ.
+So the feed keeps a mark in the stream, and the same in the ledger: a consumer group without readers,
+`ucs:ledger:<feed>`, whose position is a new random number with every transaction. The mark is deleted, copied and
+restored with the stream, stays when the stream is trimmed to nothing, and needs no further right. Its position is above
+all entries, so it has no lag, has nothing pending and prevents no trimming. Since each transaction moves it, an old
+copy of either key differs from the other key.
 
-What was weighed against it: the ID of an entry that the feed has added, looked up each time. It costs as little, and is
-silent once that entry is trimmed, which is the very case in which a count deceives: the stream was deleted, and others
-have filled it since.
+The alternative is to read an entry that the feed has added, by its ID. That costs as little, but fails once the entry
+is trimmed.
 
-A ledger from before the mark is told from its stream by the count of entries ever added, once, and both get the mark.
+A ledger from before the mark is compared with its stream by the count of entries ever added, once, and both get the
+mark.
 """
 
 from collections.abc import Sequence
@@ -37,9 +37,9 @@ class Pair(NamedTuple):
     feed: str
     state: State
     mark: bytes | None
-    """Where the mark is in the stream."""
+    """The mark in the stream."""
     noted: bytes | None
-    """Where it is by the ledger."""
+    """The mark in the ledger."""
     added: int
     """Entries that the stream ever had when the feed last added to it, by the ledger."""
     rows: int
@@ -47,12 +47,12 @@ class Pair(NamedTuple):
     top: EntryId | None
     """The stream's last ID then."""
     fields: list[bytes | None]
-    """What was asked for of the ledger."""
+    """The requested fields of the ledger."""
 
     def lost(self) -> bool:
-        """Whether the stream that the ledger is about is certainly gone: the ledger means nothing then.
+        """Whether the ledger's stream is certainly gone.
 
-        As `any_order.guard` decides it when publishing begins.
+        Then the ledger is ignored. As `any_order.guard` decides it when publishing begins.
 
         Raises:
             StreamError: they may or may not belong together.
@@ -69,7 +69,7 @@ class Pair(NamedTuple):
             return self.added > (state.added if state.added is not None else int(state.top > EntryId(0, 0)))
         if not state.exists or state.top == EntryId(0, 0) or not self.rows:
             return True
-        # No entry is as old as the feed's last ones, and there are more than can have been added since.
+        # No entry is as old as the feed's last ones, and there are more than other clients can have added since.
         later = self.top is not None and (state.first is None or state.first > self.top)
         return later and state.added is not None and state.length > state.added - self.added
 
@@ -138,5 +138,5 @@ def read_pair(stream: RedisStream, feed: str, fields: Sequence[str]) -> Pair:
 
 
 def _bytes(value: bytes | str | None) -> bytes | None:
-    # A caller's own client may decode replies itself.
+    # The caller's client may decode replies.
     return value.encode() if isinstance(value, str) else value

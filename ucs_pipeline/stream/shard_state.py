@@ -1,11 +1,10 @@
-"""What a shard has written down beside its stream: how bricks are assigned, and up to which one they are complete.
+"""The state of a shard, kept next to its stream: how bricks are assigned, and up to which one they are complete.
 
 A hash in the stream's own cluster slot, `{flights.0}:shard`, with the fields `shard`, `shards`, `level`, `done` and
-`top`: every brick of the shard up to the ordinal `done` is complete, as long as the stream's top is not below `top`.
-From the top alone a reader knows that of the bricks below the top's, but not of that one, and not of bricks without
-rows after it. To lose `done` and `top`, or to find old ones, makes a reader wait and nothing else; `shards` and `level`
-keep two assignments out of one stream. A publisher that finds a note ahead of its stream forgets what it says is
-complete.
+`top`: every brick of the shard up to the ordinal `done` is complete, as long as the stream's last ID is not below
+`top`. The last ID alone proves only the bricks below its own, not its own brick, nor bricks without rows after it. If
+`done` and `top` are lost or old, a reader only waits; `shards` and `level` prevent two assignments in one stream. A
+publisher drops `done` and `top` if they are ahead of its stream.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.errors import StreamError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.feed.redis_keys import beside, fencing_token_key
+from ucs_pipeline.feed.redis_keys import companion_key, fencing_token_key
 from ucs_pipeline.feed.shards import streams_of
 from ucs_pipeline.redis.discovery import client_for
 from ucs_pipeline.stream.stream import OrderedStream, floor
@@ -22,22 +21,22 @@ _NOWHERE = -1
 
 
 def shard_state_key(stream: str) -> str:
-    """Key of the note of a stream."""
-    return beside(stream, "shard")
+    """Key of the shard state of a stream."""
+    return companion_key(stream, "shard")
 
 
 class ShardState(NamedTuple):
-    """The note of one shard."""
+    """The state of one shard."""
 
     sharding: tuple[str, ...]
-    """Number of the shard, of how many, and what is assigned: a brick, block, part or shard."""
+    """Number of the shard, number of shards, and level of the partitions."""
     done: int = _NOWHERE
-    """Ordinal of a brick; it and those before it are complete if the stream's top is not below `top`."""
+    """Ordinal of a brick; it and those before it are complete if the stream's last ID is not below `top`."""
     top: EntryId | None = None
 
     @classmethod
     def of(cls, feed: Feed) -> "ShardState":
-        """What the note of a shard says before any brick of it is complete."""
+        """The state of a shard before any brick of it is complete."""
         share = feed.shard_id
         assert share
         return cls((str(share.number), str(share.of), feed.partitions.unit))
@@ -52,7 +51,7 @@ class ShardState(NamedTuple):
 
 
 def read_shard_state(stream: OrderedStream) -> ShardState | None:
-    """The note beside a stream; None if there is none.
+    """The state next to a stream; None if there is none.
 
     Raises:
         StreamError: Redis refuses or cannot be reached.
@@ -67,7 +66,7 @@ def read_shard_state(stream: OrderedStream) -> ShardState | None:
 
 
 def write_shard_state(stream: OrderedStream, note: ShardState) -> None:
-    """Writes a note.
+    """Writes a state.
 
     Raises:
         StreamError: Redis refuses or cannot be reached.
@@ -78,7 +77,7 @@ def write_shard_state(stream: OrderedStream, note: ShardState) -> None:
 
 
 def refuse_other_sharding(feed: Feed, stream: OrderedStream, state: State) -> ShardState | None:
-    """Makes sure that what was published before was assigned to streams as the feed does now; the shard's note if so.
+    """Makes sure that earlier bricks were assigned to the feed's current shards; returns the shard's state.
 
     Raises:
         StreamError: it was not, or Redis refuses or cannot be reached.
@@ -126,7 +125,7 @@ def _sharded_otherwise(feed: Feed, stream: str, found: ShardState | None, own: S
 
 
 def _elsewhere(stream: OrderedStream, name: str) -> ShardState | None:
-    """The note beside another stream that is there; None as well where this user cannot tell."""
+    """The state of another stream; None if there is none or this user lacks the right."""
     try:
         return read_shard_state(_at(name, stream)) if _there(stream, name, shard_state_key(name)) else None
     except StreamUnavailableError:
@@ -136,12 +135,12 @@ def _elsewhere(stream: OrderedStream, name: str) -> ShardState | None:
 
 
 def _at(name: str, stream: OrderedStream) -> OrderedStream:
-    """Another stream: beside this one or, in a cluster, on a node of its own."""
+    """Another stream, on the same server or, in a cluster, on another node."""
     return OrderedStream(name, client_for(name, stream.client))
 
 
 def _there(stream: OrderedStream, *keys: str) -> bool:
-    """Whether another stream and a key beside it are there; False as well where this user cannot tell."""
+    """Whether another stream and its key exist; False if not, or if this user lacks the right."""
     try:
         return bool(_at(keys[0], stream).call("EXISTS", *keys) == len(keys))
     except StreamUnavailableError:

@@ -1,4 +1,4 @@
-"""A stream: its top, its entries read back, and the transactions that are appended to it."""
+"""A stream: its state, its entries, and commands about it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
@@ -28,11 +28,11 @@ _IN_SCRIPTS = (
 _PAGE_ROWS, _PAGE_BYTES = 1_000, 1 << 22
 
 Fields = Mapping[bytes, bytes] | Mapping[str, str]
-"""Fields of an entry, as a client gives them."""
+"""Fields of an entry, as a client returns them."""
 
 
 def parse_state(info: Mapping[str, Any] | None) -> State:
-    """From what XINFO STREAM answers; None: there is no stream."""
+    """From the reply to XINFO STREAM; None: there is no stream."""
     if info is None:
         return State(False, START, 0)
     entry = info["first-entry"]
@@ -48,12 +48,12 @@ def parse_state(info: Mapping[str, Any] | None) -> State:
 
 
 class Page(NamedTuple):
-    """How many entries are read at once: few enough for the largest of those before, and few where none is known."""
+    """How many entries are read at once, limited by the largest earlier one; few if none is known."""
 
     most: int = 16
 
     def after(self, entries: Iterable[tuple[EntryId, Fields]]) -> "Page":
-        """The page that follows on these entries, which are some."""
+        """The page after these entries, at least one."""
         largest = max(sum(len(name) + len(value) for name, value in fields.items()) for _, fields in entries)
         return Page(max(1, min(_PAGE_ROWS, 2 * self.most, _PAGE_BYTES // max(1, largest))))
 
@@ -66,7 +66,7 @@ class RedisStream:
         self.client = client
 
     def state(self) -> State:
-        """Top, length and first entry.
+        """Last ID, length and first entry.
 
         Raises:
             StreamError: the key is not a stream, or Redis refuses or cannot be reached.
@@ -86,7 +86,7 @@ class RedisStream:
         return [(EntryId.parse(entry_id), fields) for entry_id, fields in self._read(first, last, most)]
 
     def call(self, *arguments: str) -> Any:
-        """The answer to a command about the stream, or a key beside it, as redis-py gives it.
+        """redis-py's reply to a command about the stream, or a key next to it.
 
         Raises:
             StreamError: Redis refuses or cannot be reached.
@@ -98,7 +98,7 @@ class RedisStream:
             raise self.failure(error) from error
 
     def walk(self, first: EntryId, last: EntryId) -> Iterator[tuple[EntryId, dict[bytes, bytes]]]:
-        """The same, a few at a time."""
+        """The same, in pages."""
         page = Page()
         while first <= last:
             found = self.entries(first, last, page.most)
@@ -116,7 +116,7 @@ class RedisStream:
             raise self.failure(error) from error
 
     def refuse_eviction(self) -> None:
-        """Makes sure that Redis does not throw whole keys away when it is full.
+        """Makes sure that Redis does not evict whole keys when it is full.
 
         Raises:
             StreamError: its eviction policy allows that, or it refuses or cannot be reached.
@@ -136,11 +136,11 @@ class RedisStream:
             )
 
     def reconnect(self) -> None:
-        """Leaves connections that nobody uses: after a failover, they may be with a server that is no longer asked."""
+        """Closes unused connections: after a failover, they may lead to the old server."""
         self.client.connection_pool.disconnect(inuse_connections=False)
 
     def lost(self, before: EntryId, top: EntryId | None) -> StreamUnavailableError:
-        """What it means that the stream's top is below what it was, or that the stream is gone."""
+        """The error for a stream whose last ID went back, or that is gone."""
         return StreamUnavailableError(
             f"stream {self.name!r} {f'ends at {top}' if top else 'is gone'}, and ended at {before} a moment ago. Redis "
             "lost entries in a failover or by a restored older copy, or another server answers. Wait: the next attempt "
@@ -149,13 +149,13 @@ class RedisStream:
         )
 
     def named(self, error: StreamError) -> StreamError:
-        """The same error, with the stream's name in front, and where the server's URL is written."""
+        """The same error, with the stream's name, and the place of the server's URL."""
         if UNKNOWN_IN_SCRIPT in str(error) and (missing := self._missing_commands()):
             error = no_command(" and ".join(missing))
         return type(error)(f"stream {self.name!r}: {str(error).replace(ADDRESS, where(self.client))}")
 
     def _missing_commands(self) -> list[str]:
-        """Which commands of the scripts this server does not have; none if it does not tell."""
+        """Which commands of the scripts this server does not have; none if it does not report them."""
         client: Any = self.client
         try:
             found = client.execute_command("COMMAND INFO", *_IN_SCRIPTS)
@@ -164,12 +164,12 @@ class RedisStream:
         return [name for name, about in zip(_IN_SCRIPTS, found, strict=True) if about is None]
 
     def failure(self, error: Exception) -> StreamError:
-        """The error that an exception of the client stands for, with the stream's name in front."""
+        """The error for an exception of the client, with the stream's name."""
         return self.named(translate(error, self.client))
 
 
 def reading_groups(stream: RedisStream) -> list[dict[str, Any]]:
-    """The consumer groups of a stream, without those that are marks of ledgers: nobody reads with them.
+    """The consumer groups of a stream, without the marks of ledgers, which have no readers.
 
     Raises:
         redis.RedisError: Redis refuses or cannot be reached.
@@ -179,7 +179,7 @@ def reading_groups(stream: RedisStream) -> list[dict[str, Any]]:
 
 
 def given_to_groups(stream: RedisStream) -> EntryId:
-    """The highest id that a consumer group was given.
+    """The highest id that a consumer group received.
 
     Raises:
         StreamError: Redis refuses or cannot be reached.
@@ -199,12 +199,12 @@ class OrderedStream(RedisStream):
     """A stream that one ordered feed writes to."""
 
     def __init__(self, name: str, client: "redis.Redis", begin: EntryId = START) -> None:
-        """`begin`: entries below it are another program's."""
+        """`begin`: entries below it are a previous writer's."""
         super().__init__(name, client)
         self._begin = begin
 
     def state(self) -> State:
-        """As of any stream; entries of another program below the feed's are told apart."""
+        """As of any stream; entries of a previous writer below the feed's are counted separately."""
         state = super().state()
         if state.first is None or state.first >= self._begin:
             return state
@@ -221,8 +221,8 @@ def open_stream(feed: Feed, at: "RedisServer | redis.Redis") -> OrderedStream:
     """The stream of a feed, at a server or by a client of it.
 
     Raises:
-        FeedError: it has several.
-        StreamError: the server's URL is none.
+        FeedError: it has several streams.
+        StreamError: the server's URL is invalid.
     """
     if feed.stream.shards > 1 and not feed.shard_id:
         raise FeedError(
@@ -233,5 +233,5 @@ def open_stream(feed: Feed, at: "RedisServer | redis.Redis") -> OrderedStream:
 
 
 def floor(feed: Feed) -> EntryId:
-    """What all entries of a feed are above: the beginning or, with an `id_offset`, what an old program has written."""
+    """The lower bound of a feed's entries: the start or, with `id_offset`, the last entry of a previous writer."""
     return EntryId(feed.partitions.first, 0) if feed.stream.id_offset else START

@@ -1,4 +1,4 @@
-"""Bricks are dealt to shards, in Python and in SQL alike: each to one, in order."""
+"""Bricks are assigned to shards, in Python and in SQL alike: each to one, in order."""
 
 import random
 from collections import Counter

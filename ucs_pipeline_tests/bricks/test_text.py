@@ -1,4 +1,4 @@
-"""Text bricks: names, lists and bounds worked out by hand."""
+"""Text bricks: names, lists and bounds calculated by hand."""
 
 import pytest
 from hypothesis import given

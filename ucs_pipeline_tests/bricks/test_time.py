@@ -1,4 +1,4 @@
-"""Time bricks: names, lists and bounds worked out by hand, clock changes included."""
+"""Time bricks: names, lists and bounds calculated by hand, clock changes included."""
 
 from datetime import date, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo

@@ -84,7 +84,7 @@ def test_a_failed_check_alone_makes_verify_fail(
 
 def test_the_demo_stopped_by_ctrl_c_resumes(home: Path, redis_server: RedisServer) -> None:
     client = redis_server.client()
-    # Room for about a quarter of the rows, so that it cannot be done before it is stopped.
+    # Capacity for about a quarter of the rows, so that it cannot be done before it is stopped.
     client.config_set("maxmemory", client.info("memory")["used_memory"] + 6_000_000)
     try:
         process = ucs("demo", home=home, UCS_REDIS_URL=redis_server.url)

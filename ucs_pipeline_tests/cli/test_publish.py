@@ -197,7 +197,7 @@ def test_stopped_it_leaves_no_run_at_work_and_continues(
     project: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, which: signal.Signals
 ) -> None:
     client = redis_server.client()
-    # The stream has room for one brick: it waits in the second.
+    # The stream's cap is one brick: it waits in the second.
     process = _start(project, redis_server, "capped", "0...1", background=which == signal.SIGTERM)
     while client.xlen("capped") < 10_000:
         assert process.poll() is None, process.communicate()
@@ -252,7 +252,7 @@ def test_on_a_terminal_a_bar_counts_the_rows_in_redis_and_a_wait_has_its_reason(
             if b"until entries are trimmed" in shown.replace(b"\r\n", b" "):
                 redis_server.client().xtrim("capped", maxlen=0, approximate=False)
     except OSError:
-        # What Linux says of a terminal that nobody has open any more.
+        # Linux's error for a closed terminal.
         pass
     os.close(ours)
     assert process.wait() == 0

@@ -49,7 +49,7 @@ class Answer:
 
 
 def post(server: ClickHouseServer, sql: str, *, login: str | None = "tester:secret", **arguments: str) -> Answer:
-    """One request by a plain HTTP client; `whole` is False if the connection broke off before the body's end."""
+    """One request by a plain HTTP client; `whole` is False if the connection ended before the body did."""
     address = urlsplit(server.url)
     headers = {"Authorization": f"Basic {b64encode(login.encode()).decode()}"} if login is not None else {}
     with closing(http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)) as connection:

@@ -1,4 +1,4 @@
-"""The SQL that numbers rows says the same as Python, on the real engine, for every class."""
+"""The SQL that numbers rows agrees with Python, on the real engine, for every class."""
 
 import random
 from bisect import bisect_left

@@ -126,7 +126,7 @@ def test_the_settings_that_queries_need_are_documented(data: Path) -> None:
     with _user(data, 2, "GRANT SELECT ON shop.orders") as url:
         asked = _Asking(url)
         _everything(_feed("shop.orders"), asked)
-    # Those that the profile changes are put back besides; which these are is the profile's.
+    # Settings that the profile changes are reset too; which ones depends on the profile.
     setting = re.compile(r"(\w+) = (?!DEFAULT)")
     sent = {name for query in asked.queries for name in setting.findall(query.partition(" SETTINGS ")[2])}
     assert set(re.findall(r"`(\w+)`", listed)) == sent

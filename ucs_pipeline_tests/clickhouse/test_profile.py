@@ -57,7 +57,7 @@ EXPRESSIONS = {
 }
 
 
-# With these nothing is read at all, and a query of their own says so; the last ones change queries at random.
+# With these nothing is read at all, which another query shows; the last ones change queries at random.
 _REFUSED = re.compile("force_|allow_simdjson|implicit_transaction|make_distributed_plan|ast_fuzzer_")
 
 
@@ -126,7 +126,7 @@ def feeds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[Feed,
 
 
 def _values(name: str, kind: str, value: str) -> list[str]:
-    """Other values of a setting, as far as its type says which there are."""
+    """Other values of a setting, as far as its type lists them."""
     if kind in ("Bool", "BoolAuto"):
         return [str(1 - int(value))] if value in ("0", "1") else ["0", "1"]
     if kind in ("String", "Map", "Char", "Timezone", "URI"):
@@ -176,7 +176,7 @@ def test_what_is_read_does_not_depend_on_the_profile_of_the_user(feeds: list[tup
         try:
             return any(_answers(Source(feed, _Profiled(profile))) != expected for feed, expected in feeds)
         except SourceError as error:
-            # A refusal names the feed, in one sentence.
+            # A refusal names the feed.
             return len(profile) > 1 or "\n" in str(error)
 
     def look(profiles: list[tuple[str, str]]) -> None:

@@ -60,7 +60,7 @@ class Place:
         return name
 
     def source(self, table: str, **more: Any) -> Source:
-        """A feed over it, keyed by `id` unless said otherwise."""
+        """A feed over it, keyed by `id` by default."""
         return Source(_feed(table, **more), self.engine)
 
     def read(self, table: str, **more: Any) -> list[dict[bytes, bytes]]:

@@ -269,7 +269,7 @@ def _table(columns: str, rows: Sequence[str] = (), select: str = "") -> str:
     if select:
         connection.query(f"INSERT INTO {name} {select}")
     elif "Variant" in columns:
-        # VALUES would read a text that looks like a number as one.
+        # VALUES would parse a numeric text as a number.
         for row in rows:
             connection.query(f"INSERT INTO {name} SELECT {row}")
     else:

@@ -12,7 +12,7 @@ from ucs_pipeline_tests.faults.feeds import FEEDS
 from ucs_pipeline_tests.faults.kinds import KINDS
 
 _NUMBERED = ["dense", "sparse", "twins"]
-"""Feeds whose entries tell their brick, by which those of any order are compared."""
+"""Feeds whose entries contain their brick, which the comparison of any-order feeds needs."""
 
 
 def main() -> None:

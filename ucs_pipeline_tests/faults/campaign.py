@@ -72,8 +72,8 @@ def run(
         seconds: time limit.
         feeds: kinds of feeds to play on; those that only an ordered feed can be are left out if they are not.
         order: of the feeds.
-        others: most faults in a round beside its first one.
-        say: takes a line for each round, and more where something was found.
+        others: most faults in a round in addition to its first one.
+        say: called with a line for each round, and more if something is wrong.
     """
     rng = random.Random(seed)
     left, outcome = Counter(counts), Outcome()

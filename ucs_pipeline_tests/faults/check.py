@@ -11,7 +11,7 @@ from ucs_pipeline_tests.faults.shapes import OTHERS, Done, Entry
 
 @dataclass
 class Findings:
-    """What is wrong. All zero, and nothing said, if nothing is."""
+    """Errors. All zero and empty if there are none."""
 
     checked: int = 0
     """Entries compared with the table."""
@@ -24,7 +24,7 @@ class Findings:
     changed: int = 0
     """Entries that hold no row of the table."""
     disagreeing: int = 0
-    """Bricks whose record is missing, or not what the table says."""
+    """Bricks whose record is missing, or differs from the table."""
     sentences: list[str] = field(default_factory=list)
 
     @property

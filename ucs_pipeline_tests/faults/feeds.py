@@ -1,6 +1,6 @@
 """The kinds of feeds that are published: the rows of each one's table, and where Python puts them.
 
-Nothing here asks the package that is tried: bricks are worked out anew.
+Nothing here uses the tested package: bricks are calculated independently.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -69,12 +69,12 @@ class Feed:
     place: Callable[[Any], Place | None]
     """Where the row of a key belongs; None if it is no part of the feed."""
     settings: Mapping[str, Any]
-    """What a user would write beside the names of table and stream and the key."""
+    """A user's settings in addition to table, stream and key."""
     key: Column = _NUMBER
     fields: Callable[[Row], Mapping[bytes, bytes | None]] = plain
     """Fields of a row's entry; None is left out."""
     offset: int = 0
-    """What is added to the ordinals in the stream. Below it are entries of an old program."""
+    """What is added to the ordinals in the stream. Below it are entries of a previous writer."""
     filled: float = 1.0
     """Share of the rows that the table has at first; the others come later."""
 

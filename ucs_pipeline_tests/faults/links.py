@@ -17,7 +17,7 @@ class Link:
     """One connection."""
 
     def __init__(self, port: int) -> None:
-        # redis-py does not say the types of this class.
+        # redis-py does not declare the types of this class.
         kind: Any = redis.Connection
         self._connection = kind(host="127.0.0.1", port=port, socket_timeout=10, protocol=2, retry=Retry(NoBackoff(), 0))
         self._connection.connect()

@@ -1,4 +1,4 @@
-"""Faults of connections: bytes that stop half-way. Each says whether it took place."""
+"""Faults of connections: bytes that stop half-way. Each returns whether it took place."""
 
 from ucs_pipeline_tests.faults.proxy import Way
 from ucs_pipeline_tests.faults.stage import MAIN, Stage

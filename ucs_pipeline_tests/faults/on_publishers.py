@@ -1,4 +1,4 @@
-"""Faults of publishers: processes that die, stand still or get company. Each says whether it took place."""
+"""Faults of publishers: processes that die, stand still or get company. Each returns whether it took place."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def publisher_frozen(stage: Stage) -> bool:
 
 
 def two_at_once(stage: Stage) -> bool:
-    """A second publisher beside the first."""
+    """A second publisher in parallel to the first."""
     if stage.busy(OTHER):
         return False
     stage.worker(OTHER)

@@ -1,4 +1,4 @@
-"""Faults of Redis: servers that die, lose what they had or refuse. Each says whether it took place."""
+"""Faults of Redis: servers that die, lose what they had or refuse. Each returns whether it took place."""
 
 import re
 import subprocess

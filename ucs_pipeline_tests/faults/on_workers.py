@@ -52,7 +52,7 @@ def feed(number: int, bricks: int) -> Feed:
 
 
 class Campaign:
-    """Backfills that go on while things die."""
+    """Backfills that continue while processes die."""
 
     def __init__(self, deployment: Deployment, instance: dg.DagsterInstance, feeds: list[Feed], seed: int) -> None:
         self.injected: Counter[str] = Counter()
@@ -148,7 +148,7 @@ class Campaign:
 
 
 def compare(feeds: list[Feed], instance: dg.DagsterInstance) -> bool:
-    """Compares every stream with its table, and every record with its bricks. Says what does not agree."""
+    """Compares every stream with its table, and every record with its bricks. Reports differences."""
     good = True
     rows = bricks = 0
     for item in feeds:

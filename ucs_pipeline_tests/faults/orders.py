@@ -1,4 +1,4 @@
-"""What a publisher process is told to do, and how it does it. Orders and replies cross a pipe."""
+"""Orders to a publisher process, and their execution. Orders and replies cross a pipe."""
 
 import itertools
 import json
@@ -41,7 +41,7 @@ class Reply:
 
     error: str | None = None
     passing: bool = False
-    """Whether the error says that the same order may succeed later."""
+    """Whether the same order may succeed later, by the error."""
     records: Mapping[int, Done] | None = None
 
 

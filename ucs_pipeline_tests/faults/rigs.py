@@ -55,7 +55,7 @@ class Rig:
             self.add_replica()
 
     def length(self, stream: str) -> int | None:
-        """Entries in a stream; None while the server does not say."""
+        """Entries in a stream; None while the server does not answer."""
         try:
             if self._watching is None:
                 self._watching = Link(self.server.port)

@@ -62,7 +62,7 @@ def play(stage: Stage, place: str, faults: Sequence[Kind]) -> tuple[Counter[str]
 
 
 def _expected(stage: Stage) -> list[Entry]:
-    """What an old program wrote, as far as Redis kept it, and the table's rows."""
+    """The previous writer's entries, as far as Redis kept them, and the table's rows."""
     old = stage.shape.old
     if old and not stage.rig.keeps:
         # Nobody publishes it again.

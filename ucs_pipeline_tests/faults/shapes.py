@@ -19,7 +19,7 @@ _OLD_ENTRIES = 5
 
 
 class Done(NamedTuple):
-    """What a record of a finished partition has to say."""
+    """The expected record of a finished partition."""
 
     rows: int
     first_key: int | str | None
@@ -56,7 +56,7 @@ class Shape:
 
     @cached_property
     def old(self) -> list[Entry]:
-        """Entries of an old program, which are in the stream before."""
+        """Entries of a previous writer, which are in the stream first."""
         numbers = range(_OLD_ENTRIES if self.feed.offset else 0)
         return [[b"1763400000000-%d" % number, [b"old", b"%d" % number]] for number in numbers]
 
@@ -92,7 +92,7 @@ class Shape:
 
     @cached_property
     def done(self) -> dict[int, Done]:
-        """What the records of all partitions must say, by start."""
+        """The expected records of all partitions, by start."""
         ends: dict[int, list[int]] = {}
         for number, (place, _) in enumerate(self._placed):
             ends.setdefault(place.start, [number, number])[1] = number

@@ -29,7 +29,7 @@ MAIN, OTHER = 0, 1
 _TIMEOUT_SECONDS = 60
 _TICK_SECONDS = 0.004
 _MOST_ERRORS = 10
-# What a publisher says when Redis lost rows that it had acknowledged; the next run starts from what is left.
+# A publisher's error when Redis lost rows that it had acknowledged; the next run starts from what is left.
 _AFTER_A_LOSS = ("was deleted while it was written", "would leave a gap")
 
 
@@ -48,9 +48,9 @@ class Stage:
         self._order = order
         self.streams = 0
         self.consumer: Consumer | None = None
-        """Whoever reads the stream of this round."""
+        """The consumer of this round's stream."""
         self.unexpected: list[str] = []
-        """What publishers of this round failed with, where they should have gone on."""
+        """Errors of this round's publishers that should have continued."""
         self._directory = directory
         self._dealt: list[Shape] = []
         self._rigs: dict[str, Rig] = {}
@@ -130,7 +130,7 @@ class Stage:
         self.proxy.drop()
 
     def busy(self, which: int) -> bool:
-        """Whether that publisher is at work."""
+        """Whether that publisher is busy."""
         return which in self._workers and self._workers[which].busy
 
     def publish(self, which: int = MAIN) -> None:
@@ -188,7 +188,7 @@ class Stage:
 
     @property
     def idle(self) -> bool:
-        """Whether no publisher is at work."""
+        """Whether no publisher is busy."""
         return not any(worker.busy for worker in self._workers.values())
 
     def nap(self, seconds: float) -> None:

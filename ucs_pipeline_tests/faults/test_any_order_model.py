@@ -1,4 +1,4 @@
-"""Any order of publishers, other producers and accidents on one stream: it has what the ledger says, each row once."""
+"""Any order of publishers, other producers and accidents on one stream: it has the ledger's rows, each once."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ WHOLE: Mapping[int, list[dict[bytes, bytes]]] = {
 
 
 class Writer:
-    """A publisher of one brick, which goes on from its own idea of what is there, which may be out of date."""
+    """A publisher of one brick, which continues from its own state, possibly an old one."""
 
     def __init__(self, stream: RedisStream, entries: Entries, brick: int) -> None:
         self.publisher = LedgerPublisher(FEED, stream)
@@ -114,7 +114,7 @@ def machine(server: RedisServer, entries: Entries) -> type[RuleBasedStateMachine
                 assert "do not belong together" in str(error)  # noqa: PT017 - of some that begin, not of all
 
         def step(self, writer: Writer | None, rows: int) -> None:
-            """One that has failed does not go on."""
+            """One that has failed does not continue."""
             if writer is None:
                 return
             try:

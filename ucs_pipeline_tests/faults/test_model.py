@@ -28,7 +28,7 @@ ALL = (EntryId(0, 0), EntryId(2**63, 0))
 
 
 def settle(wire: RawConnection, client: Any) -> None:
-    """Returns when Redis has done with all that was sent. In the midst of it nothing could be looked at twice."""
+    """Returns when Redis has done with all that was sent. Before that, two reads could differ."""
     name = f"settled-{next(_names)}"
     wire.send([command(b"CLIENT", b"SETNAME", name.encode())])
     while name not in {other["name"] for other in client.client_list()}:
@@ -36,7 +36,7 @@ def settle(wire: RawConnection, client: Any) -> None:
 
 
 class Writer:
-    """A publisher that goes on from its own idea of the top, which may be out of date."""
+    """A publisher that continues from its own last ID, possibly an old one."""
 
     def __init__(self, stream: OrderedStream, entries: Entries) -> None:
         self.publisher = Publisher(stream)

@@ -203,7 +203,7 @@ def test_definitions_hold_no_secret_but_in_the_feed_itself() -> None:
     )
     defs = build_defs(feed)
     specs = defs.resolve_all_asset_specs()
-    # What another process is told: of the feed itself, which is here too, the text only.
+    # What another process receives: only the text of the feed object.
     told = [
         (spec.key, spec.description, spec.deps, {name: _told(part) for name, part in spec.metadata.items()})
         for spec in specs

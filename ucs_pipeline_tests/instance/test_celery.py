@@ -23,7 +23,7 @@ from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.connections import open_source, open_stream
 
-# The daemon looks for new backfills, and for finished ones, every 30 seconds; a dead worker's lease lasts as long; and
+# The daemon polls for new backfills, and for finished ones, every 30 seconds; a dead worker's lease lasts as long; and
 # a dozen runs start, on a slow machine one after another.
 pytestmark = pytest.mark.timeout(900)
 PATIENCE_S = 400
@@ -110,7 +110,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, clickhouse_http: ClickHo
 
 
 def _interrupt_all(deployment: Deployment, found: Published) -> None:
-    """Kills a worker, kills the process of a run, freezes a worker; restarts the daemon; then sets things right."""
+    """Kills a worker and the process of a run, freezes a worker, restarts the daemon; then repairs the deployment."""
     pids: dict[str, int] = {}
 
     def all_stopped() -> bool:
@@ -129,7 +129,7 @@ def _interrupt_all(deployment: Deployment, found: Published) -> None:
     deployment.stop("daemon")
     deployment.start_daemon()
     deployment.start_worker("worker-anew")
-    # The frozen one wakes up when another publisher has gone on where it stood.
+    # The frozen one continues after another publisher has taken over its brick.
     before = found.top("frozen")
     wait_until(lambda: found.top("frozen") > before, lambda: deployment.log("daemon"), PATIENCE_S)
     deployment.signal(workers["frozen"], signal.SIGCONT)
@@ -178,7 +178,8 @@ def test_every_brick_is_recorded_although_its_publisher_was_interrupted(publishe
 def test_another_run_took_the_place_of_the_interrupted_one(published: Published, name: str) -> None:
     runs = [record.dagster_run for record in published.runs(name)]
     [victim] = [run for run in runs if run.run_id == published.victims[name]]
-    # A frozen one was called failed; awake again, it may find its bricks in the stream, and say that they are done.
+    # A frozen one was marked as failed; when it continues, it may find its bricks in the stream, and record them as
+    # done.
     assert victim.status is dg.DagsterRunStatus.FAILURE or name == "frozen"
     [again] = [run for run in runs if run.parent_run_id == victim.run_id]
     assert again.status is dg.DagsterRunStatus.SUCCESS
@@ -199,7 +200,7 @@ def test_the_queue_keeps_streams_to_one_writer_on_postgresql_too(published: Publ
     assert isinstance(published.instance.run_coordinator, StreamRunCoordinator)
     pools = {f"redis_stream_{name}" for name in NAMES}
     assert pools <= published.instance.event_log_storage.get_concurrency_keys()
-    # Beside the one that was frozen and woken, another run was at work.
+    # Another run was active at the same time as the frozen one.
     for name in ("killed", "crashed"):
         times = sorted((run.start_time or 0.0, run.end_time or 0.0) for run in published.runs(name))
         assert all(end <= start for (_, end), (start, _) in pairwise(times))

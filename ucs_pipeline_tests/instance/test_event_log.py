@@ -119,7 +119,7 @@ def test_either_log_opens_what_the_other_has_written_and_answers_alike(pooled: P
         assert {own.pop("class"), other.pop("class")} == {"PooledSqliteEventLogStorage", "SqliteEventLogStorage"}
         assert own == other
         assert len(own["partitions"]) == 30
-        _run(reader)  # goes on in the other's files
+        _run(reader)  # continues in the other's files
 
 
 def test_connections_are_kept_and_end_with_the_instance(pooled: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_killed_run_has_recorded_no_brick_it_had_not_moved_and_lacks_the_last_
         own = instance.get_records_for_run(killed.run_id, of_type=MATERIALIZED).records
         assert {record.partition_key for record in own} >= recorded
         assert len(instance.get_records_for_run(killed.run_id, of_type=PLANNED).records) == 2_000
-    _run(pooled)  # others go on
+    _run(pooled)  # others continue
 
 
 def test_events_that_could_not_be_written_in_time_are_written_with_the_next(pooled: Path) -> None:
@@ -327,7 +327,7 @@ def test_groups_are_written_while_events_come_and_by_nobody_once_they_do_not(poo
         added += 1
         time.sleep(0.001)
     assert len(groups) >= 3
-    # A thread that waited for ever would keep the process from ending.
+    # A thread that waits forever would keep the process from ending.
     for thread in threading.enumerate():
         if thread.name == "ucs-record":
             thread.join(30)

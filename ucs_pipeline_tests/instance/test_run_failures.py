@@ -17,14 +17,14 @@ from ucs_pipeline_tests.instance.test_postgres_event_log import _instance
 from ucs_pipeline_tests.servers.postgres_server import PostgresServer
 from ucs_pipeline_tests.support.home import make_home
 
-# Dagster's daemon says so as it looks for the first time.
+# Dagster's daemon logs this at its first poll.
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated")
 
 STARTED, FAILURE = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE
 
 
 class Daemon(EventLogConsumerDaemon):
-    """Dagster's own, which notes of which runs it hears instead of launching them again."""
+    """Dagster's own, which records the runs it is notified of instead of launching them again."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def test_a_daemon_that_looks_while_a_failure_is_written_down_hears_of_it_once_an
     instance.handle_new_event(_failure(second))
     daemon.look()
     daemon.look()
-    # Dagster's own log is the reason for all this: the day it says FAILURE here, it can go.
+    # Dagster's own log is the reason for all this: once it reports FAILURE here, this can be deleted.
     assert dict(daemon.heard) == {first: FAILURE, second: STARTED if kind == "stock" else FAILURE}
     assert len(daemon.heard) == 2
 

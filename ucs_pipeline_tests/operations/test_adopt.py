@@ -1,4 +1,4 @@
-"""Bricks that another program has published are taken over, and publishing goes on after them."""
+"""Bricks that another program has published are taken over, and publishing continues after them."""
 
 import os
 from collections.abc import Iterator
@@ -165,7 +165,7 @@ def test_launching_adopted_bricks_changes_nothing(instance: dg.DagsterInstance, 
         assert _publish(first, last, instance).success
         assert _events(instance) == before
         assert _stream(redis_server).state().top == (2, END)
-    # A range that begins with adopted bricks goes on to the others.
+    # A range that begins with adopted bricks continues to the others.
     assert _publish(0, 5, instance).success
     assert _ids(redis_server) == ["4-1", "4-2", "4-3"]
     assert _failed_checks(redis_server, instance) == []
@@ -255,7 +255,7 @@ def test_a_brick_that_was_published_before_its_stream_was_lost_can_be_adopted(
 ) -> None:
     assert _publish(0, 2, instance).success
     redis_server.client().flushall()
-    # Only the last one is recorded anew: it is the end of the adopted part now.
+    # Only the last one is recorded again: it is the end of the adopted part now.
     assert _adopt(2, redis_server, instance) == (1, 5_000, 2, (2, END))
     assert _publish(0, 5, instance).success
     assert _ids(redis_server) == ["4-1", "4-2", "4-3"]
@@ -265,7 +265,7 @@ def test_a_brick_that_was_published_before_its_stream_was_lost_can_be_adopted(
 def test_a_stream_in_use_is_refused(instance: dg.DagsterInstance, redis_server: RedisServer) -> None:
     client = redis_server.client()
     client.xadd("numbers", {"n": 1}, "0-7")
-    sentence = r"is in use: its last ID is 0-7, and it holds 1 entries.* Choose another `stream.name`"
+    sentence = r"is in use: its last ID is 0-7, and it holds 1 entry.* Choose another `stream.name`"
     with pytest.raises(StreamError, match=sentence):
         _adopt(2, redis_server, instance)
     client.xtrim("numbers", maxlen=0, approximate=False)
@@ -400,7 +400,7 @@ def test_a_person_may_say_how_many_rows_of_the_next_brick_were_handled(
     assert _take_over("0.0.0.0", redis_server, instance, rows=5_000).top == (OFFSET + 1, 5_000)
     redis_server.client().delete("numbers")
     assert _take_over("0.0.0.0", redis_server, instance, rows=0) == (1, 10_000, 0, (OFFSET, END))
-    # A new stream, beside which nothing can be compared.
+    # A new stream, which has nothing to compare.
     redis_server.client().delete("numbers")
     assert _take_over("0.0.0.0", redis_server, instance, FEED, rows=7).top == (1, 7)
     assert run_bricks(build_defs(FEED), "numbers", instance, 1, 1).success
@@ -459,8 +459,7 @@ def test_the_command_adopts_and_the_demo_publishes_the_rest(
     code, output = run_ucs("adopt", "flights", "0.0.0.29", home=home, **urls)
     assert code == 0, output
     assert (
-        f"recorded 30 bricks with 300,000 rows (0 were recorded before); stream 'flights' continues after 29-{END}"
-        in output
+        f"recorded 30 bricks with 300,000 rows (0 recorded before); stream 'flights' continues after 29-{END}" in output
     )
     code, output = run_ucs("demo", home=home, **urls)
     assert code == 0, output

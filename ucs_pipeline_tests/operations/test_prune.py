@@ -170,4 +170,4 @@ def test_the_command_says_what_it_did(tmp_path: Path, monkeypatch: pytest.Monkey
     done = CliRunner().invoke(ucs, ["prune", "--days", "7", "--dry-run"])
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("would delete 0 runs that ended before 20")
-    assert done.stdout.endswith(" UTC; kept 0 that record bricks or checks\n")
+    assert done.stdout.endswith(" UTC; kept 0 with records of bricks or checks\n")

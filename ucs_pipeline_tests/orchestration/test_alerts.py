@@ -128,7 +128,7 @@ def test_an_answer_in_drops_does_not_hold_a_post_up(monkeypatch: pytest.MonkeyPa
 
 
 class Daemon:
-    """Dagster's sensor daemon, one look at a time, half a minute apart."""
+    """Dagster's sensor daemon, one iteration at a time, half a minute apart."""
 
     def __init__(self, home: Path, instance: dg.DagsterInstance, workspace: Any) -> None:
         self.home = home
@@ -171,7 +171,7 @@ class Daemon:
 def daemon(
     tmp_path_factory: pytest.TempPathFactory, server: WebhookServer, redis_server: RedisServer
 ) -> Iterator[Daemon]:
-    """A daemon that has had its first look, with a table of a feed that works, and none of the other."""
+    """A daemon after its first iteration, with a table of a feed that works, and none of the other."""
     home = tmp_path_factory.mktemp("alerts")
     write_table(home, "numbers", {"n": pa.array(range(25_000), pa.int64())})
     (home / "feeds.py").write_text(FEEDS)
@@ -208,7 +208,7 @@ def test_a_failed_run_is_posted_when_the_webhook_takes_it(daemon: Daemon, webhoo
     assert webhook.taken == []
 
     daemon.look()
-    assert daemon.tick(RUNS).skip_reason == "skipped: 1 alerts sent. Next check in 30 s."
+    assert daemon.tick(RUNS).skip_reason == "skipped: 1 alert sent. Next check in 30 s."
     [message] = webhook.taken
     assert message["text"].startswith(f"feed 'nowhere', bricks 0.0.0.0...0.0.0.2: run {run_id} failed: feed 'nowhere'")
     assert (message["feed"], message["bricks"], message["run_id"]) == ("nowhere", "0.0.0.0...0.0.0.2", run_id)
@@ -228,7 +228,7 @@ def test_checks_that_do_not_pass_are_posted(daemon: Daemon, webhook: WebhookServ
     assert daemon.check().success
     daemon.look()
     assert daemon.tick(RUNS).skip_reason == "skipped: no run or check has failed. Next check in 30 s."
-    assert daemon.tick(CHECKS).skip_reason == "skipped: 1 alerts sent. Next check in 30 s."
+    assert daemon.tick(CHECKS).skip_reason == "skipped: 1 alert sent. Next check in 30 s."
     [message] = webhook.taken
     assert (message["feed"], message["bricks"], message["error"]) == ("numbers", None, None)
     assert "stream_not_behind" in message["failed_checks"]
@@ -252,7 +252,7 @@ def test_what_was_sent_before_the_webhook_failed_is_not_sent_again(daemon: Daemo
     daemon.look()
     said = daemon.tick(RUNS).skip_reason
     assert said is not None
-    assert said.startswith("skipped: 1 alerts sent, then: The webhook in")
+    assert said.startswith("skipped: 1 alert sent, then: The webhook in")
     daemon.look()
     assert [message["run_id"] for message in webhook.taken] == runs
 
@@ -279,7 +279,7 @@ def test_a_slow_webhook_holds_up_one_alert_and_not_a_tick(
         context = dg.build_sensor_context(daemon.instance, cursor=cursor, definitions=defs)
         tick = defs.resolve_sensor_def(RUNS).evaluate_tick(context)
         slow = "" if sent == 3 else "the webhook is slow. "
-        assert tick.skip_message == f"skipped: {slow}1 alerts sent. Next check in 30 s."
+        assert tick.skip_message == f"skipped: {slow}1 alert sent. Next check in 30 s."
         assert [message["run_id"] for message in webhook.taken] == runs[:sent]
         cursor = str(tick.cursor)
     daemon.look()

@@ -174,7 +174,7 @@ def test_a_stream_of_several_feeds_has_the_fields_of_all() -> None:
     one, other = _feed("one", columns={"a": "n"}, stream=shared), _feed("other", columns={"a": "n"}, stream=shared)
     lineage = _defined(build_defs(one, other), "redis", "shared")[LINEAGE]
     assert _origins(lineage) == {"a": ["one.a", "other.a"]}
-    # A part of them would look like all.
+    # A part of them would seem complete.
     unknown = _feed("unknown", stream=shared)
     assert LINEAGE not in _defined(build_defs(one, unknown), "redis", "shared")
 

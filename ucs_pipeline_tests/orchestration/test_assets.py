@@ -1,4 +1,4 @@
-"""A feed in Dagster: events, records, refusals, and what definitions look like."""
+"""A feed in Dagster: events, records, refusals, and definitions."""
 
 import json
 import os
@@ -288,7 +288,7 @@ def test_the_fields_of_an_entry_are_the_columns_of_the_asset() -> None:
 def test_a_feed_that_takes_every_column_says_so() -> None:
     asset = build_defs(_feed(constants={"c": "x"})).get_assets_def("numbers")
     key = dg.AssetKey("numbers")
-    assert "Every column of the table is a field of an entry, beside `c`: `x`." in asset.descriptions_by_key[key]
+    assert "Every column of the table is a field of an entry, next to `c`: `x`." in asset.descriptions_by_key[key]
     assert "dagster/column_schema" not in asset.metadata_by_key[key]
 
 
@@ -361,7 +361,7 @@ def test_a_killed_run_keeps_its_finished_bricks_and_the_next_run_completes_the_s
     client = redis_server.client()
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     with dg.DagsterInstance.get() as instance:
-        # Room for about half of the rows, so that the run cannot be done before it is killed.
+        # Capacity for about half of the rows, so that the run cannot be done before it is killed.
         client.config_set("maxmemory", client.info("memory")["used_memory"] + 12_000_000)
         try:
             process = python(RUN_IN_PROCESS, home, UCS_REDIS_URL=redis_server.url)
@@ -405,7 +405,7 @@ def test_a_chunk_that_starts_before_its_turn_waits_for_the_one_at_work(
         instance.report_run_canceled(first)
         assert second.result().success
     assert [event.partition for event in _events(instance)] == ["0.0.0.0", "0.0.0.1", "0.0.0.2"]
-    # With nobody at work before it, it is refused as ever.
+    # Without an earlier running run, it is refused as usual.
     redis_server.client().flushall()
     assert "would leave a gap" in _failure(run_bricks(defs, "numbers", instance, 2, 2, **backfill))
 

@@ -62,7 +62,7 @@ def published(instance: dg.DagsterInstance) -> dg.DagsterInstance:
 
 
 def _check(instance: dg.DagsterInstance, **more: Any) -> dict[str, dg.AssetCheckEvaluation]:
-    """One run of the job of the checks, and what each check said."""
+    """One run of the job of the checks, and each result."""
     job = build_defs(_feed(**more)).resolve_job_def("numbers_checks")
     result = job.execute_in_process(instance=instance)
     assert {event.step_key for event in result.all_node_events} == {"_numbers_checks"}
@@ -111,7 +111,7 @@ def test_a_check_shows_the_feed_at_a_glance(instance: dg.DagsterInstance, redis_
     assert [tuple(record.data.values()) for record in table.records] == [
         ("bricks", "2 of 6 done; next: 0.0.0.2"),
         ("rows", "20,000 recorded of 25,003 in the table: 5,003 behind"),
-        ("stream", "numbers: 20,000 of 10,000,000 entries (0.2%), top 1-10000"),
+        ("stream", "numbers: 20,000 of 10,000,000 entries (0.2%), last ID 1-10000"),
         ("consumer groups", "workers: 300 pending, 19,700 to come"),
     ]
 
@@ -409,7 +409,7 @@ def test_the_content_hash_is_the_sum_of_xxhash64_over_the_entries_in_the_stream(
     assert {ordinal: content.hash for ordinal, content in source.census().bricks.items()} == sums
 
 
-# Feeds at work
+# Feeds that publish during checks
 
 
 class _Disturbed(Source):

@@ -1,4 +1,4 @@
-"""What the checks say about given facts, for any feed, any accident and any moment of a stream's life."""
+"""The results of the checks for given facts, for any feed, accident and state of a stream."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def _hash(ordinal: int, rows: int) -> int:
 
 
 def _facts(rows: list[int], published: int, trimmed: int, done: set[int]) -> CheckInputs:
-    """A feed whose bricks have so many rows, of which so many in front are published and so many trimmed."""
+    """A feed whose bricks have these numbers of rows, with this many published and trimmed from the start."""
     feed = Feed(name="f", table="t", key="id", bricks={"class": "number", "last": len(rows) * 10_000 - 1})
     ids = [EntryId(ordinal, row) for ordinal, count in enumerate(rows) for row in range(1, count + 1)]
     held = ids[trimmed:published]
@@ -167,6 +167,17 @@ def test_what_has_no_brick_is_printed_without_one(capsys: pytest.CaptureFixture[
     assert "    compared: stream against table, expected: 10 entries, found: 11 entries\n" in shown
 
 
+def test_what_is_not_printed_is_counted_without_the_totals(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = _facts([5, 5], 10, 0, {0, 1})
+    state = State(True, EntryId(1, 900), 160, EntryId(0, 1))
+    strays = [(EntryId(1, row), {b"who": b"me"}) for row in range(100, 200)]
+    print_findings(findings(replace(facts, verdict=replace(facts.verdict, begin=state, end=state, strays=strays))))
+    shown = capsys.readouterr().out
+    assert shown.count("found: who=me\n") == 10
+    assert "    and 140 more\n    compared: stream against record," in shown
+    assert "    compared: stream against table, expected: 10 entries, found: 160 entries\n" in shown
+
+
 def test_entries_that_differ_or_are_missing_are_shown_and_all_of_them_counted() -> None:
     facts = _facts([5, 5], 10, 0, {0, 1})
     differences = [Difference(EntryId(1, 2), {b"a": b"1"}, {b"a": b"2"}), Difference(EntryId(1, 3), {b"a": b"1"}, None)]
@@ -176,8 +187,8 @@ def test_entries_that_differ_or_are_missing_are_shown_and_all_of_them_counted() 
         ("0.0.0.1", "entry 1-2 against table", "a=1", "a=2"),
         ("0.0.0.1", "entry 1-3 against table", "a=1", "not in the stream"),
     ]
-    assert finding.more == 5
-    assert "has 4 entries that differ from the table and 3 foreign entries, and lacks 3." in finding.sentence
+    assert finding.more == 5 + 3
+    assert "has 4 different entries and 3 foreign entries, and lacks 3." in finding.sentence
 
 
 @pytest.mark.parametrize("place", OUTSIDE)
@@ -188,13 +199,13 @@ def test_rows_outside_the_list_are_counted_by_place(place: str) -> None:
     ]
     assert finding.offenders == [(place, 3)]
     assert finding.figures[f"rows_{place}"] == 3
-    assert "rows that are not in a brick from 0.0.0.0 to 0.0.0.0" in finding.sentence
+    assert "rows not in a brick from 0.0.0.0 to 0.0.0.0" in finding.sentence
 
 
 def test_rows_in_no_brick_are_said_by_number_and_kind() -> None:
     facts = _facts([5], 5, 0, {0})
     for counts, sentence in (
-        ({"null": 5}, "table 't' has 5 rows that are not in a brick from 0.0.0.0 to 0.0.0.0 (5 with a NULL key). They"),
+        ({"null": 5}, "table 't' has 5 rows not in a brick from 0.0.0.0 to 0.0.0.0 (5 with a NULL key). They"),
         (
             {"null": 7, "negative": 20, "beyond": 1_050},
             "0.0.0.0 (7 with a NULL key, 20 negative, 1,050 beyond the last brick). They are not published.",
@@ -217,7 +228,7 @@ def test_times_before_1970_are_called_that() -> None:
     bricks = {"class": "time", "first": "1970-01-01", "last": "1970-01-01"}
     facts = replace(_facts([5], 5, 0, {0}), feed=Feed(name="feed", table="t", key="k", bricks=bricks))
     early = replace(facts, census=TableStats(facts.census.bricks, {**NOTHING_OUTSIDE, "negative": 2}))
-    assert "has 2 rows that are not in a brick" in _by_name(early)["no_unassigned_rows"].sentence
+    assert "has 2 rows not in a brick" in _by_name(early)["no_unassigned_rows"].sentence
 
 
 def test_a_feed_that_has_not_begun_passes() -> None:

@@ -82,7 +82,7 @@ class Run(threading.Thread):
         self.result: dg.ExecuteInProcessResult | None = None
 
     def tick(self) -> dg.RunRequest | str:
-        """One look of the sensor: the run that it asks for, or why it does not."""
+        """One tick of the sensor: the run that it requests, or why it does not."""
         repository = self._defs.get_repository_def()
         sensor = repository.get_sensor_def("live_sensor")
         data = evaluate_tick(
@@ -362,7 +362,7 @@ def test_ucs_publish_adds_what_is_there_and_does_not_stay(
     done = publish(_feed())
     assert (done.bricks, done.rows) == (2, 3)
     assert _ids(redis_server) == _entries(table.ids)
-    skipped = "feed 'live': skipped: brick 0.0.0.1 is not sealed, and all its 1 rows are in the stream."
+    skipped = "feed 'live': skipped: brick 0.0.0.1 is not sealed, and its only row is in the stream."
     assert publish(_feed()).reason == skipped
     table.add(12)
     assert publish(_feed()).rows == 1

@@ -1,4 +1,4 @@
-"""Which bricks go next by themselves, and what is said when none does."""
+"""Which bricks are launched next, and the reason if none is."""
 
 import time
 from dataclasses import replace
@@ -86,7 +86,7 @@ def _seen(feed: Feed, **more: Any) -> FeedSnapshot:
             {},
             {"full": "It holds 3 entries (max_len 3)."},
             100,
-            "skipped: stream 'numbers' is full. It holds 3 entries (max_len 3).",
+            "skipped: stream 'numbers' is full. It holds 3 entries (max_len 3). [UCS-STREAM-FULL]",
         ),
         ({"tail": "follow"}, {}, 100, Request(3, 6, open=True)),
         ({"tail": "follow"}, {}, 3, Request(3, 5)),
@@ -208,9 +208,9 @@ def test_what_fails_is_tried_again_with_growing_pauses_and_named() -> None:
             now, waited = now + 60, waited + 60
         pauses.append(waited / 60)
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
-    launched = "feed 'numbers': skipped: brick 0.0.0.3 was launched {} times without progress."
-    assert said[2] == f"{launched.format(3)} It is launched again in 240 s."
-    assert said[5].startswith(f"{launched.format(6)} Read the error of its last run. It is launched again in ")
+    launched = "feed 'numbers': skipped: brick 0.0.0.3 was launched {} without progress."
+    assert said[2] == f"{launched.format('3 times')} It is launched again in 240 s. [UCS-RUN]"
+    assert said[5].startswith(f"{launched.format('6 times')} Read the error of its last run. It is launched again in ")
     # Anything that is not as it was begins a new count.
     assert tries.launched(feed, request, EntryId(3, 17), now).tries == 1
     assert tries.launched(feed, Request(4, 5), top, now).tries == 1
@@ -312,7 +312,7 @@ class Cockpit:
 
     @property
     def done(self) -> int:
-        """How many bricks are green."""
+        """How many bricks are materialized."""
         return len(self.instance.get_materialized_partitions(dg.AssetKey(self.feed.name)))
 
 
@@ -449,7 +449,7 @@ def test_bricks_that_a_run_has_taken_are_not_asked_for_twice(instance: dg.Dagste
     skipped = "feed 'numbers': skipped: a run is already publishing brick 0.0.0.0."
     assert cockpit.tick() == f"{skipped} Next check in 30 s."
     instance.report_run_failed(run)
-    assert "was launched 1 times without progress. It is launched again in " in cockpit.tick()
+    assert "was launched 1 time without progress. It is launched again in " in cockpit.tick()
 
 
 def test_a_full_stream_is_not_launched_into(

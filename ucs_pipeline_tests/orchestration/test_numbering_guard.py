@@ -1,4 +1,4 @@
-"""A feed that has published and is given other bricks: refused where they number its rows anew, and only there."""
+"""A feed that has published and is given other bricks: refused exactly if they number its rows in another way."""
 
 import importlib.resources
 import zoneinfo
@@ -84,7 +84,7 @@ def test_bricks_that_number_rows_anew_are_refused(
     instance: dg.DagsterInstance, stream: OrderedStream, before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     _record(instance, _feed(before), 3)
-    # Somebody's click in the UI says nothing of bounds.
+    # A report by hand in the UI has no bounds.
     for _ in range(25):
         instance.report_runless_asset_event(dg.AssetMaterialization("rows", partition="0.0.0.0"))
     with pytest.raises(StreamError, match="cannot be renumbered"):

@@ -435,7 +435,7 @@ def test_commands_take_the_whole_feed_or_one_shard(
         return done.output
 
     adopted = said("adopt", "rows", "0.0.0.0")
-    assert "recorded 1 bricks with 90 rows (0 were recorded before); stream 'rows.0' continues after 0-" in adopted
+    assert "recorded 1 brick with 90 rows (0 recorded before); stream 'rows.0' continues after 0-" in adopted
     assert "rows.1" not in adopted
     redis_server.client().flushall()
     for part in streams_of(_feed(shards=2)):

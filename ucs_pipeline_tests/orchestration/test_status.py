@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -127,6 +128,18 @@ def test_feeds_come_in_order_and_one_broken_stream_hides_no_other(
     assert "1 of 6 done" in printed
     assert "next: 0.0.0.1" in printed
     assert "last ID: 0-10000" in printed
+
+
+def test_a_long_error_makes_lines_of_a_page_and_loses_no_word(
+    instance: dg.DagsterInstance, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = f"Redis cannot be reached: {' '.join(f'word{n}' for n in range(60))} {'x' * 200}"
+    print_statuses([replace(_status(instance), redis=None, problem=problem)])
+    printed = capsys.readouterr().out
+    assert {len(line) for line in printed.splitlines()} == {120}
+    assert "0 of 6 done" in printed
+    assert printed.count("x") >= 200
+    assert all(f"word{n}" in printed for n in range(60))
 
 
 def test_the_command_prints_a_table_and_json(tmp_path: Path, redis_server: RedisServer) -> None:

@@ -154,7 +154,7 @@ def test_the_kit_s_example_passes_in_the_project(company: Company) -> None:
 
 
 def test_every_way_to_publish_leaves_each_stream_equal_to_its_table(company: Company) -> None:
-    assert "recorded 1 bricks" in company.succeed("ucs", "adopt", "returns", "0.0.0.0")
+    assert "recorded 1 brick with " in company.succeed("ucs", "adopt", "returns", "0.0.0.0")
     with company.dagster_dev() as dev:
         _switch_on(dev, "startSchedule", scheduleName="returns_schedule")
         # The table, its feed and what is behind it, as they are launched together from the asset graph.
@@ -165,7 +165,7 @@ def test_every_way_to_publish_leaves_each_stream_equal_to_its_table(company: Com
         _switch_on(dev, "startSensor", sensorName="returns_sensor")
         _wait_until(lambda: "0.0.0.4" in _bricks(dev, "returns"))
         _ended(dev, [whole, *twice])
-    # Of the last bricks no later row says that they are complete.
+    # No later row proves that the last bricks are complete.
     assert "published 2 bricks" in company.succeed("ucs", "publish", "shipments", "0.0.0.4...0.0.0.5")
     assert "published 1 brick" in company.succeed("ucs", "-m", "my_company.definitions", "publish", "returns", "5")
     for where in ([], ["-m", "my_company.definitions"]):

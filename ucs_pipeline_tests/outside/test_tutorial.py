@@ -29,7 +29,7 @@ def test_every_command_of_the_tutorial_prints_what_the_page_shows(tmp_path: Path
     try:
         for differs, kind, text in _BLOCK.findall(steps):
             if kind == "bash":
-                # Exit codes are not looked at: that of the worker that is killed is its shell's.
+                # Exit codes are ignored: that of the killed worker is its shell's.
                 done = subprocess.run(
                     ["bash", "-c", text], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
                 )

@@ -68,7 +68,7 @@ def test_options_and_files_name_a_code_location_as_for_dagster(place: Path) -> N
     (place / "workspace.yaml").write_text("load_from: [{python_file: here.py}, {python_module: company.definitions}]")
     assert right() == "by_file, by_module"
     assert right("-w", "workspace.yaml") == "by_file, by_module"
-    # Dagster looks into pyproject.toml first.
+    # Dagster reads pyproject.toml first.
     (place / "pyproject.toml").write_text('[tool.dagster]\nmodule_name = "company.definitions"\n')
     assert right() == "by_module"
     (place / "pyproject.toml").write_text('[tool.dg.project]\nroot_module = "company"\n')

@@ -71,6 +71,7 @@ def test_bricks_are_named_as_in_the_ui_or_by_their_numbers(
     for first, last, bricks, rows in (("0.0.0.0", None, 1, 10_000), (1, 2, 2, 15_000), ("0.0.0.0", "2", 3, 0)):
         done = publish(_feed(max_bricks_per_run=2), first, last)
         assert (done.bricks, done.rows, done.reason) == (bricks, rows, None)
+        assert done.in_stream == (0 if rows else bricks)
     # A range is cut into runs, as a backfill is.
     assert _bricks(instance)[2:] == ["0.0.0.0...0.0.0.1", "0.0.0.2...0.0.0.2"]
     assert _ids(redis_server) == list(range(ROWS))
@@ -214,7 +215,8 @@ def test_command_and_sensor_never_disagree(instance: dg.DagsterInstance, setting
         }.items()
     if reason:
         skipped = reason if done else without_code(reason).replace("stream", "skipped: stream", 1)
-        assert tick().skip_message == f"{skipped} Next check in 30 s."
+        code = "" if done else " [UCS-STREAM-FULL]"
+        assert tick().skip_message == f"{skipped} Next check in 30 s.{code}"
 
 
 def test_a_launch_makes_one_backfill_of_what_comes_next(instance: dg.DagsterInstance) -> None:

@@ -1,4 +1,4 @@
-"""Resources that are wrong, or of which only some are set up: each is named."""
+"""Resources that are invalid or not set up: each is named."""
 
 from collections.abc import Sequence
 from pathlib import Path

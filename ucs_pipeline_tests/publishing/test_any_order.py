@@ -1,4 +1,4 @@
-"""The any-order feed on a real Redis and ClickHouse's own engine: each row once, whoever writes, whatever happens."""
+"""The any-order feed on a real Redis and ClickHouse's own engine: each row once, after any fault."""
 
 import io
 import itertools
@@ -20,7 +20,7 @@ from ucs_pipeline.entries.encode import Entries, UnnumberedEntries, encode
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.errors import StreamError, StreamFullError, StreamUnavailableError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.feed.redis_keys import beside, has_neighbours
+from ucs_pipeline.feed.redis_keys import companion_key, has_neighbours
 from ucs_pipeline.publishing.any_order.publisher import LedgerPublisher, MovedError, PartitionBatch
 from ucs_pipeline.publishing.backpressure import trim_acknowledged
 from ucs_pipeline.publishing.brick_results import BrickReport, ConfirmedBatch
@@ -640,7 +640,7 @@ def test_two_replays_asked_for_at_once_make_two_whole_ones(
 def test_a_replay_that_is_launched_again_after_another_one_is_done_once(stream: RedisStream) -> None:
     table = numbers(ROWS)
     _publish(table, stream)
-    # Broken off after the first brick, another replay of all, and the first one once more.
+    # Interrupted after the first brick, another replay of all, and the first one once more.
     _publish(table, stream, [0], request="a")
     _publish(table, stream, request="b")
     for _ in range(2):
@@ -826,15 +826,15 @@ def test_entries_of_a_stream_that_others_write_to_are_not_taken_for_the_feeds(st
     for _ in range(2):
         with pytest.raises(
             StreamError,
-            match=r"feed 'feed': the entries of stream 'feed' do not name their feed, and 5,001 were added, of which "
-            r"5,000 are this feed's by its ledger\. Read brick by brick with `ucs read feed BRICK`, or use a consumer",
+            match=r"feed 'feed': the entries of stream 'feed' do not name their feed, and 5,001 entries came, "
+            r"5,000 from this feed by its ledger\. Read brick by brick with `ucs read feed BRICK`, or use a consumer",
         ):
             reader.take(10_000)
     stream.client.delete("feed")
     assert list(read_entries(_feed(table), client=stream.client)) == []
     stream.client.delete(LEDGER)
     stream.client.xadd("feed", {"who": "somebody else"})
-    with pytest.raises(StreamError, match=r"1 were added, of which 0 are this feed's by its ledger"):
+    with pytest.raises(StreamError, match=r"1 entry came, 0 from this feed by its ledger"):
         list(read_entries(_feed(table), client=stream.client))
     stream.client.set("feed", "text")
     with pytest.raises(StreamError, match="holds another type"):
@@ -939,7 +939,7 @@ def test_a_right_that_is_missing_is_said_before_any_row_moves(guarded: RedisServ
     [("flights", "{flights}:x"), ("a{b}c", "a{b}c:x"), ("{x", "{{x}:x")],
 )
 def test_keys_beside_a_stream_are_in_its_slot(name: str, key: str) -> None:
-    assert beside(name, "x") == key
+    assert companion_key(name, "x") == key
     assert has_neighbours(name)
 
 
@@ -956,4 +956,4 @@ def _slots(*names: str) -> Iterator[int]:
 
 @pytest.mark.parametrize("name", ["flights", "a{b}c", "{x", "{a}{b}"])
 def test_a_cluster_agrees(name: str) -> None:
-    assert len(set(_slots(name, beside(name, "ledger:f"), beside(name, "writer:aside")))) == 1
+    assert len(set(_slots(name, companion_key(name, "ledger:f"), companion_key(name, "writer:aside")))) == 1

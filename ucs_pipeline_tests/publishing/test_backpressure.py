@@ -225,7 +225,7 @@ def test_what_counts_as_acknowledged(stream_of_any_age: OrderedStream) -> None:
     client: Any = stream.client
     for row in range(1, 21):
         client.xadd("feed", {"n": row}, id=f"0-{row}")
-    assert _left(stream) == (1, 20)  # no group: nobody said what is needed
+    assert _left(stream) == (1, 20)  # no group: unknown what is needed
     client.xgroup_create("feed", "a", id="0")
     assert _left(stream) == (1, 20)  # nothing delivered yet
     client.xreadgroup("a", "one", {"feed": ">"}, count=5)
@@ -245,7 +245,7 @@ def test_what_counts_as_acknowledged(stream_of_any_age: OrderedStream) -> None:
     client.xack("feed", "b", "0-13", *(f"0-{row}" for row in range(15, 21)))
     assert _left(stream) == (14, 7)
     client.xgroup_setid("feed", "b", "0-9")
-    assert _left(stream) == (14, 7)  # reads again from 10 on, of which 14 is the first still there
+    assert _left(stream) == (14, 7)  # reads again from 10 on, where 14 is the first still there
     client.xgroup_setid("feed", "b", "0-20")
     client.xgroup_create("feed", "c", id="$")
     client.xack("feed", "b", "0-14")
@@ -355,7 +355,7 @@ def test_a_brick_counts_as_done_only_when_enough_replicas_have_it(
         going = _move(table, stream, more, told.append, tuple(records[:4]), min_replicas=1, timeout_s=1)
         # What was recorded counts as it is; the brick that has grown since, and those after it, do not.
         assert [next(going).ordinal for _ in range(4)] == [0, 1, 2, 3]
-        with pytest.raises(StreamUnavailableError, match=r"0 replicas have confirmed .* expected 1 \(min_replicas\)"):
+        with pytest.raises(StreamUnavailableError, match=r"0 replicas confirmed .* expected 1 \(min_replicas\)"):
             next(going)
     finally:
         os.kill(replica.pid, signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""A run that finds no row in a table that has some says so, and what is likely to be wrong."""
+"""A run without rows from a table that has some warns, with the likely error."""
 
 import pytest
 

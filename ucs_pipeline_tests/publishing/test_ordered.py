@@ -1,4 +1,4 @@
-"""The guarantee, on a real Redis and ClickHouse's own engine: once, in order, no holes, nothing lost."""
+"""The guarantee, on a real Redis and ClickHouse's own engine: once, in order, no gaps, nothing lost."""
 
 import itertools
 import os

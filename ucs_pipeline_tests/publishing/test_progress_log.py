@@ -1,4 +1,4 @@
-"""What a run says while it works."""
+"""The progress lines of a run."""
 
 from pathlib import Path
 from typing import Any

@@ -208,7 +208,7 @@ def test_a_full_redis_that_a_worker_empties_loses_nothing(tmp_path: Path) -> Non
             reader.xtrim("feed", minid=str(read[-1]), approximate=False)
 
         rows = 80_000
-        # The worker only begins when the publisher says that it cannot go on.
+        # The worker begins only when the publisher logs that it waits.
         reports = list(_move(numbers(rows), OrderedStream("feed", server.client()), rows - 1, log=work))
         assert 0 < len(read) < rows
         work()

@@ -122,7 +122,7 @@ def test_the_command_shows_the_first_rows(flights: Path, redis_server: RedisServ
     assert ["entry_id", "id", "note"] in lines
     assert ["7-2", "70002", "\\xff,", '"x"'] in lines
     assert ["7-4", "70004"] in lines
-    assert "3 of 4 rows; the 1 before them were trimmed" in output
+    assert "3 of 4 rows; 1 row before them trimmed" in output
     code, output = run_ucs("read", "flights", "0.0.0.7", home=flights, UCS_REDIS_URL=redis_server.url)
     assert ["7-5", "70005", "NULL"] in [line.split() for line in output.splitlines()]
     assert "4 of 4 rows" in output
@@ -132,7 +132,7 @@ def test_the_command_shows_the_first_rows(flights: Path, redis_server: RedisServ
     ("first", "said"),
     [
         ("0-1", "2 of 2 rows"),
-        ("0-3", "2 of 2 rows; the 2 before them were trimmed"),
+        ("0-3", "2 of 2 rows; 2 rows before them trimmed"),
         ("5-1", "2 of 2 rows; those before entry 5-1 were trimmed, if its bricks before that one had any"),
         ("5-3", "2 of 2 rows; all before entry 5-3 were trimmed"),
     ],

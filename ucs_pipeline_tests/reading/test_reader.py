@@ -93,7 +93,7 @@ def test_a_brick_is_over_when_its_shard_is_beyond_it_or_says_so(redis_server: Re
     assert [str(entry.id) for entry in reader.take(10)] == ["0-1"]
     publishers.publish(0, 1)
     assert [str(entry.id) for entry in reader.take(10)] == ["0-2"]
-    # Brick 0 may still grow until shard 0 is beyond it: here it says that brick 2, which is empty, is over as well.
+    # Brick 0 may still grow until shard 0 is beyond it: here its state marks brick 2, which is empty, as complete too.
     assert reader.take(10) == []
     publishers.note(0)
     assert [str(entry.id) for entry in reader.take(10)] == ["1-1", "1-2", "3-1", "3-2"]

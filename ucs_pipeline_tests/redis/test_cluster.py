@@ -138,7 +138,7 @@ def test_a_stream_whose_node_dies_while_it_is_published_is_the_table(cluster: Re
 
 
 def test_a_stream_whose_node_hands_over_while_it_is_published_is_the_table(cluster: RedisCluster) -> None:
-    # An orderly failover: the node that had the stream lives on as a replica, and says where it is now.
+    # An orderly failover: the node that had the stream becomes a replica, and redirects to the new master.
     replica = cluster.replica.client()
 
     def hand_over(*_: object) -> None:

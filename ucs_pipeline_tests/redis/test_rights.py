@@ -40,7 +40,7 @@ PAGE = (PROJECT / "docs" / "how-to" / "connect.md").read_text()
 RULES = {line.split()[2]: line for line in _RULES.splitlines()}
 """The commands of the page, by user."""
 OPTIONAL = {"+client|reply", "+info"}
-"""Without these, says the page, publishing is slower, or less careful."""
+"""Without these, publishing is slower, or less careful, by the page."""
 
 AFTERWARDS = {"+xrange", "+xrevrange", "+xinfo|groups"}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -56,7 +56,7 @@ def _rights(user: str) -> list[str]:
 
 
 def _more(setting: str) -> list[str]:
-    """What the page says a setting needs beside."""
+    """Further rights that a setting needs, by the page."""
     [rights] = re.findall(rf"^\| `?{setting}`? \| `(.*?)` \|$", PAGE, re.MULTILINE)
     return str(rights).replace("\\|", "|").split()
 
@@ -151,21 +151,21 @@ def test_a_whole_feed_does_with_the_rights_of_the_page(
     _all_is_well(feed, instance)
     become("watcher")
     _all_is_well(feed, instance)
-    with pytest.raises(StreamError, match=r"may not run EXISTS: grant it \+exists; docs/how-to/connect\.md"):
+    with pytest.raises(StreamError, match=r"may not run EXISTS\. Grant \+exists to the user: docs/how-to/connect\.md"):
         Publisher(open_stream(feed, connect_redis("flights")))
 
 
 def test_adopting_does_with_the_rights_of_the_page(
     guarded: RedisServer, become: Callable[..., str], instance: dg.DagsterInstance
 ) -> None:
-    # Going on on an old program's stream takes a look at its entries, and into half a brick a longer one.
+    # Continuing a previous writer's stream reads its entries, and more of them for an incomplete brick.
     with guarded.client().pipeline(transaction=False) as pipe:
         for n in range(20_001):
             pipe.xadd("flights", {"id": n}, id=f"500-{n + 1}")
         pipe.execute()
     feed = _flights(stream={"id_offset": 1_000})
-    # What Redis has against the other two is hidden by what redis-py does next.
-    # The entries are looked at before anything is recorded, and not again after it.
+    # What Redis has against the other two is hidden by what redis-py does next. The entries are read before anything is
+    # recorded, and not again after it.
     for right in sorted({*_rights("adopter")} - {"+multi", "+unwatch"}, key="+xrevrange".__ne__):
         become("adopter", without=right)
         stream = open_stream(feed, connect_redis("flights"))
@@ -185,15 +185,15 @@ def table() -> Table:
 
 @pytest.fixture(scope="module")
 def memory() -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance that recorded nothing, for what only looks at Redis."""
+    """A Dagster instance without records, for tests that only read Redis."""
     with dg.DagsterInstance.ephemeral() as found:
         yield found
 
 
 def _grant(right: str) -> str:
-    """What the error says that names a right; Redis 6 names no subcommand."""
+    """The right in an error's text; Redis 6 names no subcommand."""
     command, _, more = right.partition("|")
-    return rf"grant it {re.escape(command)}(\|{more})?; docs/how-to/connect\.md"
+    return rf"Grant {re.escape(command)}(\|{more})? to the user: docs/how-to/connect\.md"
 
 
 def _feed(table: Table, **settings: Any) -> Feed:
@@ -208,7 +208,7 @@ def _look(feed: Feed, instance: dg.DagsterInstance) -> None:
 
 
 def _publish(table: Table, instance: dg.DagsterInstance, **settings: Any) -> None:
-    """Publishes a table, compares it with what is there, and looks at the feed's status."""
+    """Publishes a table, compares it with the stream, and reads the feed's status."""
     feed = _feed(table, **settings)
     stream = open_stream(feed, connect_redis("flights"))
     for _ in range(2):
@@ -252,7 +252,7 @@ def test_a_publisher_needs_each_of_its_keys(
     assert len(keys) == 3
     for key in keys:
         become("publisher", without=key)
-        with pytest.raises(StreamError, match=r"may not do this: grant it the keys.*docs/how-to/connect\.md"):
+        with pytest.raises(StreamError, match=r"lacks a right to the key.*Grant both.*docs/how-to/connect\.md"):
             _publish(table, memory)
     assert guarded.client().keys("*") in ([], [b"{flights}:writer"])
 
@@ -286,7 +286,7 @@ def test_what_settings_need_is_what_the_page_says(
     client = guarded.client()
     for setting, settings in SETTINGS.items():
         rights = _more(setting)
-        # What a replica confirms is tested beside the rest of it.
+        # Confirmation by replicas is tested with the other replica tests.
         for left_out in (*rights, *(() if setting == "stream.min_replicas" else ("",))):
             client.flushall()
             client.xgroup_create("flights", "workers", id=f"{2**63}-0", mkstream=True)

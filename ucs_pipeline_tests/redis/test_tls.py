@@ -38,7 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tls(files: Path) -> dict[str, str | int]:
-    """What a server is told of its certificates; it asks for those of its clients, and nothing can be done about it."""
+    """A server's options for its certificates; it also requires those of its clients."""
     names = {"tls-cert-file": "server.crt", "tls-key-file": "server.key", "tls-ca-cert-file": "own.pem"}
     return {option: str(files / name) for option, name in names.items()}
 
@@ -116,7 +116,7 @@ def test_a_certificate_that_does_not_do_is_named(
 def test_a_missing_or_strange_client_certificate_is_named(
     files: Path, port: int, monkeypatch: pytest.MonkeyPatch, client: str | None
 ) -> None:
-    # Redis says so after the handshake, which may be lost where it closes the connection first.
+    # Redis reports this after the handshake. The report may be lost when it closes the connection.
     monkeypatch.setenv("UCS_REDIS_URL", f"rediss://127.0.0.1:{port}/0?{_options(files, client=client)}")
     for action in (
         lambda: OrderedStream("feed", connect_redis("feed")).state(),

@@ -1,4 +1,4 @@
-"""What `UCS_REDIS_URL` may say."""
+"""Valid and invalid values of `UCS_REDIS_URL`."""
 
 import pytest
 

@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         streaming = False
         try:
             self._check_login(arguments)
-            # ClickHouse frees the session before the last bytes of the answer, so that the client may go on at once.
+            # ClickHouse frees the session before the last bytes of the answer, so that the client may continue at once.
             with (
                 self.server.locked_session(arguments.get("session_id", "")),
                 self.server.engine.session(arguments.get("database", ""), settings, self.command == "GET") as engine,

@@ -92,7 +92,7 @@ class Deployment(Started):
         return launch(f"http://127.0.0.1:{self._ports['webserver'].number}", feed, partitions)
 
     def log(self, name: str) -> str:
-        """The end of what a process has said."""
+        """The end of a process's output."""
         return (self.home / f"{name}.log").read_text(errors="replace")[-4000:]
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ def pid_of(instance: dg.DagsterInstance, run_id: str) -> int | None:
 
 
 def wait_until(condition: Callable[[], object], say: Callable[[], str], seconds: float, pause: float = 0.2) -> None:
-    """Waits until something is true; fails with what `say` says if it does not come true in time."""
+    """Waits until something is true; fails with the text of `say` if it does not come true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, say()

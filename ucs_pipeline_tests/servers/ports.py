@@ -6,7 +6,7 @@ from ucs_pipeline_tests.servers.lifetime import Closed
 
 
 class HeldPort(Closed):
-    """A port that the kernel gives nobody until it is closed; a server that is told its number may listen at it.
+    """A port that the kernel assigns to no other process until it is closed; a server may listen at it by number.
 
     It is bound, and nobody listens: Linux lets a server bind it too where both set SO_REUSEADDR, as servers do.
     """

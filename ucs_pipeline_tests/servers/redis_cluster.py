@@ -49,7 +49,7 @@ class _Servers(Started):
         return server.start()
 
     def _port(self) -> int:
-        """A port for one of the servers, beside the one that it finds itself."""
+        """A second port for one of the servers."""
         self._ports.append(HeldPort())
         return self._ports[-1].number
 
@@ -121,13 +121,13 @@ class RedisCluster(_Servers):
             return found.decode()
 
     def begin_move(self, target: RedisServer) -> None:
-        """Says that the key's slot is about to move; keys of it that are not there are asked of the other node."""
+        """Begins to move the key's slot; requests for missing keys are redirected to the other node."""
         slot = key_slot(self.key.encode())
         target.client().execute_command("CLUSTER SETSLOT", slot, "IMPORTING", self.node_id(self.owner))
         self.owner.client().execute_command("CLUSTER SETSLOT", slot, "MIGRATING", self.node_id(target))
 
     def end_move(self, target: RedisServer) -> None:
-        """Moves what the slot holds, as `redis-cli --cluster reshard` does, and says who has it now."""
+        """Moves what the slot holds, as `redis-cli --cluster reshard` does, and sets its new owner."""
         slot, source = key_slot(self.key.encode()), self.owner.client()
         for key in source.cluster("getkeysinslot", slot, 100):
             source.migrate("127.0.0.1", target.port, key, 0, 20_000)

@@ -133,7 +133,7 @@ class RedisServer(Started):
             self._process = None
 
     def stop(self) -> None:
-        """Ends the server as an operator would: it saves what its options say."""
+        """Ends the server as an operator would: it saves according to its options."""
         if self._process is not None:
             self._process.terminate()
             try:

@@ -1,4 +1,4 @@
-"""A webhook: a small HTTP server that keeps what is posted to it, and answers as it is told."""
+"""A webhook: a small HTTP server that keeps what is posted to it, with configurable answers."""
 
 import json
 import socket
@@ -75,4 +75,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""

@@ -78,7 +78,7 @@ def test_what_workers_delete_is_not_lost_and_does_not_stop_the_publisher(
         verdict = _verify(table, stream)
         assert _counts(verdict) == (ROWS - 6, 0, 6, 0)
         assert verdict.agrees
-        # Without records, all that is there is compared, brick by brick. Before Redis 7 nothing tells that the last
+        # Without records, all that is there is compared, brick by brick. Before Redis 7 nothing shows that the last
         # rows of a brick were deleted.
         if stream.state().deleted is not None:
             assert _publish(table, stream) == [0, 0, 0]

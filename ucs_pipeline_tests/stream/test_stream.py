@@ -1,4 +1,4 @@
-"""The ordered stream in Redis: its publisher, gate and fence, and what Redis' refusals are called."""
+"""The ordered stream in Redis: its publisher, guard and fencing token, and the errors for Redis' refusals."""
 
 import threading
 import time
@@ -90,7 +90,7 @@ def test_a_publisher_that_was_replaced_cannot_add_anything(stream: OrderedStream
 def test_a_stream_that_a_worker_makes_again_while_it_is_written_stays_empty(
     stream: OrderedStream, entries: Entries
 ) -> None:
-    # What most workers do when their group is gone. Without a gate the rows would go on in the middle of the table.
+    # What most workers do when their group is gone. Without a guard the rows would continue in the middle of the table.
     def transactions() -> Iterator[Batch | None]:
         first, *rest = cut(entries, 0, ROWS)
         yield first
@@ -134,7 +134,7 @@ def test_a_transaction_sent_behind_a_refused_one_is_refused_too(stream: OrderedS
     finally:
         client.config_set("maxmemory", 0)
     with Publisher(stream) as publisher:
-        # Sent once more, to be told why, the refused one was accepted.
+        # Sent again, to get the reason, the refused one was accepted.
         assert publisher.state[:4] == (True, EntryId(0, 2_048), 2_048, EntryId(0, 1))
     assert stream.entries(*ALL) == expected(2_048)
 
@@ -232,7 +232,8 @@ def test_a_key_where_the_stream_is_moved_aside_to_does_not_take_its_place(
 def test_a_question_that_redis_does_not_answer_is_no_answer_to_the_next(
     stream: OrderedStream, entries: Entries
 ) -> None:
-    # While somebody's script runs too long, Redis refuses all, also to speak, and the refusal is not heard.
+    # While another client's script runs too long, Redis refuses everything, also CLIENT REPLY ON, so no refusal is
+    # sent.
     first, second = cut(entries, 0, 2_000)
     with Publisher(stream) as publisher:
         gate, wire = publisher._guard, publisher._wire
@@ -255,7 +256,7 @@ def test_a_text_that_took_the_stream_s_place_is_kept(stream: OrderedStream, entr
 
 
 def test_a_refused_publisher_does_not_disturb_a_worker_that_waits(stream: OrderedStream, entries: Entries) -> None:
-    # The gate moves the stream aside and back; a blocked XREADGROUP is not to hear of it.
+    # The guard renames the stream and renames it back; a blocked XREADGROUP must not notice.
     client: Any = stream.client
     got: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""Dagster's own UI over a project home in a temporary directory, and a Chromium to look at it with."""
+"""Dagster's own UI over a project home in a temporary directory, and a Chromium to drive it."""
 
 import json
 import os
@@ -99,7 +99,7 @@ class DagsterDev(Started):
         raise RuntimeError(f"dagster dev did not start:\n{self.log()}")
 
     def ask(self, query: str, **variables: object) -> Mapping[str, Any]:
-        """What the UI would be told: the data of a GraphQL query."""
+        """The data of a GraphQL query, as the UI would receive it."""
         return ask(self.url, query, **variables)
 
     def launch(self, feed: str, partitions: Sequence[str]) -> str:
@@ -115,7 +115,7 @@ class DagsterDev(Started):
         assert started["startSensor"]["__typename"] == "Sensor", started
 
     def log(self) -> str:
-        """The end of what the servers have said."""
+        """The end of the servers' output."""
         return self._log.read_text(errors="replace")[-4000:] if self._log.exists() else ""
 
     def close(self) -> None:

@@ -91,7 +91,7 @@ def launch(feed: Feed, *bricks: Any, **more: Any) -> Launched:
 
 
 def evaluate_tick(automation: Any, context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext) -> Any:
-    """What a sensor or a schedule does. Its resources are closed before the instance that their end is told to."""
+    """What a sensor or a schedule does. Its resources are closed before the instance."""
     with context:
         return automation.evaluate_tick(context)
 

@@ -60,7 +60,7 @@ def numbers(rows: int, step: int = 1) -> Table:
 
 
 def expected(rows: int, step: int = 1) -> list[tuple[EntryId, dict[bytes, bytes]]]:
-    """What a stream of `numbers` holds, worked out in Python."""
+    """The expected stream of `numbers`, calculated in Python."""
     found = []
     brick, row = -1, 0
     for number in range(rows):

@@ -20,7 +20,7 @@ from ucs_pipeline_tests.support.cockpit import Cockpit
 from ucs_pipeline_tests.support.connections import build_defs
 from ucs_pipeline_tests.support.home import python, run_bricks
 
-# The daemon looks for new backfills, and for finished ones, every 30 seconds.
+# The daemon polls for new backfills, and for finished ones, every 30 seconds.
 pytestmark = pytest.mark.timeout(900)
 
 BRICKS = get_brick_list("0.0.0.0", "0.0.0.11")
@@ -56,7 +56,7 @@ def feed(name: str, table: str = "bricks") -> Feed:
 
 
 class Launched(NamedTuple):
-    """The cockpit after every backfill has ended."""
+    """The UI after every backfill has ended."""
 
     instance: dg.DagsterInstance
     client: Any
@@ -75,7 +75,7 @@ class Launched(NamedTuple):
         return [record.dagster_run for record in found if record.dagster_run.tags.get("dagster/backfill") in ids]
 
     def done(self, name: str) -> set[str]:
-        """Bricks that are green."""
+        """Bricks that are materialized."""
         return self.instance.get_materialized_partitions(dg.AssetKey(name))
 
     def sentence(self, run: dg.DagsterRun) -> str:

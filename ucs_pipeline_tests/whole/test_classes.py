@@ -1,4 +1,4 @@
-"""Feeds of time and text bricks from table to stream, and feeds that go on on an old program's stream."""
+"""Feeds of time and text bricks from table to stream, and feeds that continue a previous writer's stream."""
 
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -211,7 +211,7 @@ def test_text_bricks_come_in_the_order_of_bricks_and_then_of_keys(
     assert last.metadata["bounds"].value == "2.0.2.9 <= digits of md5 <= 2.0.2.9 (base 10, digit sum)"
 
 
-# Going on on a stream that an old program has written
+# Continuing a previous writer's stream
 
 OLD = 5
 OFFSET = 10**13
@@ -224,7 +224,7 @@ def _numbers(**stream: Any) -> Feed:
 
 @pytest.fixture
 def old(redis_server: RedisServer) -> list[bytes]:
-    """Ids of an old program's entries in the stream, as Redis gives them."""
+    """Ids of a previous writer's entries in the stream, as Redis assigns them."""
     client = redis_server.client()
     return [client.xadd("numbers", {"old": n}) for n in range(OLD)]
 
@@ -245,7 +245,7 @@ def test_a_feed_with_an_offset_goes_on_above_what_is_there(
     assert events["0.0.0.3"]
     assert events["0.0.0.3"].metadata["last_entry_id"].value == f"{OFFSET + 3}-5000"
     _all_is_well(feed, instance, redis_server)
-    # When the old program's entries are trimmed away, nothing of the feed is.
+    # When the previous writer's entries are trimmed, nothing of the feed is.
     client.xtrim("numbers", minid=f"{OFFSET}-0", approximate=False)
     _all_is_well(feed, instance, redis_server)
     client.xtrim("numbers", minid=f"{OFFSET + 1}-0", approximate=False)
@@ -269,7 +269,7 @@ def test_adopting_on_the_old_stream_leaves_its_entries_and_goes_on_after_the_ado
 ) -> None:
     feed, client = _numbers(), redis_server.client()
     stream = open_stream(feed, client)
-    # The old program wrote something else than the rows.
+    # The previous writer wrote something else than the rows.
     for _ in range(2):
         found = adopt(feed, "0.0.0.1", open_source(feed), stream, instance, rows=0)
         assert found.top == EntryId(OFFSET + 1, 2**64 - 1)

@@ -1,4 +1,4 @@
-"""A table that grows by the second, two sensors of a real daemon, and no hand on the keyboard."""
+"""A table that grows by the second, two sensors of a real daemon, and no manual launch."""
 
 import statistics
 import threading
@@ -118,20 +118,20 @@ def test_a_table_that_grows_is_in_its_streams_by_itself(
         f"\n{len(rows):,} rows in {SECONDS} s, {len(launches)} runs of the feed that follows; a row is in the stream "
         f"after {statistics.median(lags):.1f} s (median; longest {lags[-1]:.1f} s, last row {came - appended:.1f} s)"
     )
-    # The first look after the last row was there launched its run, unless one was under way.
+    # The first tick after the last row launched its run, unless one was running.
     assert launches[-1].timestamp < came
     between = [tick for tick in ticks if appended < tick.timestamp < launches[-1].timestamp]
     assert all("already publishing" in (tick.tick_data.skip_reason or "") for tick in between), between
 
 
 def _ticks(instance: dg.DagsterInstance, sensor: str) -> list[InstigatorTick]:
-    """Every look of a sensor, in order of time."""
+    """Every tick of a sensor, in order of time."""
     [state] = [state for state in instance.all_instigator_state() if state.instigator_name == sensor]
     return sorted(instance.get_ticks(state.instigator_origin_id, state.selector_id), key=lambda tick: tick.timestamp)
 
 
 def _freshness(cockpit: Cockpit) -> dict[str, str | None]:
-    """What the UI says of the freshness of each feed."""
+    """The freshness of each feed in the UI."""
     nodes = cockpit.ask("{ assetNodes { assetKey { path } freshnessStatusInfo { freshnessStatus } } }")["assetNodes"]
     found = {"/".join(node["assetKey"]["path"]): node["freshnessStatusInfo"] for node in nodes}
     return {name: (found[name] or {}).get("freshnessStatus") for name in ("live", "sealed")}

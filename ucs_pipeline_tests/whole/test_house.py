@@ -1,4 +1,4 @@
-"""The floor plan: the size of the rooms, who uses what Dagster does not document, and the doors that stay open."""
+"""The layout: the size of the packages, the uses of what Dagster does not document, and the import paths that stay."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ucs_pipeline"
 MODULES = [path for path in PACKAGE.rglob("*.py") if "defs" not in path.parts]
 
-# An instance's configuration from before the rooms were made.
+# An instance's configuration from before the packages were split.
 OLD_DAGSTER_YAML = """
 event_log_storage:
   module: ucs_pipeline.event_log
@@ -35,12 +35,12 @@ python_logs:
 """
 
 
-def test_a_room_has_at_most_nine_modules() -> None:
-    rooms = Counter(path.parent for path in MODULES if path.name != "__init__.py")
-    assert {room.name: modules for room, modules in rooms.items() if modules > 9} == {}
+def test_a_package_has_at_most_nine_modules() -> None:
+    packages = Counter(path.parent for path in MODULES if path.name != "__init__.py")
+    assert {package.name: modules for package, modules in packages.items() if modules > 9} == {}
 
 
-def test_every_room_says_what_it_is_for() -> None:
+def test_every_package_has_a_purpose() -> None:
     for path in PACKAGE.rglob("__init__.py"):
         assert ast.get_docstring(ast.parse(path.read_text())), path
 
@@ -51,8 +51,8 @@ def test_what_dagster_does_not_document_is_used_in_two_places() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             module = node.module if isinstance(node, ast.ImportFrom) else None
             if module and module.startswith(("dagster._", "dagster.components.")):
-                room, *_ = path.relative_to(PACKAGE).parts
-                users.add(room if room == "instance" else str(path.relative_to(PACKAGE)))
+                package, *_ = path.relative_to(PACKAGE).parts
+                users.add(package if package == "instance" else str(path.relative_to(PACKAGE)))
     assert users == {"instance", "orchestration/_dagster.py"}
 
 
@@ -76,7 +76,7 @@ def test_what_dagster_does_not_document_is_used_in_two_places() -> None:
         ("ucs_pipeline.definitions", "defs"),
     ],
 )
-def test_a_door_opens(module: str, name: str) -> None:
+def test_a_public_name_can_be_imported(module: str, name: str) -> None:
     assert getattr(import_module(module), name)
 
 

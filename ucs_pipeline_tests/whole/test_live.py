@@ -104,7 +104,7 @@ def _process(instance: dg.DagsterInstance, run_id: str) -> int:
 
 
 def _freshness(cockpit: Cockpit) -> str | None:
-    """What the UI says of the feed."""
+    """The state of the feed in the UI."""
     nodes = cockpit.ask("{ assetNodes { assetKey { path } freshnessStatusInfo { freshnessStatus } } }")["assetNodes"]
     [found] = [node["freshnessStatusInfo"] for node in nodes if node["assetKey"]["path"] == ["live"]]
     return (found or {}).get("freshnessStatus")

@@ -57,7 +57,7 @@ def test_every_query_names_metrics_and_labels_that_exist(metrics: dict[str, set[
     queries = list(_texts([dashboard, alerts], ["expr", "query"]))
     asked = {name for query in queries for name in re.findall(r"\bucs_\w+", query)}
     assert asked <= metrics.keys()
-    # What nobody asks for is what the others say in another way.
+    # Metrics without a panel repeat other metrics.
     assert metrics.keys() - asked == {
         "ucs_stream_top_brick",
         "ucs_stream_top_row",

@@ -1,4 +1,4 @@
-"""The procedures of docs/how-to: the commands on the page are run, and do what it says."""
+"""The procedures of docs/how-to: the commands on the page are run, with the results that it describes."""
 
 import itertools
 import os
@@ -31,14 +31,14 @@ KEY, OTHER = dg.AssetKey("flights"), dg.AssetKey("other")
 
 
 def block(page: str, name: str) -> str:
-    """The text of the fenced block behind a comment of that name in a page of the documentation."""
+    """The text of the code block after a comment of that name in a page of the documentation."""
     text = (PROJECT / "docs" / page).read_text()
     [found] = re.findall(rf"<!-- {name} -->\n```\w+\n(.*?)```", text, re.DOTALL)
     return str(found)
 
 
 def shell(commands: str, **environment: str) -> str:
-    """Runs commands as a person would, in the project's directory; what they say."""
+    """Runs commands as a person would, in the project's directory; returns their output."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands.replace("uv run ", "")],
@@ -109,7 +109,7 @@ def new_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def begun(instance: dg.DagsterInstance, home: Path, redis_server: RedisServer) -> dg.DagsterInstance:
-    """A feed whose first two of three bricks are published, and of which a group has read some."""
+    """A feed with two of three bricks published; a group has read some entries."""
     table(home, 30_000)
     assert publish(instance, 0, 1) is None
     client = redis_server.client()

@@ -1,4 +1,4 @@
-"""The files beside the package: Dagster's configuration, the changelog, and what is in the repository."""
+"""The files next to the package: Dagster's configuration, the changelog, and what is in the repository."""
 
 import os
 import re

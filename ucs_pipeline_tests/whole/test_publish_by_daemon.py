@@ -12,7 +12,7 @@ from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.cockpit import Cockpit
 from ucs_pipeline_tests.support.home import run_ucs
 
-# The daemon looks for new backfills, and for finished ones, every 30 seconds.
+# The daemon polls for new backfills, and for finished ones, every 30 seconds.
 pytestmark = pytest.mark.timeout(900)
 
 _ON_ITS_PAGE = """

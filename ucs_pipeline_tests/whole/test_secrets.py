@@ -91,7 +91,7 @@ TOLD = """
 
 
 class Watch(threading.Thread):
-    """Looks at the command line of every process of this machine, all the time."""
+    """Reads the command line of every process of this machine, continuously."""
 
     def __init__(self, but: set[int]) -> None:
         super().__init__(daemon=True)

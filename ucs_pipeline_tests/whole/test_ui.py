@@ -1,4 +1,4 @@
-"""Dagster's UI, driven by a browser: what a person clicks, and what the pages say afterwards."""
+"""Dagster's UI, driven by a browser: what a person clicks, and what the pages show afterwards."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,7 +10,7 @@ from ucs_pipeline.cli.demo_data import DATASETS, ROWS
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.cockpit import Cockpit, chromium, chromium_page, screenshot
 
-# The servers take 10 to 25 seconds to start; Dagster looks for new backfills, and for finished ones, every 30 seconds.
+# The servers take 10 to 25 seconds to start; Dagster polls for new backfills, and for finished ones, every 30 seconds.
 
 pytestmark = pytest.mark.browser
 
@@ -32,7 +32,7 @@ _TOP_OF_STACK_TRACE = """() => {
 @pytest.fixture(scope="module")
 def cockpit(tmp_path_factory: pytest.TempPathFactory, redis_server: RedisServer) -> Iterator[Cockpit]:
     """The UI over an empty home. The tests below share it where they can, and each works in a fresh one as well."""
-    chromium()  # if it is missing, say so before anything starts
+    chromium()  # if it is missing, report it before anything starts
     with Cockpit(tmp_path_factory.mktemp("cockpit"), redis_server.url) as cockpit:
         yield cockpit
 

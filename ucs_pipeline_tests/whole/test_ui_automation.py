@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.cockpit import Cockpit, chromium, chromium_page, screenshot
 
-# The servers take 10 to 25 seconds to start, and the sensor looks every 30 seconds.
+# The servers take 10 to 25 seconds to start, and the sensor ticks every 30 seconds.
 
 pytestmark = pytest.mark.browser
 
@@ -21,7 +21,7 @@ _RUN_ENDS_MS = 240_000
 
 @pytest.fixture
 def cockpit(tmp_path: Path, redis_server: RedisServer) -> Iterator[Cockpit]:
-    chromium()  # if it is missing, say so before anything starts
+    chromium()  # if it is missing, report it before anything starts
     with Cockpit(tmp_path, redis_server.url) as cockpit:
         yield cockpit
 
@@ -59,7 +59,7 @@ def _switch_the_sensor_on(page: Page) -> None:
 
 
 def _why_nothing_goes_on(page: Page) -> str:
-    """What the sensor says once the run that it asked for is over."""
+    """The sensor's skip reason after the run that it requested."""
     said = ""
     for _ in range(4):
         page.goto("/locations/ucs_pipeline/sensors/flights_sensor")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ucs_pipeline.entries.arrow import numbers
-from ucs_pipeline.errors import SourceError, SourceUnavailableError
+from ucs_pipeline.errors import SourceError, SourceUnavailableError, counted
 from ucs_pipeline.feed.feed import Feed
 
 
@@ -40,10 +40,10 @@ def check(feed: Feed, batch: pa.RecordBatch, first: int, last: int) -> None:
 
 
 class Counted:
-    """Holds the rows of a scan, brick by brick, against those that were counted before it.
+    """Compares the rows of a scan, brick by brick, with the counts taken before it.
 
-    Rows that came since are read as well. Fewer rows than were counted are another, older state of the table: the
-    answer of a cache, or of a replica that lags. They are refused before a row of the next brick closes the brick.
+    More rows than counted are new rows. Fewer rows are an older state of the table, from a cache or a lagging replica.
+    They are refused before a row of the next brick ends the brick.
     """
 
     def __init__(self, feed: Feed, counts: Mapping[int, int]) -> None:
@@ -78,14 +78,14 @@ class Counted:
 
     def _refuse_fewer(self, before: int | None) -> None:
         while self._next and (before is None or self._next[0] < before):
-            ordinal, counted = self._next
+            ordinal, rows = self._next
             read = self._rows if ordinal == self._ordinal else 0
-            if read < counted:
+            if read < rows:
                 name = self._feed.partitions.brick_name(ordinal)
                 raise SourceUnavailableError(
-                    f"feed {self._feed.name!r}: brick {name}: ClickHouse counted {counted:,} rows, and the scan after "
-                    f"that returned {read:,}. Rows were deleted, or a cache or a lagging replica answered. Launch "
-                    "again; if the error comes back, read from one replica or set "
+                    f"feed {self._feed.name!r}: brick {name}: ClickHouse counted {counted(rows, 'row')}, and the scan "
+                    f"after that returned {read:,}. Rows were deleted, or a cache or a lagging replica answered. "
+                    "Launch again; if the error comes back, read from one replica or set "
                     "`settings: {select_sequential_consistency: 1}`.",
                     "UCS-SCAN-INCOMPLETE",
                 )

@@ -1,4 +1,4 @@
-"""What to say of bricks without rows of a table that has some. Pure."""
+"""Messages about bricks without rows of a table that has some. Pure."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from ucs_pipeline.feed.feed import Feed
 
 
 def empty(feed: Feed, wanted: Sequence[int], sample: str | None) -> str:
-    """What to say of partitions without rows. `sample`: the key of some row of the table, None if it is NULL."""
+    """The message about partitions without rows. `sample`: the key of some row of the table, None if it is NULL."""
     bricks = feed.partitions
     key = "a NULL key" if sample is None else f"key {printable(sample)}"
     unit = _fitting_unit(feed, sample)
@@ -25,7 +25,7 @@ def empty(feed: Feed, wanted: Sequence[int], sample: str | None) -> str:
 
 
 def filtered(feed: Feed, wanted: Sequence[int]) -> str:
-    """What to say of partitions without rows where the feed's filter takes no row of its table."""
+    """The message about partitions without rows if the feed's filter takes no row of its table."""
     return (
         f"feed {feed.name!r}: no row is in {feed.partitions.span(wanted[0], wanted[-1])}: table "
         f"{feed.redacted.table!r} has rows, and the feed's `where` rejects them all. If you expect rows here, check "
@@ -34,7 +34,7 @@ def filtered(feed: Feed, wanted: Sequence[int]) -> str:
 
 
 def _fitting_unit(feed: Feed, sample: str | None) -> str | None:
-    """Another unit with which a key that is in no brick of the feed would be in one."""
+    """Another unit that would put a key outside the brick range into a brick."""
     if feed.bricks.kind != "time" or sample is None or not (sample.isascii() and sample.isdecimal()):
         return None
     bricks = feed.partitions

@@ -1,7 +1,7 @@
-"""Values that are not of their row alone, and so have no place in a stream.
+"""Values that do not depend on their row alone, and so must not be in a stream.
 
-A row is read whenever its brick is published, compared or counted, each time beside other rows. The value of a window
-function, of the clock or of chance would be another one in the next run.
+A row is read whenever its brick is published, compared or counted, each time with other rows. The value of a window
+function, of the clock or of a random function would differ in the next run.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from ucs_pipeline.clickhouse.sql import explained
 from ucs_pipeline.clickhouse.sql import queries as sql
-from ucs_pipeline.errors import SourceError, SourceUnavailableError
+from ucs_pipeline.errors import SourceError, SourceUnavailableError, counted
 from ucs_pipeline.feed.feed import Feed
 
 Row = dict[str, Any]
@@ -23,7 +23,7 @@ _STORED = ("DEFAULT", "MATERIALIZED")
 
 
 def refuse_varying(feed: Feed, rows: RowsOf, described: Sequence[Row], expressions: Sequence[str]) -> None:
-    """Keeps values out of a stream that are not of their row alone, as far as the engine tells.
+    """Refuses values that do not depend on their row alone, as far as the engine reports it.
 
     Raises:
         SourceError: a function gives such a value.
@@ -57,14 +57,14 @@ def refuse_varying(feed: Feed, rows: RowsOf, described: Sequence[Row], expressio
 
 
 def _refuse_unstored(feed: Feed, rows: RowsOf, column: str, function: str, tables: Iterable[str]) -> None:
-    """Refuses a column that was added to a table: where it is not stored, each query calculates it anew."""
+    """Refuses a column that was added to a table: where it is not stored, each query calculates it again."""
     for table in tables:
         parts = sum(row["parts"] for row in if_allowed(rows, sql.unstored(table, column)))
         if parts:
             raise SourceError(
-                f"feed {feed.name!r}: column {column!r} is not stored in {parts:,} parts of table {table}, and its "
-                f"default uses {function}, whose value may differ each time a row is read. Store it with ALTER TABLE "
-                "... MATERIALIZE COLUMN, or leave the column out of `columns`.",
+                f"feed {feed.name!r}: column {column!r} is not stored in {counted(parts, 'part')} of table {table}, "
+                f"and its default uses {function}, whose value may differ each time a row is read. Store it with ALTER "
+                "TABLE ... MATERIALIZE COLUMN, or leave the column out of `columns`.",
                 "UCS-VARYING",
             )
 
@@ -82,7 +82,7 @@ def _varying(rows: RowsOf, names: Collection[str]) -> set[str]:
 
 
 def _views(feed: Feed, rows: RowsOf, tables: Collection[str], expressions: Sequence[str]) -> Iterator[explained.Calls]:
-    """What the views among a feed's tables call and read, and those that they read from."""
+    """Calls and tables of the views among a feed's tables, nested views included."""
     waiting, seen = list(tables), set[str]()
     alone = len(waiting) == 1
     while waiting:
@@ -104,7 +104,7 @@ def _calls(rows: RowsOf, query: str) -> explained.Calls:
 
 
 def if_allowed(rows: RowsOf, query: str, settings: Mapping[str, str | int] = MappingProxyType({})) -> list[Row]:
-    """The rows of a query about tables and functions; none if it is refused, as for a user that may not look.
+    """The rows of a query about tables and functions; none if it is refused, as for a user without the right.
 
     Raises:
         SourceUnavailableError: ClickHouse cannot answer now.
@@ -118,7 +118,7 @@ def if_allowed(rows: RowsOf, query: str, settings: Mapping[str, str | int] = Map
 
 
 def _mentions(feed: Feed, used: Sequence[Row], function: str) -> str:
-    """What of a feed has a function in it."""
+    """The settings of a feed that call a function."""
     texts = {"its `key`": feed.key, "its `where`": feed.where, "its `bricks.column`": feed.bricks.column}
     texts |= {f"field {field!r}": text for field, text in (feed.columns or {}).items()}
     aliases = (row for row in used if row["default_type"] == "ALIAS")

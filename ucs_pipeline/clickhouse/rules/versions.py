@@ -1,4 +1,4 @@
-"""Tables that hold several versions of a row until they merge them, also behind a view or another table."""
+"""Tables that hold several versions of a row until they merge them, also if a view or another table reads them."""
 
 import re
 from collections.abc import Collection
@@ -60,6 +60,6 @@ def _remote(feed: Feed, rows: RowsOf) -> list[str]:
 
 
 def _merging(rows: RowsOf, tables: Collection[str]) -> str:
-    """Those of the tables that hold several versions of a row, in words; empty if none does."""
+    """Text that names the tables that hold several versions of a row; empty if none does."""
     found = if_allowed(rows, sql.engines(sorted(tables))) if tables else []
     return " and ".join(f"{row['full']}, a {row['engine']}," for row in found if merges(row["engine"]))

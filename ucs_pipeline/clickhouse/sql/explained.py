@@ -1,4 +1,4 @@
-"""What ClickHouse says of a query without running it: its functions and tables, and how it would be read. Pure."""
+"""Parses EXPLAIN of a query: its functions and tables, and how it would be read. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -9,14 +9,14 @@ _TABLE = re.compile(r"TABLE id: \d+.*, table_name: (.+?)(?:, final: 1)?(?:, samp
 _SECTION = 2
 _READ = re.compile(r"ReadFromMergeTree \((.+)\)")
 
-# The engine calls these not deterministic because they look into something that is kept elsewhere and may change, as
-# the table may; or because they make several rows of one.
+# The engine marks these as not deterministic because they read data outside the row that may change, as the table may;
+# or because they make several rows of one.
 _OF_THE_ROW = re.compile(
     r"arrayJoin|unnest|dict[A-Z]\w*|joinGet\w*|region[A-Z]\w*|currentDatabase|current_database|DATABASE|SCHEMA"
     r"|getSetting\w*"
 )
 
-# Engines of 24 do not say which functions are deterministic; these are not, of those that they have.
+# Engines of 24 do not report which functions are deterministic; these are not.
 _OF_THE_MOMENT = re.compile(
     r"now(64|InBlock(64)?)?|today|yesterday|curdate|current_?(date|timestamp)|(local|utc_?)time(stamp)?|uptime|rand\w*"
     r"|generate\w+|fuzzBits|array(Partial)?Shuffle|arrayRandomSample|(initial_?)?query_?id|connection_?id"
@@ -31,9 +31,9 @@ class Calls(NamedTuple):
     ordinary: frozenset[str]
     """Functions of one row, in any part of the query."""
     windows: frozenset[str]
-    """Functions of several rows whose value is selected or filtered by, other than in a query inside the query."""
+    """Functions of several rows whose value is selected or used in a filter, outside subqueries."""
     tables: frozenset[str]
-    """`database.table` of what follows FROM."""
+    """`database.table` of the tables after FROM."""
 
 
 def calls(tree: Iterable[str]) -> Calls:
@@ -58,7 +58,7 @@ def calls(tree: Iterable[str]) -> Calls:
 
 
 def of_the_moment(name: str) -> bool:
-    """Whether a function gives another value each time, as far as its name tells."""
+    """Whether a function gives another value each time, by its name."""
     return _OF_THE_MOMENT.fullmatch(name) is not None
 
 
@@ -67,8 +67,8 @@ def varies(name: str, deterministic: int | None, *, own: bool) -> bool:
 
     Args:
         name: its name.
-        deterministic: what the engine says: 0 or 1, None where it does not know.
-        own: whether it is the engine's own function, and not one that somebody made.
+        deterministic: the engine's answer: 0 or 1, None if it does not know.
+        own: whether it is the engine's own function, and not user-defined.
     """
     return not _OF_THE_ROW.fullmatch(name) and (deterministic == 0 or (deterministic is None and own))
 
@@ -76,7 +76,7 @@ def varies(name: str, deterministic: int | None, *, own: bool) -> bool:
 def unmerged(plan: Iterable[str]) -> list[str]:
     """`database.table` of the tables that are read without FINAL, by the lines of EXPLAIN; none if rows are grouped."""
     lines = [line.strip(" │├└─") for line in plan]
-    # A query that makes one row of several knows of the versions.
+    # A query that groups rows handles the versions itself.
     grouped = any(line.startswith(("Aggregating", "LimitBy")) for line in lines)
     return [] if grouped else sorted({table for table, final in _reads(lines) if not final})
 
@@ -87,7 +87,7 @@ def tables(plan: Iterable[str]) -> list[str]:
 
 
 def buffered(plan: Iterable[str]) -> bool:
-    """Whether rows come out of the memory of a Buffer table, by the lines of EXPLAIN."""
+    """Whether a Buffer table is read, by the lines of EXPLAIN."""
     return any("buffers of Buffer table" in line for line in plan)
 
 

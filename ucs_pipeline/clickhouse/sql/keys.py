@@ -1,4 +1,7 @@
-"""SQL that numbers rows: which brick a key is in, and which keys a range of bricks has. One sibling per class. Pure."""
+"""SQL that numbers rows: which brick a key is in, and which keys a range of bricks has.
+
+One class of SQL per class of keys. Pure.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,8 +13,7 @@ from ucs_pipeline.bricks.text import TextBricks
 from ucs_pipeline.clickhouse.sql.row_payload import Column, integer_limits, literal, selected, text, unwrap
 
 OUTSIDE = ("null", "negative", "before", "beyond")
-"""Where a row may be that is in no brick of a feed's list: its key is NULL, negative (or before 1970), before the list
-or beyond it."""
+"""Places of a row outside the brick range: its key is NULL, negative (or before 1970), before the range or after it."""
 
 _IN_ARROW = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
 
@@ -36,19 +38,19 @@ class Within(NamedTuple):
 
 
 class KeySql(ABC):
-    """SQL about the bricks of one feed. Keys in it are not NULL unless it is said that they may be."""
+    """SQL about the bricks of one feed. Keys are not NULL unless documented otherwise."""
 
     def __init__(self, partitions: Partitions) -> None:
         self._numbering = partitions.parent
         self.shard_id = partitions.shard_id
 
-    def dealt(self, key: Key) -> str | None:
+    def assigned(self, key: Key) -> str | None:
         """The condition that a key of some brick is in one of the feed's own shard; None if all are."""
         return f"modulo({self._index(key)}, {self.shard_id.of}) = {self.shard_id.number}" if self.shard_id else None
 
     @abstractmethod
     def _index(self, key: Key) -> str:
-        """The index of a key's partition, by which partitions are assigned to shards."""
+        """The index of a key's partition, which decides its shard."""
 
     @abstractmethod
     def refusal(self, type_name: str) -> str | None:
@@ -71,15 +73,15 @@ class KeySql(ABC):
         """Conditions that a key, which may be NULL, is in each of the places `OUTSIDE`, if it is in none before it."""
 
     def order(self, key: Key, ordinal: str) -> list[str]:  # noqa: ARG002 - for text bricks
-        """What to order rows by, so that bricks come in order."""
+        """The ORDER BY that brings bricks in order."""
         return [key.sql]
 
     def shown(self, key: Key) -> str:
-        """The key as it is reported: an integer of up to 64 bits, or text."""
+        """The reported form of the key: an integer of up to 64 bits, or text."""
         return key.sql if key.base in _IN_ARROW else text(key.sql, key.type)
 
     def mentioned(self) -> Sequence[str]:
-        """Names of columns that these texts use beside the key."""
+        """Names of columns that these texts use in addition to the key."""
         return ()
 
 
@@ -137,7 +139,7 @@ class TextKeySql(KeySql):
     """Of text bricks: the md5 of the key's text, as ClickHouse computes it."""
 
     def __init__(self, partitions: Partitions, bricks: TextBricks, column: str | None) -> None:
-        """`column`: a column of the table that holds the brick's number, for the table's index to be of use."""
+        """`column`: a column of the table that holds the brick's number, so that the table's index is used."""
         super().__init__(partitions)
         self._bricks = bricks
         self._column = column
@@ -178,7 +180,7 @@ class TextKeySql(KeySql):
         return [ordinal, key.sql]
 
     def mentioned(self) -> Sequence[str]:
-        """Names of columns that these texts use beside the key."""
+        """Names of columns that these texts use in addition to the key."""
         return () if self._column is None else (self._column,)
 
     def _index(self, key: Key) -> str:
@@ -203,7 +205,7 @@ class TextKeySql(KeySql):
 
 
 def key_of(expression: str, type_name: str) -> Key:
-    """A key as it is selected: without LowCardinality, which functions on text do not take well."""
+    """A key without LowCardinality, which some functions on text do not accept."""
     return Key(selected(Column("", expression, type_name)), type_name)
 
 

@@ -1,4 +1,4 @@
-"""The queries a feed stands for. Pure: text in, text out."""
+"""The queries of a feed. Pure: text in, text out."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from ucs_pipeline.clickhouse.sql.row_payload import Column, arguments, literal, 
 from ucs_pipeline.feed.rules import FIXED_SETTINGS
 
 _OLDEST = ("limit", "offset", "result_overflow_mode", "read_overflow_mode", "use_query_cache", "extremes", "final")
-"""Those that the question which settings a server has is asked with: each is older than the oldest server."""
+"""Settings of the query for a server's settings: the oldest server has each of them."""
 
 _VALUES = re.compile(
     # Functions, types and joins in the SQL of a feed, or of a view that it reads.
@@ -20,7 +20,7 @@ _VALUES = re.compile(
     r"|legacy_column_|multiple_joins_|parsedatetime_|regexp_dict_|session_timezone|single_join_|splitby_|totals_mode"
     r"|transform_null_|type_json_|union_default_|use_client_time_|use_legacy_|use_variant_|variant_throw_|allow_lossy_"
     r"|short_circuit_function_evaluation$|empty_result_for_"
-    # What a file or another system holds.
+    # How files and other systems are read.
     r"|format_|input_format_|column_names_for_|schema_inference_|use_hive_|use_structure_from_|\w+_ignore_file_|\w+_skip_empty"
     r"|engine_file_empty_|iceberg_snapshot_|iceberg_timestamp_|delta_lake_snapshot_|paimon_target_|mysql_datatypes_"
     # How values are written.
@@ -30,8 +30,11 @@ _VALUES = re.compile(
 )
 
 _GROUP = 500
-"""Columns that are written and ordered by at once. What the engine plans before it reads the first row takes time that
-grows with the square of what one ORDER BY and its SELECT name: 5,000 columns took longer than five minutes."""
+"""Columns per group in SELECT and ORDER BY.
+
+The engine's planning time grows with the square of the columns in one ORDER BY and its SELECT: 5,000 columns took
+longer than five minutes.
+"""
 
 TREE_SETTINGS: Mapping[str, str | int] = {"allow_experimental_analyzer": 1}
 """ClickHouse settings for `query_tree`: only the newer analyzer has trees, and a profile may have switched it off."""
@@ -59,7 +62,7 @@ def quote(identifier: str) -> str:
 
 
 def table_expression(table: str) -> str:
-    """`table` or `database.table`, quoted; what is in backticks, or a table function, as it is."""
+    """`table` or `database.table`, quoted; text in backticks, or a table function, unchanged."""
     if "(" in table or _QUOTED_TABLE.fullmatch(table):
         return table
     return ".".join(quote(part) for part in table.split("."))
@@ -89,7 +92,7 @@ def select(table: str, expressions: Iterable[str], where: str | None) -> str:
 
 
 def query_tree(query: str) -> str:
-    """Query for what the engine's analyzer makes of a query, as `explained.calls` takes it: `explain`."""
+    """Query for the analyzer's tree of a query, as `explained.calls` takes it: `explain`."""
     lines = "match(explain, '^(  )?[A-Z]|^ *(FUNCTION|TABLE|QUERY|UNION) ')"
     return f"SELECT explain FROM (EXPLAIN QUERY TREE {query}\n) WHERE {lines}"
 
@@ -97,7 +100,7 @@ def query_tree(query: str) -> str:
 def functions(names: Iterable[str]) -> str:
     """Query for functions of these names, in any case: `name`, `own` (whether the engine's) and one more.
 
-    The third, with a name that ends in `deterministic`, is 0 or 1, and NULL where the engine does not know.
+    The third, with a name that ends in `deterministic`, is 0 or 1, and NULL if the engine does not know.
     """
     listed = ", ".join(literal(name.lower()) for name in sorted(names))
     return (
@@ -171,7 +174,7 @@ def count(shape: Shape, within: Within) -> str:
 def newest_key(shape: Shape) -> str:
     """The largest id of the table from `{first}` on, as text, whether the feed's filter takes its row or not.
 
-    One column; no row if there is none. An id beyond a brick seals it, whatever row it belongs to.
+    One column; no row if there is none. An id after a brick seals the brick, even if its row is filtered out.
     """
     bound = f"{shape.key.sql} >= {{first:{shape.key.base}}}"
     newest = f"toString(max({shape.key.sql})) AS {_alias(shape)}newest"
@@ -192,7 +195,7 @@ def tail(shape: Shape, within: Within) -> str:
 
 
 def beyond(shape: Shape) -> str:
-    """A row, if the table has one of the feed's that is beyond its list."""
+    """A row, if the table has one of the feed's after its last brick."""
     key = shape.key._replace(sql=f"{_alias(shape)}key")
     test = shape.keys.outside(key)[OUTSIDE.index("beyond")]
     where = f" WHERE {_enclosed(shape.where)}" if shape.where else ""
@@ -262,7 +265,7 @@ def known_settings() -> str:
 
 
 def shapes(setting: str) -> bool:
-    """Whether a setting changes the values of an answer, so that what a profile says of it does not hold."""
+    """Whether a setting changes the values of an answer, so that a user's profile must not set it."""
     return _VALUES.fullmatch(setting) is not None
 
 
@@ -270,9 +273,9 @@ class Pins(NamedTuple):
     """Settings that keep the profile of the ClickHouse user out of an answer."""
 
     usual: Mapping[str, None]
-    """What a feed may set: back to the server's default."""
+    """Settings that a feed may set: back to the server's default."""
     fixed: Mapping[str, str | int]
-    """What a feed may not set either."""
+    """Settings that a feed may not set."""
 
     @classmethod
     def of(cls, settings: Iterable[tuple[str, bool]]) -> "Pins":
@@ -304,15 +307,15 @@ def _values(shape: Shape, names: Sequence[str]) -> list[str]:
 
 
 def _ties(shape: Shape, columns: Sequence[Column], names: Sequence[str]) -> list[str]:
-    """What rows with the same key are ordered by."""
+    """The ORDER BY for rows with the same key."""
     pairs = zip(columns, names, strict=True)
     return [tie(name, column.type) for column, name in pairs if column.expression != shape.key.sql]
 
 
 def _grouped(shape: Shape, names: Sequence[str], alias: str, rows: str) -> tuple[str, str, str, list[str]]:
-    """A query for the rows with their columns in groups; of these the arguments, the payload and the ties.
+    """A query for the rows with their columns in groups; from these the arguments, the payload and the ties.
 
-    A tuple is ordered as its elements are one after the other.
+    A tuple is ordered by its elements in turn.
     """
     made, counts, texts, ties = list[str](), list[str](), list[str](), list[str]()
     for start in range(0, len(names), _GROUP):
@@ -330,7 +333,7 @@ def _grouped(shape: Shape, names: Sequence[str], alias: str, rows: str) -> tuple
 
 
 def _unused(texts: Sequence[str]) -> str:
-    """Start of a name that none of the texts mentions: ClickHouse would take an alias for a column of that name."""
+    """Prefix of names that none of the texts contains: ClickHouse would take an alias for a column of that name."""
     start = "_ucs_"
     while any(start in text for text in texts):
         start += "_"
@@ -351,14 +354,18 @@ def _from(shape: Shape) -> str:
 
 
 def _where(shape: Shape, within: Within) -> str:
-    dealt = shape.keys.dealt(key_of(*shape.key))
-    conditions = [within.condition, *([dealt] if dealt else []), *([_enclosed(shape.where)] if shape.where else [])]
+    assigned = shape.keys.assigned(key_of(*shape.key))
+    conditions = [
+        within.condition,
+        *([assigned] if assigned else []),
+        *([_enclosed(shape.where)] if shape.where else []),
+    ]
     return " AND ".join(conditions)
 
 
 def _own(shape: Shape, key: Key) -> str:
-    """What a census of one shard looks at: its own bricks and, in the first shard, what is in no brick at all."""
-    dealt = shape.keys.dealt(key._replace(sql=f"assumeNotNull({key.sql})"))
-    if dealt is None or shape.keys.shard_id is None:
+    """The rows that a census of one shard counts: its own bricks and, in the first shard, rows in no brick."""
+    assigned = shape.keys.assigned(key._replace(sql=f"assumeNotNull({key.sql})"))
+    if assigned is None or shape.keys.shard_id is None:
         return ""
-    return f" WHERE if(place = 0, {dealt}, {int(shape.keys.shard_id.number == 0)})"
+    return f" WHERE if(place = 0, {assigned}, {int(shape.keys.shard_id.number == 0)})"

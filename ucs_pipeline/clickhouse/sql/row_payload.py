@@ -1,7 +1,7 @@
-"""The SQL that makes ClickHouse write a row's fields as the Redis protocol wants them: `$<bytes>\\r\\n<value>\\r\\n`.
+"""The SQL that makes ClickHouse write a row's fields in the Redis protocol: `$<bytes>\\r\\n<value>\\r\\n`.
 
-A row so reaches Python as one opaque string and is never taken apart again. Every value keeps the text form the
-engine gives it, exact for integers of any width; NULL leaves its field out. Pure: text in, text out.
+So a row reaches Python as one opaque string, which is not parsed. Every value keeps the engine's text form, exact for
+integers of any width; NULL leaves its field out. Pure: text in, text out.
 """
 
 import re
@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 TEXT_SETTINGS: Mapping[str, str | int] = {
-    # What values look like must not depend on the server's version or the user's profile.
+    # The text of values must not depend on the server's version or the user's profile.
     "bool_true_representation": "true",
     "bool_false_representation": "false",
     "output_format_decimal_trailing_zeros": 0,
-    # Inside JSON text. Without these, nan reads like NULL and a DateTime does not say its time zone.
+    # Inside JSON text. Without these, nan reads like NULL and a DateTime has no time zone.
     "date_time_output_format": "iso",
     "output_format_json_quote_denormals": 1,
     "output_format_json_quote_64bit_integers": 0,
@@ -83,7 +83,7 @@ def integer_limits(type_name: str) -> tuple[int, int] | None:
 
 
 def selected(column: Column) -> str:
-    """SQL for a column's value, without LowCardinality, which functions on text do not take well."""
+    """SQL for a column's value, without LowCardinality, which some functions on text do not accept."""
     base, nullable = unwrap(column.type)
     if "LowCardinality(" not in column.type[: column.type.index(base)]:
         return column.expression
@@ -103,7 +103,7 @@ def text(name: str, type_name: str) -> str:
 
 
 def plain(name: str, type_name: str) -> str:
-    """SQL for a value as something Arrow has a type for: its text where it has none."""
+    """SQL for a value of a type that Arrow has; its text for other types."""
     base, _ = unwrap(type_name)
     if base in _PLAIN:
         return name
@@ -145,7 +145,7 @@ def payload(columns: Sequence[Column], names: Sequence[str], constants: Mapping[
             flush()
             length = literal(str(width)) if width else f"toString(length({shown}))"
             field = f"concat({literal(lead)}, {length}, {literal(_CRLF)}, {shown}, {literal(_CRLF)})"
-            # Whether NULL gives NULL text or the word null differs between functions and versions: ask the value.
+            # NULL gives NULL or the text null, depending on function and version: so the value itself is tested.
             parts.append(f"if(isNull({name}), '', assumeNotNull({field}))")
             continue
         if width:
@@ -164,12 +164,12 @@ def payload(columns: Sequence[Column], names: Sequence[str], constants: Mapping[
 
 
 def _text(name: str, type_name: str) -> tuple[str, int | None]:
-    """SQL for a value's text and, where every value of the type has the same, its length in bytes."""
+    """SQL for a value's text and, if all values of the type have the same, its length in bytes."""
     base, _ = unwrap(type_name)
     if base == "String":
         return name, None
     if match := _FIXED.fullmatch(base):
-        # As it is: a cast to String would drop the NUL bytes at the end.
+        # Without a cast: String would drop the NUL bytes at the end.
         return name, int(match[1])
     if base.startswith("DateTime64"):
         digits = int(found[1]) if (found := _DATETIME64.match(base)) else 0

@@ -1,5 +1,8 @@
-"""SQL that numbers rows by time. The hours of a zone are worked out here and written into the query: ClickHouse's own
-time zone database need not be of the same year as Python's. Pure."""
+"""SQL that numbers rows by time.
+
+The hours of a zone are calculated here and written into the query: ClickHouse's time zone database may differ from
+Python's. Pure.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -58,7 +61,7 @@ class TimeKeySql(KeySql):
         """SQL for the second at which a key's brick begins."""
         if key.base in _LAST_DAY:
             day = f"toInt64({key.sql})"
-            # A day without an hour in the list is before it or beyond it, and never asked for.
+            # A day without an hour in the brick range is outside it, and never queried.
             return _piecewise(day, [(first, f"{day} * {DAY} + {late}") for first, late in self._midnights()])
         moment = self._seconds(key)
         return _piecewise(moment, [(run[0], _hours(moment, run)) for run in self._runs()])
@@ -158,7 +161,7 @@ def _hours(moment: str, run: range) -> str:
 
 
 def _piecewise(value: str, pieces: Sequence[tuple[int, str]]) -> str:
-    """SQL for the piece that a value falls into, each given by where it begins."""
+    """SQL for the interval that holds a value. Intervals are given by their starts."""
     *earlier, (_, last) = pieces
     if not earlier:
         return last

@@ -1,4 +1,4 @@
-"""What the checks of an any-order feed say where it promises something else than an ordered one. Pure."""
+"""Results of checks that differ for an any-order feed. Pure."""
 
 from typing import TYPE_CHECKING
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 def gaps_allowed(facts: "CheckInputs") -> CheckResult:
-    """Counts bricks that were left out, of which nothing is wrong."""
+    """Counts bricks that were left out, which is allowed."""
     figures: dict[str, int | str] = {"bricks_recorded": len(facts.records), "bricks_missing": len(facts.gaps)}
     text = f"{finished(facts)}. {len(facts.gaps):,} before the newest are not, which an any-order feed allows."
     return CheckResult(NO_GAPS, text, figures, ("brick", "rows in the table"), ())
 
 
 def ledger_not_behind(facts: "CheckInputs") -> CheckResult:
-    """Looks for recorded bricks that the ledger does not have as they were recorded."""
+    """Finds recorded bricks that differ from the ledger."""
     feed, accounts = facts.feed, facts.accounts or {}
     wrong = [
         ordinal

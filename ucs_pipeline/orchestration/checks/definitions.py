@@ -1,7 +1,7 @@
 """A feed's checks in Dagster: on the asset of its stream, unpartitioned, run by a job of their own.
 
-On the feed's own asset they would be part of each launch by hand: looks at the whole table, and as many failures
-where a launch is refused.
+On the feed's own asset they would be part of each launch by hand. Each reads the whole table, and each would fail if
+the launch is refused.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ def check_key(feed: Feed, check: Check) -> dg.AssetCheckKey:
 
 
 def check_defs(feed: Feed) -> dg.Definitions:
-    """The checks of a feed, the job that runs them and nothing else, and its schedule if the feed asks for one.
+    """The checks of a feed, the job that runs only them, and its schedule if the feed sets one.
 
     Building them connects to nothing.
     """
@@ -44,7 +44,7 @@ def check_defs(feed: Feed) -> dg.Definitions:
     )
     schedules = []
     if feed.check_schedule is not None:
-        about = f"Runs the checks of `{feed.name}`, when its feed says."
+        about = f"Runs the checks of `{feed.name}` at the times of `checks_schedule`."
         schedules.append(dg.ScheduleDefinition(job=job, cron_schedule=feed.check_schedule, description=about))
     return dg.Definitions(asset_checks=[_checks(feed)], jobs=[job], schedules=schedules)
 
@@ -59,13 +59,13 @@ def _checks(feed: Feed) -> dg.AssetChecksDefinition:
             dg.AssetCheckSpec(
                 check_key(feed, check).name,
                 asset=stream_key(feed),
-                # Where somebody launches both in one run, the feed goes first.
+                # If both are launched in one run, the feed runs first.
                 additional_deps=[feed_key(feed)],
                 description=check.description,
             )
             for check in CHECKS
         ],
-        # All are worked out together; the UI offers its buttons only for checks that can run by themselves.
+        # All are calculated together; the UI has buttons only for checks that can run alone.
         can_subset=True,
         required_resource_keys=resource_keys(feed),
     )
@@ -76,7 +76,7 @@ def _checks(feed: Feed) -> dg.AssetChecksDefinition:
         try:
             facts, warning, glance = examine(feed, context.instance, context.resources)
         except UcsError as error:
-            # The failure itself is shown behind a stack trace; this line stands by itself in the run's log.
+            # The failure is shown with a stack trace; this line is separate in the run's log.
             context.log.error(str(error))
             raise dg.Failure(str(error), metadata={"code": error.code}) from error
         wanted = context.op_execution_context.selected_asset_check_keys
@@ -99,18 +99,15 @@ def _checks(feed: Feed) -> dg.AssetChecksDefinition:
 def after_run(
     feed: Feed, instance: dg.DagsterInstance, resources: object, published: int
 ) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
-    """What a run that has published proves at little cost: what the stream holds, and that it has what is recorded.
-
-    `published`: rows that the run has added. Nothing if Redis does not answer any more: what the run has recorded stays
-    as true as it was.
-    """
+    """The checks that a run evaluates after publishing; none if Redis is down. `published`: rows that it has added."""
     # As above.
     from ucs_pipeline.orchestration.checks.facts import collect_without_table
 
     with suppress(UcsError):
         facts = collect_without_table(feed, instance, resources)
         finding, key, state = not_behind(facts), check_key(feed, STREAM_NOT_BEHIND), facts.verdict.end
-        # No materialisation, beside which the checks that this run has not evaluated would count as out of date.
+        # An observation, not a materialisation: after that, checks that this run did not evaluate would count as out of
+        # date.
         yield dg.AssetObservation(
             key.asset_key,
             metadata={

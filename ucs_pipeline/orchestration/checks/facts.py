@@ -1,4 +1,4 @@
-"""What the checks of a feed are worked out from: its record, its stream and its table, each looked at once."""
+"""The inputs of a feed's checks: its record, its stream and its table, each read once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ _NOTHING = BrickContent(0, 0)
 
 @dataclass(frozen=True)
 class CheckInputs:
-    """What is known of a feed, collected from top to bottom."""
+    """The inputs of a feed's checks, collected in the order of the fields."""
 
     feed: Feed
     records: Mapping[int, BrickReport]
     """Finished bricks by ordinal."""
     verdict: Verdict
-    """The comparison of at least the bricks that the stream still holds."""
+    """The comparison of at least the bricks in the stream."""
     census: TableStats
     accounts: Mapping[int, LedgerEntry] | None = None
-    """What the ledger of an any-order feed says, by start."""
+    """The ledger's entries of an any-order feed, by start."""
 
     @cached_property
     def changed(self) -> list[tuple[BrickReport, BrickContent]]:
@@ -52,11 +52,11 @@ class CheckInputs:
 
     @cached_property
     def expected_length(self) -> int | None:
-        """Entries the stream should hold from its first one to its top.
+        """Entries the stream should hold from its first entry to its last ID.
 
-        None if it holds none, was written during the comparison, is shared, has entries of an old program, if workers
-        deleted from the middle of it during the comparison, or if partitions are coarser than bricks: the ends of a
-        stream are in the middle of one. Bricks without a record count as the table has them: a run may be about to
+        None if it holds none, was written during the comparison, is shared, has entries of a previous writer, if
+        workers deleted from the middle of it during the comparison, or if partitions are coarser than bricks: the ends
+        of a stream are in the middle of one. Bricks without a record count as the table has them: a run may be about to
         record them, or the record was deleted.
         """
         begin, end = self.verdict.begin, self.verdict.end
@@ -73,7 +73,7 @@ class CheckInputs:
         return total
 
     def table(self, ordinal: int) -> BrickContent:
-        """What the table holds of a brick."""
+        """The table's content of a brick."""
         return self.census.bricks.get(ordinal, _NOTHING)
 
 
@@ -82,8 +82,8 @@ def collect(
 ) -> CheckInputs:
     """The facts of a feed, by one comparison with the stream and one aggregate query.
 
-    In this order a feed at work raises no alarm: what is recorded is in the stream by then, and what is in the stream
-    is in the table by then.
+    This order avoids false alarms while a feed runs: recorded rows are in the stream by then, and rows in the stream
+    are in the table by then.
 
     Args:
         feed: the feed.
@@ -108,7 +108,7 @@ def collect(
 def examine(
     feed: Feed, instance: dg.DagsterInstance, resources: object
 ) -> tuple[CheckInputs, str | None, Mapping[str, str]]:
-    """What the checks in Dagster show: the facts, what the table's engine makes likely, and the feed at a glance.
+    """The contents of the checks in Dagster: the inputs, a warning about the table's engine, and the overview.
 
     Raises:
         SourceError: the table cannot be read.
@@ -122,7 +122,7 @@ def examine(
 
 
 def collect_without_table(feed: Feed, instance: dg.DagsterInstance, resources: object) -> CheckInputs:
-    """As `collect`, of the record and the stream's ends only: what `stream_not_behind` looks at, and cheap.
+    """As `collect`, of the record and the stream's ends only, for `stream_not_behind`. Cheap.
 
     Raises:
         StreamError: the stream cannot be read.

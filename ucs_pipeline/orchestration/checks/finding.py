@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from ucs_pipeline.errors import counted
+
 if TYPE_CHECKING:
     from ucs_pipeline.orchestration.checks.facts import CheckInputs
 
@@ -14,7 +16,7 @@ class Check(NamedTuple):
     name: str
     description: str
     serious: bool
-    """Whether a failure breaks what the feed promises, rather than something to know about its table."""
+    """Whether a failure breaks the feed's guarantee, and is not only about its table."""
     code: str
     """Ends the message of a failure; see `docs/reference/messages.md`."""
 
@@ -66,23 +68,23 @@ class CheckResult:
     columns: Sequence[str]
     """Names of an offender's parts."""
     offenders: Sequence[Sequence[int | str]]
-    """What should not be so, in order; the first ones if they are many."""
+    """The problems, in order; the first ones if they are many."""
     more: int = 0
     """Offenders beyond those."""
     warning: str | None = None
 
     @property
     def message(self) -> str:
-        """The sentence and, if the check failed, its code."""
+        """The text and, if the check failed, its code."""
         return self.sentence if self.passed else f"{self.sentence} [{self.check.code}]"
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found."""
+        """Whether the check passed."""
         return not self.offenders
 
 
 def finished(facts: "CheckInputs") -> str:
-    """How a sentence about finished bricks begins."""
+    """The start of a message about finished bricks."""
     number, unit = len(facts.records), facts.feed.partitions.unit
-    return f"feed {facts.feed.name!r}: {number:,} {unit}{' is' if number == 1 else 's are'} materialized"
+    return f"feed {facts.feed.name!r}: {counted(number, unit)} {'is' if number == 1 else 'are'} materialized"

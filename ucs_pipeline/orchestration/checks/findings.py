@@ -1,10 +1,11 @@
-"""The checks of a feed: what each says about the facts. Pure."""
+"""The checks of a feed: the result of each. Pure."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ucs_pipeline.entries.display import content_shown, fields_shown, hash_shown, hash_text, ranges
 from ucs_pipeline.entries.entry_id import START, EntryId
+from ucs_pipeline.errors import counted
 from ucs_pipeline.orchestration.checks.any_order import gaps_allowed, ledger_not_behind
 from ucs_pipeline.orchestration.checks.finding import (
     ALL_ROWS_ARRIVED,
@@ -17,7 +18,7 @@ from ucs_pipeline.orchestration.checks.finding import (
 )
 
 if TYPE_CHECKING:
-    # Checks are declared in every process; what they look at is imported by those that run them.
+    # Checks are declared in every process; their inputs are imported only where they run.
     from ucs_pipeline.orchestration.checks.facts import CheckInputs
 
 _AGAIN = "publish to another `stream.name`, or delete the stream and launch all bricks"
@@ -30,7 +31,7 @@ _PLACES = {
 
 
 def findings(facts: "CheckInputs", warning: str | None = None) -> list[CheckResult]:
-    """The outcome of every check, in the order of `CHECKS`. `warning` is what the table's engine makes likely."""
+    """The outcome of every check, in the order of `CHECKS`. `warning`: about the table's engine."""
     return [
         all_rows_arrived(facts),
         gaps_allowed(facts) if facts.feed.any_order else no_gaps(facts),
@@ -41,12 +42,12 @@ def findings(facts: "CheckInputs", warning: str | None = None) -> list[CheckResu
 
 
 def not_behind(facts: "CheckInputs") -> CheckResult:
-    """The outcome of `STREAM_NOT_BEHIND`, which needs no look at the table."""
+    """The outcome of `STREAM_NOT_BEHIND`, which does not need the table."""
     return ledger_not_behind(facts) if facts.feed.any_order else stream_not_behind(facts)
 
 
 def all_rows_arrived(facts: "CheckInputs") -> CheckResult:
-    """Compares the record with the table, and the table with what the stream still holds."""
+    """Compares the record with the table, and the table with the entries in the stream."""
     feed, verdict = facts.feed, facts.verdict
     offenders: list[tuple[str, str, str, str]] = [
         (
@@ -96,22 +97,23 @@ def all_rows_arrived(facts: "CheckInputs") -> CheckResult:
     sides = f"table {feed.redacted.table!r} and stream {feed.stream_name!r}"
     if not offenders:
         text = (
-            f"{finished(facts)} with {rows:,} rows. All have the same rows in {sides}; {verdict.equal:,} entries that "
-            "are in the stream were compared."
+            f"{finished(facts)} with {counted(rows, 'row')}. All have the same rows in {sides}. Compared: "
+            f"{counted(verdict.equal, 'entry')} in the stream."
         )
     else:
         text = (
-            f"{finished(facts)} with {rows:,} rows, and {sides} differ. The table has other rows than recorded in "
-            f"{len(facts.changed):,} bricks. The stream has {verdict.different:,} entries that differ from the table "
-            f"and {verdict.extra or 0:,} foreign entries, and lacks {verdict.missing:,}. Restore the table if it is "
-            f"wrong; if the stream is wrong, {_AGAIN}."
+            f"{finished(facts)} with {counted(rows, 'row')}, and {sides} differ. The table has other rows than "
+            f"recorded in {counted(len(facts.changed), 'brick')}. The stream has "
+            f"{counted(verdict.different, 'different entry')} and {counted(verdict.extra or 0, 'foreign entry')}, and "
+            f"lacks {verdict.missing:,}. Restore the table if it is wrong; if the stream is wrong, {_AGAIN}."
         )
     more = verdict.different + verdict.missing - len(verdict.differences)
+    more += max(0, (verdict.extra or 0) - len(verdict.strays))
     return CheckResult(ALL_ROWS_ARRIVED, text, figures, ("brick", "compared", "expected", "found"), offenders, more)
 
 
 def no_gaps(facts: "CheckInputs") -> CheckResult:
-    """Looks for bricks that were skipped."""
+    """Finds bricks that were skipped."""
     bricks, newest, gaps = facts.feed.partitions, max(facts.records, default=-1), facts.gaps
     figures: dict[str, int | str] = {"bricks_recorded": len(facts.records), "bricks_missing": len(gaps)}
     if not facts.records:
@@ -129,7 +131,7 @@ def no_gaps(facts: "CheckInputs") -> CheckResult:
 
 
 def no_late_rows(facts: "CheckInputs") -> CheckResult:
-    """Looks for finished bricks that grew or changed in the table."""
+    """Finds finished bricks that grew or changed in the table."""
     bricks, changed = facts.feed.partitions, facts.changed
     late = sum(max(0, table.rows - record.rows) for record, table in changed)
     offenders = [
@@ -141,8 +143,8 @@ def no_late_rows(facts: "CheckInputs") -> CheckResult:
     else:
         text = (
             f"{finished(facts)}, and {len(changed):,} have changed in table {facts.feed.redacted.table!r} since, with "
-            f"{late:,} more rows: {ranges(bricks, [record.ordinal for record, _ in changed])}. The stream has the rows "
-            f"as they were. If consumers need the change, {_AGAIN}."
+            f"{counted(late, 'more row')}: {ranges(bricks, [record.ordinal for record, _ in changed])}. The stream has "
+            f"the rows as they were. If consumers need the change, {_AGAIN}."
         )
     figures = {"bricks_recorded": len(facts.records), "bricks_changed": len(changed), "rows_late": late}
     columns = ("brick", "rows recorded", "rows in the table", "content recorded", "content in the table")
@@ -150,7 +152,7 @@ def no_late_rows(facts: "CheckInputs") -> CheckResult:
 
 
 def no_unassigned_rows(facts: "CheckInputs") -> CheckResult:
-    """Looks for rows that are in no brick of the feed."""
+    """Finds rows that are in no brick of the feed."""
     feed, counts = facts.feed, facts.census.unassigned
     bricks = feed.parent.partitions
     first, last = bricks.name(bricks.first), bricks.name(bricks.last)
@@ -159,17 +161,20 @@ def no_unassigned_rows(facts: "CheckInputs") -> CheckResult:
     where = f"in a brick from {first} to {last}"
     if feed.shard_id and feed.shard_id.number:
         text = (
-            f"feed {feed.name!r}: {inside:,} rows of table {feed.redacted.table!r} are in its bricks. The same check "
-            f"of the first stream shard counts rows in no brick of feed {feed.parent.name!r}."
+            f"feed {feed.name!r}: its bricks have {counted(inside, 'row')} of table {feed.redacted.table!r}. The same "
+            f"check of the first stream shard counts rows in no brick of feed {feed.parent.name!r}."
         )
     elif not offenders:
         others = f", or assigned to another stream shard than {feed.name!r}" if feed.shard_id else ""
-        text = f"feed {feed.parent.name!r}: all {inside:,} rows of table {feed.redacted.table!r} are {where}{others}."
+        text = (
+            f"feed {feed.parent.name!r}: table {feed.redacted.table!r} has {counted(inside, 'row')}, each "
+            f"{where}{others}."
+        )
     else:
         places = {**_PLACES, "negative": "before 1970"} if feed.bricks.kind == "time" else _PLACES
         found = ", ".join(f"{rows:,} {places[place]}" for place, rows in offenders)
         text = (
-            f"feed {feed.name!r}: table {feed.redacted.table!r} has {sum(counts.values()):,} rows that are not {where} "
+            f"feed {feed.name!r}: table {feed.redacted.table!r} has {counted(sum(counts.values()), 'row')} not {where} "
             f"({found}). They are not published. Change the feed's `bricks`, or leave such rows out with `where`."
         )
     figures = {"rows_assigned": inside, **{f"rows_{place}": rows for place, rows in counts.items()}}
@@ -177,7 +182,7 @@ def no_unassigned_rows(facts: "CheckInputs") -> CheckResult:
 
 
 def stream_not_behind(facts: "CheckInputs") -> CheckResult:
-    """Looks for recorded entries above the stream's top."""
+    """Finds recorded entries above the stream's last ID."""
     feed, bricks, top = facts.feed, facts.feed.partitions, facts.verdict.begin.top
     ends = {ordinal: record.last_entry for ordinal, record in facts.records.items() if record.last_entry}
     last = max(ends.values(), default=START)
@@ -186,7 +191,7 @@ def stream_not_behind(facts: "CheckInputs") -> CheckResult:
     if not lost:
         text = f"feed {feed.name!r}: stream {feed.stream_name!r} reaches {top}. The last recorded entry is {last}."
     else:
-        # A brick without a record that has rows above the top as well would stand in the way of those after it.
+        # A brick without a record that has rows above the last ID would block those after it.
         unrecorded = (
             ordinal
             for ordinal, content in facts.census.bricks.items()
@@ -196,8 +201,8 @@ def stream_not_behind(facts: "CheckInputs") -> CheckResult:
         ends_at = "is empty" if top == START else f"ends at {top}"
         text = (
             f"feed {feed.name!r}: stream {feed.stream_name!r} {ends_at}, and the last recorded entry is {last}. "
-            f"Redis lost entries of {len(lost):,} bricks, or the stream was deleted. Launch {first}...{newest}, which "
-            "adds the missing entries."
+            f"Redis lost entries of {counted(len(lost), 'brick')}, or the stream was deleted. Launch "
+            f"{first}...{newest}, which adds the missing entries."
         )
     offenders = [(bricks.name(ordinal), facts.records[ordinal].rows, str(ends[ordinal])) for ordinal in lost]
     return CheckResult(STREAM_NOT_BEHIND, text, figures, ("brick", "rows recorded", "last entry recorded"), offenders)

@@ -1,4 +1,4 @@
-"""A feed at a glance, for the UI. Pure."""
+"""The overview of a feed in the UI. Pure."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from ucs_pipeline.orchestration.status import FeedStatus
 
 
 def overview(status: FeedStatus, table_rows: int) -> Mapping[str, str]:
-    """Bricks, rows, stream and consumer groups of a feed, each in a few words.
+    """Bricks, rows, stream and consumer groups of a feed, each as a short text.
 
     Args:
         status: where the feed is.
@@ -32,7 +32,7 @@ def _stream(status: FeedStatus) -> str:
         return f"{status.stream}: {status.problem}"
     share = status.redis.length / status.max_len
     text = f"{status.stream}: {status.redis.length:,} of {status.max_len:,} entries ({share:.1%})"
-    return f"{text}, top {status.redis.top}" if status.redis.top else text
+    return f"{text}, last ID {status.redis.top}" if status.redis.top else text
 
 
 def _groups(status: FeedStatus) -> str:

@@ -34,7 +34,7 @@ class BrickFeed(dg.Component, Feed, dg.Resolvable):
 
     @model_validator(mode="after")
     def _shown_by_dagster(self) -> Self:
-        # The assets of shards have names with a number, none of which is reserved.
+        # The assets of shards have names with a number, which are never reserved.
         if self.stream.shards == 1 and not is_valid_name(self.name):
             raise ValueError(
                 f"name {self.name!r} is reserved by Dagster. Choose another; stream.name may be {self.name}."
@@ -53,7 +53,7 @@ class BrickFeed(dg.Component, Feed, dg.Resolvable):
 
     @classmethod
     def model(cls) -> type[BaseModel]:
-        """The model behind the YAML; what is wrong comes as one sentence."""
+        """The model of the YAML; errors come as one message."""
         return _checked_model()
 
     @classmethod
@@ -92,8 +92,7 @@ class BrickFeed(dg.Component, Feed, dg.Resolvable):
         except FeedError as error:
             raise FeedError(f"{called(settings.get('name'))}: {error}") from None
         try:
-            # All settings are plain data; taken as a whole, they fail with one sentence and not with a traceback per
-            # level.
+            # All settings are plain data; validated as a whole, they give one message instead of a traceback per level.
             feed = cls(**settings)
         except FeedError as error:
             raise FeedError(masking.hider(secrets - {settings.get("name")})(str(error))) from None
@@ -107,7 +106,7 @@ class BrickFeed(dg.Component, Feed, dg.Resolvable):
 
 
 def _model(settings: type[BaseModel]) -> type[BaseModel]:
-    """Settings as YAML has them: a template may stand for each, so their limits wait until it is filled in."""
+    """Settings as YAML has them: each may be a template, so their limits are checked after it is filled in."""
     fields: dict[str, Any] = {}
     for name, field in settings.model_fields.items():
         written: Any = next(
@@ -118,7 +117,7 @@ def _model(settings: type[BaseModel]) -> type[BaseModel]:
             written = _model(written)
         about: dict[str, Any] = {"description": field.description}
         if isinstance(field.default, str | int | float | None):
-            # Shown in the schema; one that is made anew each time is not.
+            # Shown in the schema; a default factory is not.
             about["default"] = field.default
         elif not field.is_required():
             about["default_factory"] = field.get_default
@@ -136,13 +135,13 @@ def _refuse_misread(context: dg.ResolutionContext) -> None:
     if context.source_position_tree:
         position = context.source_position_tree.position
         file = Path(position.filename)
-        # Of a text that is in no file, `resolve_from_yaml` takes care.
+        # `resolve_from_yaml` handles a text that is in no file.
         if file.is_file():
             refuse_misread(file.read_text(encoding="utf-8"), position.start.line)
 
 
 def _checked(value: Any, handler: ModelWrapValidatorHandler[BaseModel]) -> BaseModel:
-    # Dagster's model allows a template wherever another type is expected, and so reports each mistake twice.
+    # Dagster's model allows a template for any type, and so reports each error twice.
     try:
         return handler(value)
     except ValidationError as error:

@@ -1,6 +1,6 @@
 """The `{{ templates }}` of a feed, filled in.
 
-Dagster makes the word None of an environment variable that is not set; here it is an error.
+Dagster turns an environment variable that is not set into the text None; here it is an error.
 """
 
 import os
@@ -20,18 +20,18 @@ _JINJA = NativeEnvironment(undefined=StrictUndefined)
 def filled_in(
     settings: Mapping[str, Any], scope: Mapping[str, Any], read: set[str], path: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Settings with what their templates stand for.
+    """Settings with the values of their templates.
 
     Args:
         settings: some settings of a feed.
-        scope: what a template may name.
-        read: takes the values of the environment variables that are read.
+        scope: names that a template may use.
+        read: receives the values of the environment variables that are read.
         path: names of the groups that the settings are in.
 
     Raises:
-        FeedError: a template stands for nothing.
+        FeedError: a template has no value.
     """
-    # A template that calls for its variables in another way than Dagster's brings its own.
+    # A template that reads variables in another way than Dagster's has its own `env`.
     own = {**scope, "env": _Environment(read)} if isinstance(scope.get("env"), EnvScope) else scope
     for name in settings:
         if isinstance(name, str) and TEMPLATE in name:
@@ -44,7 +44,7 @@ def _filled_in(value: Any, scope: Mapping[str, Any], read: set[str], path: tuple
         return filled_in(value, scope, read, path)
     if isinstance(value, list):
         return [_filled_in(part, scope, read, path) for part in value]
-    # Dagster takes every text for a template of a Python value, by which the constant "5" would become a number.
+    # Dagster treats every text as a template of a Python value, which would turn the constant "5" into a number.
     return _rendered(value, scope, path) if isinstance(value, str) and TEMPLATE in value else value
 
 
@@ -60,13 +60,13 @@ def _rendered(text: str, scope: Mapping[str, Any], path: tuple[str, ...]) -> Any
     except TemplateError as error:
         why = str(error)
     except Exception as error:
-        # What a function that somebody wrote says may be anything.
+        # The error of a user's function may contain anything.
         why = f"it raised {type(error).__name__}"
     raise FeedError(f"{named(path)}: a template has no value: {why}.") from None
 
 
 class _Environment:
-    """What `env` is in a template: as Dagster's, but for variables that are not set."""
+    """`env` in a template: as Dagster's, except for variables that are not set."""
 
     def __init__(self, read: set[str]) -> None:
         self._read = read
@@ -84,7 +84,7 @@ class _Environment:
 
     def __getattr__(self, key: str) -> Any:
         if key.startswith("jinja"):
-            # Jinja asks any object whether it is to be called in a way of its own.
+            # Jinja reads special attributes of any object that it calls.
             raise AttributeError(key)
         return self(key)
 
@@ -92,7 +92,7 @@ class _Environment:
 
 
 class _Unset(StrictUndefined):
-    """Stands for a variable that is not set: an error, but where the template has another value for it."""
+    """A variable that is not set: an error, unless the template has another value for it."""
 
     __slots__ = ()
 

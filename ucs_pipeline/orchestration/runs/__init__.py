@@ -1,1 +1,1 @@
-"""What a run of a feed's asset does, from the refusal of a changed numbering to a run that stays."""
+"""The run of a feed's asset: the refusal of a changed numbering, publishing, and `tail: live`."""

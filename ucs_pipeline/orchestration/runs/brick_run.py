@@ -1,4 +1,4 @@
-"""What a run of a feed's asset does: its bricks go from the table to the stream."""
+"""The run of a feed's asset: publishes its bricks."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -25,18 +25,18 @@ def publish_bricks(
 ) -> tuple[Iterator[BrickReport], Callable[[], Shape | None]]:
     """Publishes the partitions that begin at `wanted`, consecutive ones.
 
-    Returns a report of each as it is complete, and what tells the columns that the feed selects, with the types that
-    the table has now; None if ClickHouse does not answer.
+    Returns a report of each as it is complete, and a function that returns the columns that the feed selects, with
+    their current types; None if ClickHouse does not answer.
 
     Raises:
-        UcsError: as `publishing.run.publish`, or the feed numbers its rows in another way than it did.
+        UcsError: as `publishing.run.publish`, or the feed's numbering has changed.
     """
 
     def records(starts: Sequence[int]) -> Mapping[int, BrickReport]:
         return recorded(context.instance, feed, starts)
 
     def shape() -> Shape | None:
-        # Known by now if anything was read. If not, a run that has nothing to do must not fail for it.
+        # Cached if anything was read. If not, a run without work must not fail for it.
         with suppress(SourceError):
             return source.shape()
         return None
@@ -61,7 +61,7 @@ def publish_bricks(
 
 
 def _replay_request(context: dg.AssetExecutionContext) -> str | None:
-    """Who asks for a replay; None if nobody does. A run that is launched again for one that failed is the same."""
+    """The id of a replay request; None if there is none. A relaunched run has the id of the failed one."""
     if not context.op_execution_context.op_config["replay"]:
         return None
     tags, run = context.run.tags, context.run

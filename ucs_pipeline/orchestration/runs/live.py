@@ -1,4 +1,4 @@
-"""A run that stays: rows go into the stream as the table gets them, and partitions are reported as they are sealed."""
+"""A run with `tail: live`: publishes rows as the table gets them, and reports partitions as they are sealed."""
 
 import time
 from bisect import bisect_right
@@ -19,7 +19,7 @@ from ucs_pipeline.stream.stream import RedisStream
 
 
 class Publish(Protocol):
-    """Publishes what the table has of some partitions, as `publishing.run.publish`, and reports each."""
+    """Publishes the table's rows of some partitions, as `publishing.run.publish`, and reports each."""
 
     def __call__(self, starts: Sequence[int], *, again: bool) -> Generator[BrickReport, None, None]:
         """`again`: whether it was called before."""
@@ -30,19 +30,19 @@ def stay(
 ) -> Generator[BrickReport, None, None]:
     """Publishes partitions until all are sealed, or for `live_max_s` seconds.
 
-    Each pass publishes what the table has by then, and compares the rows of the open partition that are in the stream:
-    one that has changed, or that has got a row before its last one, is refused. Between passes it looks at the table's
-    newest key and at the stream's top only, so that nothing is held in memory but the counts of the open partition.
+    Each pass publishes the table's new rows, and compares the rows of the open partition that are in the stream: a
+    partition that has changed, or has a new row before its last one, is refused. Between passes it reads only the
+    table's newest key and the stream's last ID, and keeps only the counts of the open partition in memory.
 
     Args:
         feed: the feed.
         source: its table.
         stream: its stream.
         wanted: starts of the partitions, consecutive.
-        publish: what publishes some of them.
-        log: takes one sentence each time the run has to pause.
+        publish: publishes some of them.
+        log: called with a message each time the run pauses.
 
-    Yields a report of each partition as it is sealed, and at the end, as an open one, of the partition that is not.
+    Yields a report of each partition as it is sealed, and at the end of the open one.
 
     Raises:
         UcsError: as `publishing.run.publish`.
@@ -54,7 +54,7 @@ def stay(
     while done < len(wanted) and time.monotonic() < ends:
         start = wanted[done]
         try:
-            (tail, open_), lost = _look(feed, source, start), stream.state().top < top
+            (tail, open_), lost = _open_partition(feed, source, start), stream.state().top < top
         except (SourceUnavailableError, StreamUnavailableError) as error:
             backoff.wait(error)
             continue
@@ -62,7 +62,7 @@ def stay(
         if not lost and ((tail, open_) == seen or (tail is None and open_ == start)):
             time.sleep(feed.poll_s)
             continue
-        # What Redis has lost of the run's partitions is published again.
+        # Rows of the run's partitions that Redis lost are published again.
         first, top, begun = (0, START, None) if lost else (done, top, begun)
         stop = len(wanted) if open_ is None else bisect_right(wanted, open_)
         with closing(publish(wanted[first:stop], again=again)) as reports:
@@ -82,10 +82,10 @@ def stay(
         yield replace(begun, open=True)
 
 
-def _look(feed: Feed, source: Source, start: int) -> tuple[Tail | None, int | None]:
-    """Where the table ends, and the partition from `start` on that can still grow; None if none of the feed's can."""
+def _open_partition(feed: Feed, source: Source, start: int) -> tuple[Tail | None, int | None]:
+    """The table's end, and the first partition from `start` on that can still grow; None if there is none."""
     if feed.bricks.kind == "number":
-        # An id beyond the list seals its last brick.
+        # An id after the last brick seals it.
         tail = source.tail(start, MAX_ORDINAL)
         return tail, _open(feed, start, int(tail.newest) if tail else None)
     open_ = _open(feed, start, None)
@@ -101,7 +101,7 @@ def _open(feed: Feed, start: int, newest: int | None) -> int | None:
 
 
 def _with(before: BrickReport | None, report: BrickReport) -> BrickReport:
-    """The report of a partition, with what earlier passes of the run had added to it."""
+    """The report of a partition, including the rows of earlier passes of the run."""
     if before is None or before.ordinal != report.ordinal or not before.published:
         return report
     return replace(

@@ -1,4 +1,4 @@
-"""A feed that numbers its rows in another way than when it published: noticed before a row moves."""
+"""Detects a feed whose numbering has changed since it published, before a row is sent."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,9 +16,9 @@ _PAGE = 10
 
 
 def refuse_renumbered(instance: dg.DagsterInstance, feed: Feed, stream: RedisStream) -> None:
-    """Keeps a feed from going on where it numbered its rows in another way.
+    """Refuses to publish if the numbering has changed.
 
-    The same names and entry ids would stand for other rows, and those between the two be left out or come twice.
+    The same names and entry ids would stand for other rows, and some rows would be missing or come twice.
 
     Raises:
         StreamError: a partition that was recorded lately had other bounds, or ids that another `id_offset` gave it.
@@ -59,7 +59,7 @@ def _refuse_shifted(feed: Feed, stream: RedisStream, name: str, ordinals: Sequen
     if not lowered and not raised:
         return
     top = stream.state().top
-    # With a higher one the feed may be on another stream by now, whose old entries may have any ids.
+    # With a higher one the feed may be on another stream, whose old entries may have any ids.
     if top == last or (lowered and top > last) or stream.entries(last, last):
         raise StreamError(
             f"feed {feed.name!r}: brick {name} was recorded up to entry {last} of stream {stream.name!r}, whose last "
@@ -83,7 +83,10 @@ def _recorded(instance: dg.DagsterInstance, feed: Feed) -> Iterator[dg.AssetMate
 
 
 def _ordinals(bricks: BrickClass, name: str) -> Sequence[int] | None:
-    """Bricks of a partition of any level, in this feed's list or not; None if the class has no such name."""
+    """Bricks of a partition of any level, inside or outside the feed's brick range;
+
+    None if the class has no such name.
+    """
     depth = len(LEVELS) - 1 - name.count(".")
     if not 0 <= depth < len(LEVELS):
         return None

@@ -1,1 +1,1 @@
-"""What launches bricks, and what reports failures."""
+"""Sensors that launch bricks, and sensors that report failures."""

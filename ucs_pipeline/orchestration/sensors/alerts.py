@@ -1,7 +1,7 @@
 """Alerts about runs that failed and checks that did not pass, posted to a webhook.
 
-Plain sensors that keep a cursor of their own: Dagster's `run_failure_sensor` moves on when its body fails, and an alert
-that the webhook did not take would be lost. Here it stays, and is sent at a later tick. An alert may come twice.
+Plain sensors with a cursor of their own: Dagster's `run_failure_sensor` advances its cursor when its body fails, and an
+alert that the webhook refused would be lost. Here it is sent again at a later tick. An alert may come twice.
 """
 
 import time
@@ -11,6 +11,7 @@ from typing import Any, Literal
 import dagster as dg
 from dagster import AssetCheckEvaluation, DagsterEventType
 
+from ucs_pipeline.errors import counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.orchestration.checks.definitions import check_key, checks_name
 from ucs_pipeline.orchestration.checks.finding import CHECKS
@@ -18,7 +19,7 @@ from ucs_pipeline.orchestration.names import RANGE_TAGS, feed_key, feeds_in, run
 from ucs_pipeline.orchestration.sensors.webhook import URL_VARIABLE, WebhookError, post, webhook_url
 
 _RUNS_AT_ONCE = 20
-"""Runs that a tick looks at, at most."""
+"""Most runs that a tick reads."""
 
 _TICK_SECONDS = 20
 """After so long a tick begins no further alert: Dagster ends a tick after a minute, and its cursor would be lost."""
@@ -33,7 +34,7 @@ _FeedsOf = Callable[[dg.DagsterRun], Sequence[str]]
 
 
 def alert_defs() -> dg.Definitions:
-    """The sensors that watch all feeds of a code location, if the environment says where alerts go; else nothing."""
+    """The sensors that watch all feeds of a code location, if `UCS_ALERT_WEBHOOK_URL` is set; else nothing."""
     if webhook_url() is None:
         return dg.Definitions()
     failed: _Change = DagsterEventType.RUN_FAILURE
@@ -47,7 +48,7 @@ def alert_defs() -> dg.Definitions:
 
 
 def _names_of(feeds: Sequence[Feed]) -> _FeedsOf:
-    """What names the feeds that a run was about."""
+    """The names of the feeds of a run."""
     names = [feed.name for feed in feeds]
     jobs = {checks_name(feed): feed.name for feed in feeds}
     keys = {feed_key(feed): feed.name for feed in feeds}
@@ -55,7 +56,7 @@ def _names_of(feeds: Sequence[Feed]) -> _FeedsOf:
 
     def feeds_of(run: dg.DagsterRun) -> list[str]:
         found = {jobs.get(run.job_name), *(name for name in names if runs_tag(name) in run.tags)}
-        # A run that never began has no tag of the feed's yet, but it has a selection.
+        # A run that never started has no tag of the feed yet, but it has a selection.
         found |= {keys.get(key) for key in run.asset_selection or ()}
         found |= {checks.get(key) for key in run.asset_check_selection or ()}
         return [name for name in names if name in found]
@@ -68,7 +69,7 @@ def _sensor(name: str, what: str, change: _Change) -> dg.SensorDefinition:
         name=name,
         description=f"Posts {what} to the webhook in {URL_VARIABLE}.",
         minimum_interval_seconds=_SECONDS,
-        # Whoever sets the variable has asked for it.
+        # On by default, since the variable is set on purpose.
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
@@ -89,27 +90,27 @@ def _sensor(name: str, what: str, change: _Change) -> dg.SensorDefinition:
             if message is not None:
                 if sent and time.monotonic() >= until:
                     return dg.SkipReason(
-                        f"skipped: the webhook is slow. {sent} alerts sent. Next check in {_SECONDS} s."
+                        f"skipped: the webhook is slow. {counted(sent, 'alert')} sent. Next check in {_SECONDS} s."
                     )
                 try:
                     post(url, message)
                 except WebhookError as error:
                     if not sent:
                         raise
-                    # A tick that fails keeps the cursor where it was, and these would be sent again.
-                    return dg.SkipReason(f"skipped: {sent} alerts sent, then: {error}")
+                    # A failed tick does not move the cursor, so these would be sent again.
+                    return dg.SkipReason(f"skipped: {counted(sent, 'alert')} sent, then: {error}")
                 sent += 1
             context.update_cursor(str(record.storage_id))
-        found = f"{sent} alerts sent" if sent else "no run or check has failed"
+        found = f"{counted(sent, 'alert')} sent" if sent else "no run or check has failed"
         return dg.SkipReason(f"skipped: {found}. Next check in {_SECONDS} s.")
 
     return sensor
 
 
 def alert(instance: dg.DagsterInstance, run: dg.DagsterRun, feeds: Sequence[str]) -> dict[str, Any] | None:
-    """What is posted about a run that has ended; None if nothing is.
+    """The alert about a run that has ended;
 
-    Its `text` says it all; the rest is for programs.
+    None if there is none. Its `text` is the whole message; the rest is for programs.
     """
     if not feeds:
         return None
@@ -137,20 +138,20 @@ def _bricks(run: dg.DagsterRun) -> str | None:
 
 
 def _error(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
-    """The sentence with which a step failed, or Dagster's word if none says it."""
+    """The error message of a failed step, or else Dagster's message."""
     for record in instance.get_records_for_run(run.run_id, of_type=DagsterEventType.STEP_FAILURE).records:
         event = record.event_log_entry.dagster_event
         data = event.step_failure_data if event else None
         if data and data.user_failure_data and data.user_failure_data.description:
             return data.user_failure_data.description
         if data and data.error:
-            # Of an error that nobody foresaw only its class: its text may say anything, and this leaves the house.
-            return f"{(data.error.cause or data.error).cls_name}; the run's log says more"
+            # Only the class of an unexpected error: its text may hold secrets, and the alert goes to another service.
+            return f"{(data.error.cause or data.error).cls_name}; open the run's log"
     for record in instance.get_records_for_run(run.run_id, of_type=DagsterEventType.RUN_FAILURE).records:
         event = record.event_log_entry.dagster_event
         if event and event.message:
             return event.message
-    return "the run's log says why"
+    return "open the run's log"
 
 
 def _failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[AssetCheckEvaluation]:

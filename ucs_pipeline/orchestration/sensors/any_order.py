@@ -1,4 +1,4 @@
-"""Which bricks of an any-order feed may be launched next: those that are not done, or that Redis lost."""
+"""Which bricks of an any-order feed may be launched next: those that are not finished, or that Redis lost."""
 
 from collections.abc import Collection, Sequence
 
@@ -25,7 +25,7 @@ def ledger_situation(
     stream: RedisStream,
     state: State,
 ) -> FeedSnapshot:
-    """What is known before the table is looked at.
+    """The snapshot before the table is read.
 
     Args:
         feed: the feed.
@@ -39,23 +39,23 @@ def ledger_situation(
     ledger = Ledger(feed, stream)
     lost = {feed.partitions.name(start) for start in _lost(feed, instance, ledger)} if done else set()
     stretch: list[int] = []
-    at_work: int | None = None
+    busy_start: int | None = None
     ended = False
     for start, name in zip(feed.partitions.starts, names, strict=True):
-        if name in busy and at_work is None:
-            at_work = start
+        if name in busy and busy_start is None:
+            busy_start = start
         if name in done and name not in lost:
             ended = bool(stretch)
         elif not ended:
             stretch.append(start)
     first = stretch[0] if stretch else None
-    return FeedSnapshot(first, at_work, START, state, Seal(None), stretch=stretch, rows=ledger.rows())
+    return FeedSnapshot(first, busy_start, START, state, Seal(None), stretch=stretch, rows=ledger.rows())
 
 
 def _lost(feed: Feed, instance: dg.DagsterInstance, ledger: Ledger) -> set[int]:
-    """Partitions that are recorded as done, and of which the ledger has less.
+    """Partitions that are recorded as done, and have fewer rows in the ledger.
 
-    What Redis loses is what came last: the records are looked through from the newest one on, as long as they are lost.
+    Redis loses the latest writes, so the search goes from the newest record back to the first one that is not lost.
     """
     lost: set[int] = set()
     for page in newest(instance, feed, _LOOK_BACK):

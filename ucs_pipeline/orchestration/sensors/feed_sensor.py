@@ -1,4 +1,4 @@
-"""A feed's sensor and schedule: what launches its next bricks by itself."""
+"""A feed's sensor and schedule, which launch its next bricks."""
 
 import time
 
@@ -12,7 +12,7 @@ from ucs_pipeline.orchestration.sensors.next_bricks import FeedSnapshot, LaunchB
 
 
 def sensor_defs(feed: Feed, asset: dg.AssetsDefinition) -> dg.Definitions:
-    """The sensor and the schedule that a feed asks for. Building them connects to nothing."""
+    """The sensor and the schedule of a feed. Connects to nothing."""
     sensors = [_sensor(feed, asset)] if feed.sensor else []
     schedules = [_schedule(feed, asset)] if feed.schedule else []
     return dg.Definitions(sensors=sensors, schedules=schedules)
@@ -61,13 +61,13 @@ def _schedule(feed: Feed, asset: dg.AssetsDefinition) -> dg.ScheduleDefinition:
 
 
 def _checked_again(reason: str, when: str) -> str:
-    """A skip reason that tells when the feed is checked next; the code of an error stays at its end."""
+    """A skip reason with the time of the next check; its code stays at the end."""
     text = without_code(reason)
     return f"{text} Next check {when}.{reason[len(text) :]}"
 
 
 def request_tags(feed: Feed, request: Request) -> dict[str, str]:
-    """The tags of a run over some partitions, by which Dagster takes them and people find it."""
+    """The tags of a run over some partitions: for Dagster, and for searches in the UI."""
     tags = {
         **range_tags(feed.partitions.name(request.first), feed.partitions.name(request.last)),
         **run_tags(feed, request.first, request.last),
@@ -75,13 +75,13 @@ def request_tags(feed: Feed, request: Request) -> dict[str, str]:
     if request.open:
         tags[OPEN_BRICK_TAG] = feed.partitions.name(request.last)
     if request.live:
-        # The sensor begins the next one. A retry of Dagster's would wait in the queue behind it, for an hour.
+        # The sensor starts the next one. A retry by Dagster would wait in the queue behind it, for an hour.
         tags |= {LIVE_TAG: "yes", MAX_RETRIES_TAG: "0"}
     return tags
 
 
 def _run_request(feed: Feed, request: Request) -> dg.RunRequest:
-    # No run key: it would block these bricks for ever, also after a failure.
+    # No run key: it would block these bricks permanently, also after a failure.
     return dg.RunRequest(tags=request_tags(feed, request), asset_selection=[feed_key(feed)])
 
 
@@ -91,10 +91,10 @@ def _next(
     context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext,
     most: int,
 ) -> tuple[Request | str, FeedSnapshot | None]:
-    # Whoever writes a schedule has said when bricks may go.
+    # A schedule itself decides when bricks are published.
     asked = isinstance(context, dg.ScheduleEvaluationContext)
     try:
-        # Imports Arrow and the clients, which definitions do without.
+        # Imports Arrow and the clients, which definitions do not need.
         from ucs_pipeline.orchestration.sensors.snapshot import situation_of
 
         seen = situation_of(feed, asset, context.instance, context.resources, asked=asked)

@@ -13,13 +13,13 @@ class Seal(NamedTuple):
     """Where the partitions that can still change begin."""
 
     open: int | None
-    """Start of the first one; None if none of the feed's can."""
+    """Start of the first one; None if there is none."""
     waits_for: str = ""
-    """What seals it, in a sentence."""
+    """What seals it, as a message."""
 
 
 def seal(feed: Feed, start: int, newest_id: int | None, now: float) -> Seal | str:
-    """Which partitions from `start` on can still change; or why that cannot be said, in a sentence.
+    """Which partitions from `start` on can still change; or the reason why that is not known.
 
     Args:
         feed: the feed.

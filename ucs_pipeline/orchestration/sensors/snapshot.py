@@ -1,4 +1,4 @@
-"""What is known of a feed at one moment, looked up for its sensor and its schedule."""
+"""The state of a feed at one moment, read for its sensor and its schedule."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -26,13 +26,13 @@ _LOOK_BACK = 100
 def situation_of(
     feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance, resources: object, *, asked: bool = False
 ) -> FeedSnapshot:
-    """What is known of the feed now.
+    """The state of the feed now.
 
-    `asked`: somebody says that bricks may go now. Then so may those of text, which nothing seals.
+    `asked`: a command or a schedule asks for bricks now. Then text bricks, which are never sealed, count too.
 
     Raises:
         SourceError: the table cannot be read.
-        StreamError: the stream cannot be read, or was assigned to otherwise.
+        StreamError: the stream cannot be read, or has other shards.
     """
     stream = open_stream(feed, resources)
     state = stream.state()
@@ -46,7 +46,7 @@ def situation_of(
         return situation
     source = open_table(feed, resources)
     if start is None:
-        # The digits of all text keys, at every look, would cost more than they tell.
+        # Hashing all text keys at every tick would cost too much.
         return replace(situation, has_rows_beyond=feed.bricks.kind != "text" and _has_rows_beyond(source))
     newest = source.newest_key(start) if feed.bricks.kind == "number" else None
     found = Seal(None) if asked and feed.bricks.kind == "text" else seal(feed, start, newest, time.time())
@@ -60,19 +60,19 @@ def _has_rows_beyond(source: Source) -> bool:
     try:
         return source.has_rows_beyond()
     except SourceError:
-        # Of a feed that is done the table may be gone.
+        # The table of a finished feed may be gone.
         return False
 
 
 def _progress(
     feed: Feed, asset: dg.AssetsDefinition, instance: dg.DagsterInstance
 ) -> tuple[int | None, int | None, EntryId]:
-    """The first brick that is not done, a brick in progress, and the highest recorded entry."""
+    """The first unfinished brick, a brick in progress, and the highest recorded entry."""
     done, busy = _statuses(asset, instance)
     bricks = list(zip(feed.partitions.starts, _names(asset), strict=True))
     first_missing = next((start for start, name in bricks if name not in done), None)
     first_busy = next((start for start, name in bricks if name in busy), None) if busy else None
-    # Bricks without rows have no entries; more than a hundred of them in a row are not looked through.
+    # Bricks without rows have no entries; at most a hundred of them in a row are read.
     newest = list(islice((start for start, name in reversed(bricks) if name in done), _LOOK_BACK))
     for some in (newest[:1], newest):
         entries = [report.last_entry for report in recorded(instance, feed, some).values() if report.last_entry]
@@ -87,15 +87,15 @@ def _names(asset: dg.AssetsDefinition) -> Sequence[str]:
 
 
 def _statuses(asset: dg.AssetsDefinition, instance: dg.DagsterInstance) -> tuple[set[str], set[str]]:
-    """Names of the partitions that are done, and of those that a run is about to publish, or publishing."""
+    """Names of the partitions that are done, and of those in queued or running runs."""
     partitions = asset.partitions_def
     assert partitions
-    # What `instance.get_status_by_partition` answers from; with a hundred thousand bricks that takes twice as long.
+    # As `instance.get_status_by_partition`, which takes twice as long with 100,000 bricks.
     cached = get_and_update_asset_status_cache_value(instance, asset.key, partitions)
     if cached is None:
         return set(), set()
     busy = set(cached.deserialize_in_progress_partition_subsets(partitions).get_partition_keys())
-    # A brick that is done, and that a run failed on since, is looked at once more.
+    # A finished brick whose latest run failed is read again.
     failed = set(cached.deserialize_failed_partition_subsets(partitions).get_partition_keys())
     done = set(cached.deserialize_materialized_partition_subsets(partitions).get_partition_keys()) - failed - busy
     return done, busy

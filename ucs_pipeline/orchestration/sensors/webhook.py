@@ -26,10 +26,10 @@ class WebhookError(UcsError):
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Takes a redirect for the error it is: a POST that is sent elsewhere becomes a GET without its message."""
+    """Treats a redirect as an error: a redirected POST becomes a GET without its message."""
 
     def redirect_request(self, *_: Any) -> None:
-        """No request follows."""
+        """Follows no redirect."""
 
 
 def webhook_url() -> str | None:
@@ -41,7 +41,7 @@ def post(url: str, message: Mapping[str, Any]) -> None:
     """Posts a message as JSON, and once more if that fails.
 
     Raises:
-        WebhookError: it was not taken, or the address is none.
+        WebhookError: it was refused, or the address is invalid.
     """
     problem = ""
     for _ in range(_TRIES):
@@ -55,7 +55,7 @@ def post(url: str, message: Mapping[str, Any]) -> None:
 
 
 def _in_time(url: str, body: bytes) -> str:
-    """As `_problem`, which limits the time of each read only: an answer in drops would have no end."""
+    """As `_problem`, which limits only the time of each read, with a limit for the whole answer."""
     found: SimpleQueue[str] = SimpleQueue()
     Thread(target=lambda: found.put(_problem(url, body)), name="ucs-webhook", daemon=True).start()
     try:
@@ -65,14 +65,14 @@ def _in_time(url: str, body: bytes) -> str:
 
 
 def _problem(url: str, body: bytes) -> str:
-    """Why a message was not taken, without a word of the address; nothing if it was.
+    """Why a message was refused, without any part of the address; nothing if it was accepted.
 
-    Errors of urllib and its kin often quote the address, or a part of it, and so none of them leaves this function.
+    Errors of urllib often quote the address, or a part of it, so none of them leaves this function.
     """
     try:
         if urlsplit(url).scheme not in ("http", "https"):
             return "it is not an http:// or https:// address"
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - looked at above
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - checked above
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=_TIMEOUT_SECONDS):
             return ""
     except urllib.error.HTTPError as error:
@@ -86,6 +86,6 @@ def _problem(url: str, body: bytes) -> str:
 
 def _kind(error: OSError) -> str:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    # The texts of the operating system are fixed; others name hosts. TLS has numbers of its own.
+    # Error texts of the operating system are fixed; others name hosts. TLS has its own numbers.
     number = reason.errno if isinstance(reason, OSError) and not isinstance(reason, ssl.SSLError) else None
     return os.strerror(number) if number is not None and number > 0 else type(reason).__name__

@@ -1,1 +1,1 @@
-"""Publishing of an any-order feed: a ledger says what is in the stream."""
+"""Publishing of an any-order feed, with a ledger of what is in the stream."""

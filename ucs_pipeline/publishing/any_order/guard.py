@@ -1,16 +1,15 @@
 """What surrounds the rows of an any-order feed's transaction, as bytes of the Redis protocol. Pure.
 
-Why a transaction and a guard, and how a guard is closed: see `ordered.guard`. What is different here: the ids are
-Redis' own, so not the stream's top but the ledger says which rows are there. The guard lets rows in only if the ledger
-says of their brick exactly what the publisher believes (rows, content, replay), which no frozen, replaced or repeated
-transaction gets past; so there is no fencing token. And the transaction ends with a second script that writes into the
-ledger what was added. No row is in the stream without the ledger knowing, and none is in the ledger that is not in the
-stream.
+Why a transaction and a guard, and how a guard is closed: see `ordered.guard`. What is different here: Redis assigns the
+ids, so the ledger, not the stream's last ID, records which rows are in the stream. The guard accepts rows only if the
+ledger has exactly the state of their brick that the publisher expects (rows, content, replay). That stops frozen,
+replaced and repeated transactions, so there is no fencing token. The transaction ends with a second script that writes
+the added rows into the ledger. So every row in the stream is in the ledger, and the reverse.
 
 Redis refuses a whole transaction, or nothing of it, when it is out of memory, short of replicas or cannot save. The
-second script does not lean on that: it counts, and where fewer rows came than were sent, it takes them out again.
+second script does not rely on that: it counts, and if fewer rows came than were sent, it deletes them again.
 
-How the guard knows that the stream is the one the ledger is about: see `ledger_mark`. Each transaction moves the mark.
+How the guard recognizes the ledger's stream: see `ledger_mark`. Each transaction moves the mark.
 """
 
 import secrets
@@ -21,18 +20,19 @@ from ucs_pipeline.feed.redis_keys import ledger_key, mark_name, parked_key
 from ucs_pipeline.publishing.ordered.guard import MULTI
 
 OPEN, MOVED, GONE, FULL, REFUSED = 1, b"moved", b"gone", b"full", b"refused"
-"""What the scripts of a transaction find: see `LedgerGuard`."""
+"""Answers of the scripts of a transaction: see `LedgerGuard`."""
 
 DOUBT = b"doubt"
-"""What `LedgerGuard.begin` finds where stream and ledger may not belong together."""
+"""The answer of `LedgerGuard.begin` if stream and ledger may not belong together."""
 
 _BEYOND = b"18446744073709551615-"
-"""No entry has such an id: a group there is behind with nothing, and holds nothing back."""
+"""Above every entry: a group there has no lag, and prevents no trimming."""
 
 _EXEC = command(b"EXEC")
 
-# Keys of all: the stream, the ledger, the name the stream is moved aside to. Last argument of all: the mark's name.
-_LOOK = b"""
+# Keys of all scripts: the stream, the ledger, the name that the stream is moved to. Last argument of all: the mark's
+# name.
+_READ = b"""
 local info = redis.pcall('XINFO', 'STREAM', KEYS[1])
 local length, top, added = 0, '', -1
 for i = 1, #info, 2 do
@@ -52,9 +52,9 @@ for _, group in ipairs(info.err and {} or redis.call('XINFO', 'GROUPS', KEYS[1])
 end
 local absent = info.err and string.find(info.err, 'no such key')
 """
-# Arguments: the numbering, a new mark. What is decided here is explained in `ledger_mark`.
+# Arguments: the numbering, a new mark. `ledger_mark` explains the decisions.
 _BEGIN = (
-    _LOOK
+    _READ
     + _FIND
     + b"""
 if info.err and not absent then return info end
@@ -78,9 +78,9 @@ redis.call('HSETNX', KEYS[2], 'numbering', ARGV[1])
 return {redis.call('HGET', KEYS[2], 'numbering'), lost}
 """
 )
-# Arguments: the brick, the head that is expected, the number of rows, the most entries the stream may hold.
+# Arguments: the brick, the expected head, the number of rows, the cap on the stream's entries.
 _ENTER = (
-    _LOOK
+    _READ
     + _FIND
     + b"""
 local now, noted = redis.pcall('HGET', KEYS[2], ARGV[1]), redis.pcall('HGET', KEYS[2], 'mark')
@@ -96,7 +96,7 @@ elseif redis.call('EXISTS', KEYS[3]) == 0 then
   return 1
 end
 if absent then
-  -- A group that comes and goes is the only way to create a stream without an entry.
+  -- Creating and destroying a group is the only way to create a stream without an entry.
   redis.call('XGROUP', 'CREATE', KEYS[3], 'ucs', '0', 'MKSTREAM')
   redis.call('XGROUP', 'DESTROY', KEYS[3], 'ucs')
 else
@@ -106,8 +106,8 @@ redis.call('SET', KEYS[1], '')
 return found or 'moved'
 """
 )
-# Arguments: the brick (none: to see that all is allowed that may be needed), its new head, the number of rows, whether
-# they are its first ones, a new mark.
+# Arguments: the brick (empty: only to test the rights), its new head, the number of rows, whether they are its first
+# ones, a new mark.
 _LEAVE = (
     b"""
 if redis.call('EXISTS', KEYS[3]) == 1 then
@@ -117,7 +117,7 @@ end
 local before, last = string.match(redis.call('HGET', KEYS[2], 'under way'), '(%d+) (.+)')
 redis.call('HDEL', KEYS[2], 'under way')
 """
-    + _LOOK
+    + _READ
     + b"""
 local more = length - tonumber(before)
 if more ~= tonumber(ARGV[3]) then
@@ -148,16 +148,16 @@ redis.call('HSET', KEYS[2], ARGV[1], ARGV[2] .. first .. ' ' .. final)
 return 1
 """
 )
-# Arguments: the brick, the number of the question.
+# Arguments: the brick, the number of the probe.
 _ASK = b"return {redis.call('XLEN', KEYS[1]), redis.call('HGET', KEYS[2], ARGV[1]) or '', ARGV[2]}"
 
 
 class LedgerGuard:
     """The guard of a feed's transactions.
 
-    What comes before the rows answers `OPEN`, or why none of them will be added: the ledger says something else
-    (`MOVED`), the stream is not the one that the ledger is about (`GONE`), or has no room (`FULL`). What comes after
-    them answers `REFUSED` if Redis did not take all of them.
+    The script before the rows answers `OPEN`, or why none of them will be added: the ledger has another state
+    (`MOVED`), the stream is not the ledger's (`GONE`), or is full (`FULL`). The script after them answers `REFUSED` if
+    Redis did not take all of them.
     """
 
     def __init__(self, stream: str, feed: str, most: int) -> None:
@@ -168,7 +168,7 @@ class LedgerGuard:
         self._most = b"%d" % most
 
     def prepare(self, partitions: str) -> bytes:
-        """Makes sure that stream and ledger are there and belong together.
+        """Makes sure that stream and ledger exist and belong together.
 
         The answer is the ledger's numbering, and how many fields it had if its stream was lost and it is new; or
         `DOUBT`.
@@ -176,15 +176,15 @@ class LedgerGuard:
         return self._script(_BEGIN, partitions.encode(), _new_mark())
 
     def begin(self, brick: bytes, expected: bytes, rows: int) -> bytes:
-        """What comes before rows of a brick of which the ledger should say `expected`; nothing, if it is empty."""
+        """The request before rows of a brick whose head in the ledger should be `expected`; nothing, if it is empty."""
         return MULTI + self._script(_ENTER, brick, expected, b"%d" % rows, self._most)
 
     def commit(self, brick: bytes, head: bytes, rows: int, *, begins: bool) -> bytes:
-        """What comes after them, and writes the new head."""
+        """The request after the rows, which writes the new head."""
         return self._script(_LEAVE, brick, head, b"%d" % rows, b"1" if begins else b"0", _new_mark()) + _EXEC
 
     def probe(self, brick: bytes, number: int) -> bytes:
-        """Asks for the stream's length and what the ledger says of a brick; the number is answered as well."""
+        """Reads the stream's length and a brick's head in the ledger; the reply includes the number."""
         return self._script(_ASK, brick, b"%d" % number)
 
     def _script(self, text: bytes, *arguments: bytes) -> bytes:
@@ -196,10 +196,10 @@ def _new_mark() -> bytes:
 
 
 def refuse_numbering(feed: str, ledger: str, found: bytes, expected: str) -> None:
-    """Makes sure that a ledger is about the feed's partitions.
+    """Makes sure that a ledger has the feed's partitions.
 
     Raises:
-        StreamError: the feed was cut in another way when it was begun.
+        StreamError: the feed began with other partitions.
     """
     if found.decode(errors="replace") != expected:
         raise StreamError(

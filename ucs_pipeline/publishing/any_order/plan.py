@@ -1,4 +1,4 @@
-"""Which partitions of an any-order feed are there already, and where publishing the others begins. Pure."""
+"""Which partitions of an any-order feed are in the stream, and where publishing the others begins. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,30 +15,30 @@ class LedgerPlan:
     """What to do with the partitions of a request."""
 
     known: list[BrickReport] = field(default_factory=list)
-    """Those that are recorded as done, and that the ledger knows."""
+    """Those that are recorded as done and are in the ledger."""
     groups: list[dict[int, ResumePoint]] = field(default_factory=list)
     """The others by start, consecutive ones together: in each group those that have rows in the stream come first."""
     more: bool = False
-    """Whether some of them are to be published once more when that is done."""
+    """Whether some of them must be published again after that."""
     lost: str | None = None
-    """What to say when the ledger has less than is recorded."""
+    """The message if the ledger has less than is recorded."""
 
 
 class Replay:
-    """A request to publish partitions once more. It is done once for each of them, whatever comes in between.
+    """A request to publish partitions again.
 
-    So two requests at one moment make two copies, one after the other: a replay begins only where the one before it is
-    done, and one that was broken off is finished first, for whom it was begun. Rows of a first publication that was
-    broken off were begun for nobody: the request finishes them as its own.
+    Each partition is replayed exactly once per request, also after interruptions. So two concurrent requests make two
+    copies, one after the other: a replay of a partition begins only after the previous one, and an interrupted one is
+    finished first, for its own request. The request finishes an interrupted first publication as its own.
     """
 
     def __init__(self, request: str) -> None:
-        """`request`: whoever asks."""
+        """`request`: id of the request."""
         # Tags of runs are free text, and the ledger has a space and a comma between two of them.
         self._request = quote(request, safe="")
 
     def opening(self, account: LedgerEntry | None) -> ResumePoint | None:
-        """Where publishing a partition for this request begins; None if that is done, or another's comes first."""
+        """Where publishing a partition for this request begins; None if it is done, or another request comes first."""
         if account is None:
             return ResumePoint(b"", LedgerEntry(requests=(self._request,)))
         if self._request in account.requests:
@@ -48,7 +48,7 @@ class Replay:
         return None if account.requests else ResumePoint(account.head, account._replace(requests=(self._request,)))
 
     def waits(self, account: LedgerEntry | None) -> bool:
-        """Whether another's replay of a partition has to be finished before this one begins."""
+        """Whether another request's replay of a partition must finish before this one begins."""
         return account is not None and not account.done and self._request not in account.requests
 
 
@@ -64,9 +64,9 @@ def ledger_plan(
     Args:
         feed: the feed.
         wanted: starts of the partitions, consecutive.
-        accounts: what the ledger says.
-        records: what is recorded as done.
-        replay: who asks for them to be published again, if anybody.
+        accounts: entries of the ledger.
+        records: partitions that are recorded as done.
+        replay: the request to publish them again, if any.
     """
     plan = LedgerPlan()
     lost: list[int] = []
@@ -96,7 +96,7 @@ def ledger_plan(
 
 
 def is_known(record: BrickReport, account: LedgerEntry | None) -> bool:
-    """Whether the ledger says of a partition what is recorded of it. One that is not there need not have had rows."""
+    """Whether the ledger matches the record of a partition. A partition without an entry may have had no rows."""
     if account is None:
         return record.adopted or not record.rows
     same = record.content_hash in (None, account.content_hash)
@@ -104,12 +104,12 @@ def is_known(record: BrickReport, account: LedgerEntry | None) -> bool:
 
 
 def is_lost(record: BrickReport, account: LedgerEntry | None) -> bool:
-    """Whether the ledger has less of a partition than is recorded of it."""
+    """Whether the ledger has fewer rows of a partition than its record."""
     if account is None:
         return not record.adopted and record.rows > 0
     return (account.replay, account.rows) < (record.replay, record.rows)
 
 
 def _has_to_be_first(opening: ResumePoint, group: Mapping[int, ResumePoint]) -> bool:
-    """Whether a partition has rows in the stream, and so cannot follow on one of which rows are to be published."""
+    """Whether a partition has rows in the stream, and so cannot follow a partition with rows to publish."""
     return opening.account.rows > 0 and any(not other.account.done for other in group.values())

@@ -1,7 +1,7 @@
 """Appends rows of an any-order feed: transactions, many in flight at once, each behind a guard (see `guard`).
 
-One answer after each transaction proves it: the ledger says of the brick what it should say after these rows, which
-nothing but their own transaction writes.
+One answer after each transaction proves it: the brick's head in the ledger, which only the rows' own transaction
+writes.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from ucs_pipeline.stream.stream import RedisStream
 
 
 class MovedError(RivalError):
-    """The ledger says something else of a brick than was expected: another publisher is at work on it."""
+    """The ledger has another state of a brick than expected: another publisher works on it."""
 
     def __init__(self, start: int) -> None:
         super().__init__(start)
@@ -39,7 +39,7 @@ class PartitionBatch(Batch):
     partition: int
     """Its start."""
     end: int | None = None
-    """Index after the partition's last row, if that is known to be among the entries."""
+    """Index after the partition's last row, if the entries have it."""
 
     @property
     def ends(self) -> bool:
@@ -48,7 +48,7 @@ class PartitionBatch(Batch):
 
 
 class _Sent(NamedTuple):
-    """What a transaction that is in flight should change, and the number of the question that follows it."""
+    """The expected result of a transaction in flight, and the number of its probe."""
 
     expected: bytes
     head: bytes
@@ -57,15 +57,15 @@ class _Sent(NamedTuple):
 
 
 class LedgerPublisher(PipelinedPublisher[PartitionBatch, _Sent]):
-    """Appends transactions over one connection, each only if the ledger says what the one before it wrote."""
+    """Appends transactions over one connection, each only if the ledger has the result of the previous one."""
 
     def __init__(self, feed: Feed, stream: RedisStream) -> None:
-        """Creates stream and ledger where there are none; `lost` says whether the ledger had to begin anew."""
+        """Creates stream and ledger if they do not exist; `lost`: whether the ledger was lost."""
         super().__init__(stream, feed.stream.min_replicas)
         self._feed = feed
         self._ledger = ledger_key(stream.name, feed.name)
-        # Publishing waits at `max_len`, by the length that was last seen. Others write meanwhile: were the guard closed
-        # from there on, their last entry would keep out whatever had just been found to fit.
+        # Publishing waits at `max_len`, by the latest known length. Other clients write meanwhile: a guard with that
+        # limit would refuse rows that just fitted.
         most = feed.stream.max_len + min(TRANSACTION_ROWS, feed.stream.max_len // 10)
         self._guard = LedgerGuard(stream.name, feed.name, most)
         self._numbers = count(1)
@@ -80,26 +80,26 @@ class LedgerPublisher(PipelinedPublisher[PartitionBatch, _Sent]):
             raise
 
     finished: dict[int, LedgerEntry]
-    """What the ledger says of partitions that this publisher has ended, by start."""
+    """The ledger's entries of partitions that this publisher has finished, by start."""
 
     lost: int
-    """What the ledger had of a stream that is gone, in fields; it is empty now."""
+    """The number of fields of the ledger before its stream was lost; it is empty now."""
 
     def open(self, openings: Mapping[int, ResumePoint]) -> None:
-        """Sets where the partitions that come next begin, by start."""
+        """Sets the resume points of the next partitions, by start."""
         self._openings, self._current = openings, None
 
     def finish(self, start: int) -> None:
-        """Writes down as done a partition whose rows are all there.
+        """Marks a partition whose rows are all in the stream as done.
 
         Raises:
-            MovedError: the ledger says something else by now.
+            MovedError: the ledger has changed.
             StreamError: Redis refuses or cannot be reached.
         """
         expected, account = self._openings[start]
         brick, head = self._name(start), account._replace(done=True).head
         begin, commit = self._guard.begin(brick, expected, 0), self._guard.commit(brick, head, 0, begins=False)
-        self._look_into(start, self._spoken(begin + commit))
+        self._raise_refusal(start, self._replies(begin + commit))
         self.finished[start] = account._replace(done=True)
 
     def _begin(self) -> int:
@@ -115,7 +115,7 @@ class LedgerPublisher(PipelinedPublisher[PartitionBatch, _Sent]):
         partitions = numbering_text(self._feed)
         begun = self._demand(guard.prepare(partitions))
         if begun == DOUBT:
-            # Says what is the matter, unless it has been put right since.
+            # Raises the error, unless the cause is gone.
             Ledger(self._feed, self._stream).rows()
             raise StreamUnavailableError(
                 f"stream {self._stream.name!r} was changed by another client while it was read. Wait for the next "
@@ -124,10 +124,10 @@ class LedgerPublisher(PipelinedPublisher[PartitionBatch, _Sent]):
             )
         found, lost = begun
         refuse_numbering(self._feed.name, self._ledger, found, partitions)
-        # Two empty transactions, through an open guard and a closed one, show now, before any row, that this user may
-        # do all a transaction does.
+        # Two empty transactions, through an open and a closed guard, prove before any row that this user has all
+        # rights.
         for expected in (b"", b"something else"):
-            self._look_for_errors(self._spoken(guard.begin(b"", expected, 0) + guard.commit(b"", b"", 0, begins=False)))
+            self._raise_errors(self._replies(guard.begin(b"", expected, 0) + guard.commit(b"", b"", 0, begins=False)))
         self._demand(guard.probe(b"", 0))
         self._mute_replies()
         self._confirm()
@@ -167,23 +167,23 @@ class LedgerPublisher(PipelinedPublisher[PartitionBatch, _Sent]):
         return int(length)
 
     def _refusal(self, transaction: PartitionBatch, sent: _Sent) -> Exception:
-        """What Redis says when it is sent a transaction that it has refused once more, and speaks."""
+        """The error of a refused transaction, from sending it again with replies on."""
         try:
-            self._look_into(
+            self._raise_refusal(
                 transaction.partition, self._replay_verbosely(transaction, *self._around(transaction, sent))
             )
         except (MovedError, StreamError) as error:
             return error
         return self._refused_for_a_moment()
 
-    def _look_into(self, start: int, replies: list[Any]) -> None:
-        """Raises what a transaction's own answers say was wrong."""
+    def _raise_refusal(self, start: int, replies: list[Any]) -> None:
+        """Raises the error in a transaction's own replies."""
         done = replies[-1]
         verdict = done[0] if isinstance(done, list) else OPEN
         if verdict == MOVED:
             raise MovedError(start)
         if verdict == GONE:
-            # The next attempt looks at both anew, as a launch does: what is lost is begun anew, and doubt is refused.
+            # The next attempt reads both again, as a launch does: it starts again after a loss, and refuses doubt.
             raise StreamUnavailableError(
                 f"stream {self._stream.name!r} or its ledger {self._ledger!r} is gone or replaced, and no further row "
                 "was added. Redis lost it in a failover, or a client deleted, restored, renamed or copied over it. "
@@ -196,15 +196,15 @@ class LedgerPublisher(PipelinedPublisher[PartitionBatch, _Sent]):
                 f"{self._feed.stream.max_len:,}. Trim it, or raise `stream.max_len`.",
                 "UCS-STREAM-FULL",
             )
-        self._look_for_errors(replies)
+        self._raise_errors(replies)
 
     def _around(self, transaction: PartitionBatch, sent: _Sent) -> tuple[bytes, bytes]:
         brick, rows = self._name(transaction.partition), transaction.rows
         begin = self._guard.begin(brick, sent.expected, rows)
         return begin, self._guard.commit(brick, sent.head, rows, begins=sent.begins)
 
-    def _spoken(self, transaction: bytes) -> list[Any]:
-        """The answers to a transaction without rows."""
+    def _replies(self, transaction: bytes) -> list[Any]:
+        """The replies to a transaction without rows."""
         self._wire.send([self._with_replies(transaction)])
         if self._quiet:
             self._wire.reply()

@@ -1,11 +1,11 @@
-"""Holds the table against what the ledger has already: nothing is published after rows that differ."""
+"""Compares the table with the ledger: nothing is published after rows that differ."""
 
 from collections.abc import Mapping
 
 from ucs_pipeline.entries.batches import PartitionSlice
 from ucs_pipeline.entries.display import content_shown
 from ucs_pipeline.entries.encode import Entries
-from ucs_pipeline.errors import StreamError
+from ucs_pipeline.errors import StreamError, counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.stream.ledger import LedgerEntry, ResumePoint
 
@@ -14,16 +14,16 @@ class ResumeCheck:
     """Skips the rows that are in the stream, partition by partition, and compares their content with the ledger's."""
 
     def __init__(self, feed: Feed, openings: Mapping[int, ResumePoint]) -> None:
-        """`openings`: what is to be read, by start."""
+        """`openings`: resume points by start."""
         self._feed = feed
         self._openings = openings
         self._seen: dict[int, tuple[int, int]] = {}
 
     def there(self, entries: Entries, rows: PartitionSlice) -> int:
-        """How many of these rows, the next ones of their partition, are in the stream already.
+        """How many of these rows, the next ones of their partition, are in the stream.
 
         Raises:
-            StreamError: they are not what the ledger counted, or more than when the partition was done.
+            StreamError: they differ from the ledger, or are more than when the partition was finished.
         """
         account = self._openings[rows.partition].account
         seen, content = self._seen.get(rows.partition, (0, 0))
@@ -37,7 +37,7 @@ class ResumeCheck:
         return number
 
     def finished(self, before: int | None = None) -> list[int]:
-        """The partitions that are there as a whole, and that the ledger calls open; those up to one, or all.
+        """The partitions that are complete in the stream, but open in the ledger; those up to one, or all.
 
         Raises:
             StreamError: the table has fewer rows of one than the ledger.
@@ -48,7 +48,7 @@ class ResumeCheck:
                 break
             seen, _ = self._seen.get(start, (0, 0))
             if seen < account.rows:
-                raise self._changed(start, account, f"{seen:,} rows")
+                raise self._changed(start, account, counted(seen, "row"))
             if account.rows and not account.done:
                 found.append(start)
         return found

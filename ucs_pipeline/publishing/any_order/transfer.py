@@ -1,4 +1,4 @@
-"""Moves bricks of an any-order feed from the table to the stream; every interruption resumes where the ledger is."""
+"""Moves bricks of an any-order feed from the table to the stream, and resumes from the ledger."""
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ _LOOK_SECONDS = 0.1
 
 
 class AnyOrderTransfer:
-    """Publishes bricks of an any-order feed; every attempt goes on from what the ledger says."""
+    """Publishes bricks of an any-order feed; every attempt resumes from the ledger."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class AnyOrderTransfer:
         moved: Callable[[ConfirmedBatch], None],
         request: str | None,
     ) -> None:
-        """`moved` is told of rows as they are known to be in the stream; see `publishing.run` for the others."""
+        """`moved` is called with rows once they are in the stream; see `publishing.run` for the others."""
         self._feed = feed
         self._source = source
         self._stream = stream
@@ -55,10 +55,10 @@ class AnyOrderTransfer:
         self._accounts: Mapping[int, LedgerEntry] = {}
 
     def attempt(self, done: Mapping[int, BrickReport]) -> Generator[BrickReport, None, None]:
-        """Publishes what is missing, after the bricks that are done.
+        """Publishes missing rows, after the bricks that are done.
 
         Raises:
-            MovedError: another publisher is at work on one of them.
+            MovedError: another publisher works on one of them.
             UcsError: as `publishing.run.publish`.
         """
         more = True
@@ -67,7 +67,7 @@ class AnyOrderTransfer:
                 if publisher.lost:
                     self._log(
                         f"stream {self._stream.name!r} was deleted or lost, and its ledger {self._ledger.key!r} was "
-                        "not. The ledger starts again from empty."
+                        "not. The ledger starts again from empty, and the run publishes its bricks again."
                     )
                 self._accounts = self._ledger.accounts(self._wanted)
                 plan = ledger_plan(self._feed, self._wanted, self._accounts, done, self._replay)
@@ -82,7 +82,7 @@ class AnyOrderTransfer:
             more = plan.more
 
     def about(self, rival: RivalError) -> str:
-        """What to log of another publisher that is met."""
+        """The log message about another publisher."""
         name = self._feed.partitions.name(_start_of(rival))
         return (
             f"feed {self._feed.name!r}: the ledger has other values for brick {name} than this run wrote. Another "
@@ -91,10 +91,10 @@ class AnyOrderTransfer:
         )
 
     def wait_for(self, rival: RivalError) -> Sequence[int]:
-        """Waits until the partition is done, or nothing new is said of it for a while.
+        """Waits until the partition is done, or its entry in the ledger stays unchanged for a while.
 
         Raises:
-            StreamUnavailableError: the ledger says what it said before.
+            StreamUnavailableError: the ledger is unchanged.
         """
         start = _start_of(rival)
         if self._stalled(start) == self._accounts.get(start):
@@ -118,7 +118,7 @@ class AnyOrderTransfer:
             with Background(tally.reports(spans), 1_000, "ucs-publish") as reports:
                 try:
                     for report in reports:
-                        # What counts rows calls them by their places in the brick; their ids are in the ledger.
+                        # Counters identify rows by their positions in the brick; their ids are in the ledger.
                         account = publisher.finished.get(report.ordinal, openings[report.ordinal].account)
                         yield replace(report, replay=account.replay, first_entry=account.first, last_entry=account.last)
                 finally:
@@ -135,7 +135,7 @@ class AnyOrderTransfer:
                 stop = refused[0] if refused else entries.count
                 if stop:
                     taken = entries if stop == entries.count else entries.head(stop)
-                    # The bytes are made here, in the reading thread, beside the sending one.
+                    # The reading thread makes the bytes, in parallel to the sending one.
                     _ = taken.requests
                     yield taken
                 if refused:
@@ -167,7 +167,7 @@ class AnyOrderTransfer:
             publisher.finish(start)
 
     def _stalled(self, start: int) -> LedgerEntry | None:
-        """Returns what the ledger says of a partition, once that is that it is done, or nothing new for a while."""
+        """Waits until a partition is done, or unchanged for a while; returns its entry in the ledger."""
         seen, since = self._ledger.accounts([start]).get(start), time.monotonic()
         while seen is not None and not seen.done and time.monotonic() - since < _STALL_SECONDS:
             time.sleep(_LOOK_SECONDS)
@@ -185,7 +185,7 @@ def _start_of(rival: RivalError) -> int:
 def _parts(
     entries: Entries, start: int, chunks: Background[Entries], partitions: Partitions, most: int
 ) -> Iterator[PartitionBatch | None]:
-    """The rows from `start` on. Whether a partition ends with the entries shows in those that follow."""
+    """The rows from `start` on. The entries that follow show whether a partition ends."""
     held: PartitionBatch | None = None
     following: Entries | None = entries
     while following is not None:
@@ -203,7 +203,7 @@ def _parts(
         try:
             following, start = chunks.get(), 0
         except UcsError:
-            # What was read before is sent and confirmed first.
+            # Rows read earlier are sent and confirmed first.
             if held:
                 yield held
             yield None

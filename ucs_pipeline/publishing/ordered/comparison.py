@@ -1,4 +1,4 @@
-"""Holds the table against what the stream has already: nothing is published on top of rows that do not match."""
+"""Compares the table with the stream: nothing is published after rows that differ."""
 
 from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.entry_id import EntryId
@@ -9,7 +9,7 @@ from ucs_pipeline.stream.stream import OrderedStream
 
 
 class PrefixCheck:
-    """Compares the rows up to a stream's top, in order. Entries that consumers trimmed away cannot be compared."""
+    """Compares the rows up to a stream's last ID, in order. Trimmed entries cannot be compared."""
 
     def __init__(self, feed: Feed, stream: OrderedStream, comparer: StreamComparer, course: Plan) -> None:
         self._feed = feed
@@ -38,7 +38,7 @@ class PrefixCheck:
         """Checks the last brick; to be called before anything is published.
 
         Raises:
-            StreamError: the table has fewer rows up to the stream's top than the stream.
+            StreamError: the table has fewer rows up to the stream's last ID than the stream.
         """
         if self._last:
             self._check_rows(self._last)
@@ -58,12 +58,12 @@ class PrefixCheck:
             raise changed(self._feed, last.ordinal, last.row, there)
 
     def _refuse_less(self) -> None:
-        """Keeps entries that were lost from being taken for rows that changed.
+        """Raises if entries were lost, so that they do not count as changed rows.
 
         Raises:
-            StreamUnavailableError: the stream ends before where it ended when its top was looked at.
+            StreamUnavailableError: the stream's last ID is lower than when it was read.
         """
-        # Of two servers that are promoted one after the other, a connection may still be with the first.
+        # If two servers are promoted one after the other, a connection may still lead to the first.
         self._stream.reconnect()
         if (top := self._stream.state().top) < self._top:
             raise self._stream.lost(self._top, top)

@@ -1,4 +1,4 @@
-"""Which bricks of a request are there already, and where publishing starts. Pure decisions on known facts."""
+"""Which bricks of a request are in the stream, and where publishing starts. Pure decisions on known facts."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from ucs_pipeline.entries.display import bricks_are, fields_shown
 from ucs_pipeline.entries.entry_id import START, EntryId, State
-from ucs_pipeline.errors import OutOfTurnError, StreamError
+from ucs_pipeline.errors import OutOfTurnError, StreamError, counted
 from ucs_pipeline.feed.feed import Feed
 from ucs_pipeline.publishing.brick_results import BrickReport
 from ucs_pipeline.stream.stream import floor
 
 
 class Plan(NamedTuple):
-    """Where one pass over the table starts and what it may do."""
+    """Where one pass over the table starts, and what it compares."""
 
     top: EntryId
     """Rows up to here are in the stream; a pass compares them with the table instead of adding them."""
@@ -24,11 +24,11 @@ class Plan(NamedTuple):
     last: int
     """Last brick to publish."""
     top_unknown: bool = False
-    """Whether no record says that the top is the end of a brick of this feed."""
+    """Whether no record has the last ID as the end of a brick of this feed."""
 
 
 def known(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> list[BrickReport]:
-    """The leading partitions of a request that are recorded as done and that the stream has seen."""
+    """The leading partitions of a request that are recorded as done and were in the stream."""
     done = []
     bricks, top = feed.partitions, state.top.ordinal
     top_start = bricks.start(top) if top in bricks else None
@@ -43,7 +43,7 @@ def known(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int,
 
 
 def loss(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> str | None:
-    """What to say when Redis has less than is recorded for a request; None if it has not."""
+    """The message if Redis has less than is recorded for a request; None otherwise."""
     above = [start for start, record in records.items() if (record.last_entry or START) > state.top]
     lost = sorted(start for start in above if start in wanted)
     if not lost:
@@ -59,14 +59,14 @@ def _end(top: EntryId) -> str:
 
 
 def foreign_entry(feed: Feed, state: State) -> str | None:
-    """What to say of a top that is no position of the feed where there is nothing to publish; None if it is one."""
+    """The warning about a last ID that is no position of the feed, if there is nothing to publish; None otherwise."""
     if state.top <= floor(feed) or state.top.ordinal in feed.partitions:
         return None
     return f"{_foreign(feed, state)} All bricks of this run are published; the next brick will be refused."
 
 
 def refuse_adopted(feed: Feed, wanted: Sequence[int], state: State, records: Mapping[int, BrickReport]) -> None:
-    """Keeps bricks that another program published from being published again.
+    """Refuses to publish adopted bricks.
 
     Raises:
         StreamError: one of them was adopted, and the stream no longer begins after it.
@@ -89,19 +89,18 @@ def plan(
     top_record: BrickReport | None,
     below: Mapping[int, BrickReport] = MappingProxyType({}),
 ) -> Plan:
-    """Plans a pass over the partitions `wanted`, none of which is known to be done.
+    """Plans a pass over the partitions `wanted`, all of them unfinished.
 
     Args:
         feed: the feed.
         wanted: starts of the partitions to publish.
         state: the stream now.
-        top_record: what is recorded for the partition that holds the stream's top, if anything.
-        below: what is recorded for partitions between the top and `wanted`. One that was done without rows is not
-        looked
-            at again: rows it has now are late ones.
+        top_record: the record of the partition that holds the stream's last ID, if any.
+        below: the records of partitions between the last ID and `wanted`. One that was done without rows is not read
+            again: rows it has now are late.
 
     Raises:
-        StreamError: the stream's top is no position of this feed.
+        StreamError: the stream's last ID is no position of this feed.
     """
     top, bricks = state.top, feed.partitions
     last = bricks.end(wanted[-1])
@@ -127,7 +126,7 @@ def _foreign(feed: Feed, state: State) -> StreamError:
     bricks, top = feed.partitions, state.top
     side = "beyond" if top.ordinal > bricks.last else "before" if top.ordinal < bricks.first else "none of"
     if state.first is not None and state.first.ordinal in bricks:
-        # An offset would give the rows that are published other ids.
+        # An offset would change the ids of published rows.
         other = "delete the stream and publish all bricks again"
     else:
         other = (
@@ -152,7 +151,7 @@ def _first_open(feed: Feed, start: int, wanted: Sequence[int], below: Mapping[in
 
 
 def gap(feed: Feed, found: EntryId, plan_: Plan) -> OutOfTurnError:
-    """The refusal of a range that does not follow on what is in the stream."""
+    """The refusal of a range that does not follow the rows in the stream."""
     name = feed.partitions.name
     missing, first = name(found.ordinal), name(plan_.wanted_from)
     have = _end(plan_.top)
@@ -168,9 +167,9 @@ def gap(feed: Feed, found: EntryId, plan_: Plan) -> OutOfTurnError:
 def changed(feed: Feed, ordinal: int, table: int, stream: int) -> StreamError:
     """The refusal of a brick whose row count changed after some of it was published."""
     return StreamError(
-        f"feed {feed.name!r}: brick {feed.partitions.name(ordinal)} has {table:,} rows in the table and {stream:,} in "
-        f"stream {feed.stream_name!r}. The brick changed after it was published, or the stream holds another feed's "
-        "entries. Restore the table's rows, or publish to another `stream.name`.",
+        f"feed {feed.name!r}: brick {feed.partitions.name(ordinal)} has {counted(table, 'row')} in the table and "
+        f"{stream:,} in stream {feed.stream_name!r}. The brick changed after it was published, or the stream holds "
+        "another feed's entries. Restore the table's rows, or publish to another `stream.name`.",
         "UCS-BRICK-CHANGED",
     )
 

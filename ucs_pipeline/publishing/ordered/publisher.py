@@ -1,7 +1,7 @@
 """Appends rows to an ordered stream: transactions, many in flight at once, each behind a guard (see `guard`).
 
-One answer after each transaction proves it: its guard let it in where the row before its first one was the top, EXEC
-added all its rows or none, and now the top is its last row and the stream has had so many entries more.
+One answer after each transaction proves it: its guard accepted it because the row before its first one was the last ID,
+EXEC added all its rows or none, and now the last ID is its last row and the count of entries has grown by its rows.
 """
 
 import secrets
@@ -11,7 +11,7 @@ import hiredis
 from ucs_pipeline.entries.batches import Batch
 from ucs_pipeline.entries.entry_id import START, EntryId, State
 from ucs_pipeline.entries.resp import command
-from ucs_pipeline.errors import StreamError, StreamUnavailableError
+from ucs_pipeline.errors import StreamError, StreamUnavailableError, counted
 from ucs_pipeline.publishing.ordered.guard import FENCED, GONE, LOST, AppendGuard
 from ucs_pipeline.publishing.pipeline import PipelinedPublisher, RivalError
 from ucs_pipeline.redis.connection import classify
@@ -28,8 +28,8 @@ class Publisher(PipelinedPublisher[Batch, EntryId]):
     def __init__(self, stream: OrderedStream, min_replicas: int = 0) -> None:
         """Takes over from any other publisher of the stream, and creates the stream if there is none.
 
-        With `min_replicas`, so many replicas have what is in the stream now, and each finished brick before the
-        transaction that follows it is yielded.
+        With `min_replicas`, so many replicas have the stream's contents, and have each finished brick before the next
+        transaction is yielded.
         """
         super().__init__(stream, min_replicas)
         self._token = secrets.token_hex(8).encode()
@@ -42,24 +42,24 @@ class Publisher(PipelinedPublisher[Batch, EntryId]):
         self._top, self._added = self.state.top, self.state.added
 
     state: State
-    """The stream as it was taken over; from there on no other publisher moves its top."""
+    """The stream as it was taken over; from then on no other publisher changes its last ID."""
 
     def _take_over(self) -> State:
         guard, wire = self._guard, self._wire
-        # A cluster refuses keys in several slots here, before it is asked about any of them.
+        # A cluster refuses keys in several slots here, before any of them is read.
         self._demand(command(b"EXISTS", guard.stream, guard.fence, guard.parked))
         self._refuse_taken(guard.parked)
-        # A group that comes and goes is the only way to create a stream without an entry.
+        # Creating and destroying a group is the only way to create a stream without an entry.
         self._demand(command(b"SET", guard.fence, self._token))
         self._demand(command(b"XGROUP", b"CREATE", guard.stream, self._token, b"0", b"MKSTREAM"))
         self._demand(command(b"XGROUP", b"DESTROY", guard.stream, self._token))
         state = self._stream.state()
-        # What is missing in a script Redis does not name.
+        # Redis does not name a missing right or command inside a script.
         self._demand(command(b"GET", guard.fence))
         self._demand(command(b"XLEN", guard.stream))
-        # An empty transaction shows now, before any row, that this user may do all a transaction does.
+        # An empty transaction proves before any row that this user has all rights.
         wire.send([guard.begin(state.top), guard.commit])
-        self._look_for_errors([wire.reply() for _ in range(4)])
+        self._raise_errors([wire.reply() for _ in range(4)])
         answer = self._demand(guard.probe(state.top))
         if not isinstance(answer, list):
             raise self._closed(state.top, answer, same_server=False)
@@ -68,7 +68,7 @@ class Publisher(PipelinedPublisher[Batch, EntryId]):
         return state
 
     def _send(self, transaction: Batch) -> EntryId:
-        """Sends a whole transaction; returns the top that it goes on from."""
+        """Sends a whole transaction; returns the last ID that it follows."""
         before, self._top = self._top, transaction.ids[1]
         question = self._guard.probe(self._top) + self._waits(transaction)
         self._transact(transaction, self._guard.begin(before), self._guard.commit, question)
@@ -87,7 +87,7 @@ class Publisher(PipelinedPublisher[Batch, EntryId]):
             self._added += transaction.rows
             if added != self._added:
                 raise StreamError(
-                    f"stream {self._stream.name!r} had {added:,} entries after {transaction.ids[1]}, expected "
+                    f"stream {self._stream.name!r} had {counted(added, 'entry')} after {transaction.ids[1]}, expected "
                     f"{self._added:,}. Redis refused a row, or another client changed the stream with XSETID. Run `ucs "
                     "verify`.",
                     "UCS-STREAM-CHANGED",
@@ -95,15 +95,15 @@ class Publisher(PipelinedPublisher[Batch, EntryId]):
         return int(length)
 
     def _reason(self, transaction: Batch, before: EntryId, answer: "bytes | hiredis.ReplyError") -> Exception:
-        """Why a transaction was not accepted, from the answer to the question that followed it."""
+        """Why a transaction was not accepted, from the answer to its probe."""
         if isinstance(answer, hiredis.ReplyError):
             return self._stream.named(classify(str(answer)))
         return self._refusal(transaction, before) if answer == str(before).encode() else self._closed(before, answer)
 
     def _closed(self, before: EntryId, found: bytes, *, same_server: bool = True) -> Exception:
-        """Why a guard is closed, from what it found in the place of the top.
+        """Why a guard is closed, from its answer instead of the last ID.
 
-        `same_server`: over the connection by which the stream was taken over. Another may be with another server.
+        `same_server`: asked over the publisher's own connection. Another connection may lead to another server.
         """
         if found == FENCED:
             return FencedError()
@@ -124,8 +124,8 @@ class Publisher(PipelinedPublisher[Batch, EntryId]):
                 "UCS-OTHER-WRITER",
             )
         if (top and top > START) or not same_server:
-            # Whoever deletes a stream, and whatever makes it again, leaves it without a top. The next attempt compares
-            # this one's rows with the table, and refuses those that somebody else has added.
+            # A stream that was deleted and created again has no last ID. The next attempt compares the stream with the
+            # table, and refuses rows of other clients.
             return self._stream.lost(before, top)
         return StreamError(
             f"stream {self._stream.name!r} was deleted while it was written, and the run stopped so as not to leave a "
@@ -134,16 +134,16 @@ class Publisher(PipelinedPublisher[Batch, EntryId]):
         )
 
     def _refusal(self, transaction: Batch, before: EntryId) -> Exception:
-        """What Redis says when it is sent a transaction that it has refused once more, and speaks."""
+        """The error of a refused transaction, from sending it again with replies on."""
         replies = self._replay_verbosely(transaction, self._guard.begin(before), self._guard.commit)
         executed = replies[-1]
         if isinstance(executed, list) and isinstance(executed[0], bytes) and executed[0] != str(before).encode():
-            # It has closed since: what Redis says of the rows is about the text in the stream's place.
+            # The guard has closed since: errors about the rows concern the text in the stream's place.
             return self._closed(before, executed[0], same_server=False)
         return self._error(replies) or self._refused_for_a_moment()
 
     def _waits(self, transaction: Batch) -> bytes:
-        """What asks for the replicas after a transaction that ends a brick, or begins the one after it."""
+        """The WAIT after a transaction that ends a brick, or begins the next one."""
         if not self._min_replicas:
             return b""
         parts = transaction.entries.within(transaction.start, transaction.stop)

@@ -13,7 +13,7 @@ from ucs_pipeline.stream.stream import OrderedStream
 
 
 class ShardProgress:
-    """Keeps the note of a feed's shard while its bricks are published; of any other feed, nothing."""
+    """Keeps the state of a feed's shard while its bricks are published; does nothing for other feeds."""
 
     def __init__(self, feed: Feed, stream: OrderedStream, note: ShardState, state: State) -> None:
         self._stream = stream
@@ -24,10 +24,10 @@ class ShardProgress:
 
     @classmethod
     def begin(cls, feed: Feed, stream: OrderedStream) -> "Self | None":
-        """Looks whether the feed may publish to the stream, and begins its note.
+        """Checks that the feed may publish to the stream, and writes its first state.
 
         Raises:
-            StreamError: what was published before was assigned otherwise, or Redis refuses or cannot be reached.
+            StreamError: earlier bricks have another number of shards, or Redis refuses or cannot be reached.
         """
         state = stream.state()
         found = refuse_other_sharding(feed, stream, state)
@@ -37,17 +37,17 @@ class ShardProgress:
             found = ShardState.of(feed)
             write_shard_state(stream, found)
         elif found.top and found.top > state.top:
-            # The stream was lost, or an older copy of it came back. Its top will be there once more, and then the note
-            # must not say that what it said is complete: the table may have changed.
+            # The stream was lost, or an older copy was restored. Its last ID will come again, and then the old state
+            # must not count as complete: the table may have changed.
             found = ShardState(found.sharding)
             write_shard_state(stream, found)
         return cls(feed, stream, found, state)
 
     def done(self, report: BrickReport) -> None:
-        """Writes down that a partition is complete, and with it all before it, unless Redis cannot take it now."""
+        """Records that a partition and all before it are complete, unless Redis cannot take it now."""
         self._top = max(self._top, report.last_entry or self._top)
         if report.ordinal <= self._newest:
-            # Redis lost entries, and bricks are published again: it may have lost the note as well.
+            # Redis lost entries, and bricks are published again: it may have lost the state as well.
             self._note, self._top = ShardState(self._note.sharding), report.last_entry or self._stream.state().top
         self._newest = report.ordinal
         end = self._feed.partitions.end(report.ordinal)
@@ -57,17 +57,17 @@ class ShardProgress:
             write_shard_state(self._stream, self._note._replace(done=end, top=self._top))
             self._note = self._note._replace(done=end)
         except StreamUnavailableError:
-            # The next one says as much, and more.
+            # The next one includes it.
             return
 
 
 def noted(
     feed: Feed, stream: OrderedStream, reports: Iterator[BrickReport], open_brick: str | None
 ) -> Iterator[BrickReport]:
-    """Keeps the note of a feed's shard while its reports pass; `open_brick` can still grow, and is not complete.
+    """Updates the state of a feed's shard with each report; `open_brick` can still grow, and is not complete.
 
     Raises:
-        StreamError: what was published before was assigned otherwise, or Redis refuses or cannot be reached.
+        StreamError: earlier bricks have another number of shards, or Redis refuses or cannot be reached.
     """
     notes = ShardProgress.begin(feed, stream)
     for report in reports:

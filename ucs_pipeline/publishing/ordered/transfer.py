@@ -1,5 +1,4 @@
-"""Moves bricks from the table to the stream: reading, encoding and sending overlap; every interruption resumes at
-the stream's top."""
+"""Moves bricks from the table to the stream, and resumes at its last ID. Reading, encoding and sending overlap."""
 
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ _LOOKED_BACK = 10_000
 
 
 class OrderedTransfer:
-    """Publishes bricks of an ordered feed; every attempt goes on from the stream's top."""
+    """Publishes bricks of an ordered feed; every attempt resumes at the stream's last ID."""
 
     def __init__(
         self,
@@ -43,7 +42,7 @@ class OrderedTransfer:
         moved: Callable[[ConfirmedBatch], None],
         records: Callable[[Sequence[int]], Mapping[int, BrickReport]],
     ) -> None:
-        """`moved` is told of rows as they are known to be in the stream; see `publishing.run` for the others."""
+        """`moved` is called with rows once they are in the stream; see `publishing.run` for the others."""
         self._feed = feed
         self._source = source
         self._stream = stream
@@ -54,7 +53,7 @@ class OrderedTransfer:
         self._records = records
 
     def attempt(self, done: Mapping[int, BrickReport]) -> Generator[BrickReport, None, None]:
-        """Publishes what is missing, after the bricks that are done.
+        """Publishes missing rows, after the bricks that are done.
 
         Raises:
             FencedError: another publisher took over.
@@ -76,15 +75,15 @@ class OrderedTransfer:
         published = self._publish(missing)
         yield from published if finished else self._emptiness.remarked(published)
 
-    def about(self, rival: RivalError) -> str:  # noqa: ARG002 - of the other kind it names the brick
-        """What to log of another publisher that is met."""
+    def about(self, rival: RivalError) -> str:  # noqa: ARG002 - names the brick for an any-order feed
+        """The log message about another publisher."""
         return (
             f"stream {self._stream.name!r} has another publisher's token under its writer key: another run writes to "
             "it, or Redis has an older state. Waiting until the stream's last ID does not change."
         )
 
-    def wait_for(self, rival: RivalError) -> Sequence[int]:  # noqa: ARG002 - of the other kind it is about one brick
-        """Waits until the stream stands still. What it has by then is compared, whoever recorded it."""
+    def wait_for(self, rival: RivalError) -> Sequence[int]:  # noqa: ARG002 - concerns one brick for an any-order feed
+        """Waits until the stream stops growing. Its new rows are compared, whichever publisher recorded them."""
         top = self._stream.state().top
         while True:
             time.sleep(_STALL_SECONDS)
@@ -113,7 +112,7 @@ class OrderedTransfer:
                         chunks.close()
 
     def _check_top(self, comparer: StreamComparer, course: Plan) -> None:
-        """Compares the brick of a top that lies beyond the range: only a top of this feed proves what is below it."""
+        """Compares the brick of a last ID after the range: only a last ID of this feed proves the rows below it."""
         ordinal = course.top.ordinal
         if not course.top_unknown or ordinal <= course.last:
             return
@@ -126,15 +125,15 @@ class OrderedTransfer:
         comparison.finish()
 
     def _prepared(self, course: Plan, limits: Limits) -> Generator[Entries, None, None]:
-        # Closed here, by the thread that reads: left to the garbage collector, a query that was broken off runs on, and
-        # chDB hangs when another thread closes it.
+        # Closed here, by the thread that reads. Without this, an interrupted query keeps running until garbage
+        # collection, and chDB hangs when another thread closes it.
         with closing(self._source.scan(course.scan_from, course.last)) as scan:
             for entries in encode(self._stream.name.encode(), scan):
                 refused = limits.refused(self._feed, entries, entries.up_to(course.top))
                 stop = refused[0] if refused else entries.count
                 if stop:
                     taken = entries if stop == entries.count else entries.head(stop)
-                    # The bytes are made here, in the reading thread, beside the sending one.
+                    # The reading thread makes the bytes, in parallel to the sending one.
                     _ = taken.requests if taken.id(taken.count - 1) > course.top else taken.views
                     yield taken
                 if refused:
@@ -179,7 +178,7 @@ def _transactions(entries: Entries, start: int, chunks: Background[Entries], mos
         try:
             following = chunks.get()
         except UcsError:
-            # What was read before is in flight: it is confirmed first.
+            # Rows read earlier are in flight: they are confirmed first.
             yield None
             raise
         if following is None:
