@@ -485,7 +485,7 @@ def test_a_stream_that_is_lost_while_it_is_written_is_published_again_once(
     def loses() -> None:
         for line in commands:
             client.execute_command(*line.split())
-        # Entries of the millisecond of the feed's last ones could be older than those: nothing tells them from a copy.
+        # In the same millisecond as the last rows, their IDs could be lower than those: that is a doubt, and refused.
         time.sleep(0.002)
         _others(client, others)
 
