@@ -137,9 +137,9 @@ class Daemon:
         self._now = datetime.now(tz=timezone.utc)
         self._defs = build_defs(feed("numbers"), feed("nowhere"))
 
-    def look(self) -> None:
-        """Every sensor that is due ticks."""
-        self._now += timedelta(seconds=31)
+    def look(self, seconds: int = 31) -> None:
+        """Every sensor that is due ticks, so long after the last time."""
+        self._now += timedelta(seconds=seconds)
         with freeze_time(self._now):
             list(execute_sensor_iteration(self._workspace, logging.getLogger("daemon"), None, None))
 
@@ -254,6 +254,24 @@ def test_what_was_sent_before_the_webhook_failed_is_not_sent_again(daemon: Daemo
     assert said is not None
     assert said.startswith("skipped: 1 alert sent, then: The webhook in")
     daemon.look()
+    assert [message["run_id"] for message in webhook.taken] == runs
+
+
+def test_a_webhook_that_is_down_for_an_hour_gets_every_alert_once_and_in_order(
+    daemon: Daemon, webhook: WebhookServer
+) -> None:
+    # More than a tick reads, and two posts a tick that all fail.
+    minutes, runs = 15, list[str]()
+    webhook.answers.extend([503] * 2 * (60 // minutes))
+    for _ in range(60 // minutes):
+        runs += [daemon.fail() for _ in range(6)]
+        daemon.look(60 * minutes)
+        assert daemon.tick(RUNS).status is TickStatus.FAILURE
+    assert webhook.taken == []
+    daemon.look()
+    assert daemon.tick(RUNS).skip_reason == "skipped: 20 alerts sent. Next check in 30 s."
+    daemon.look()
+    assert daemon.tick(RUNS).skip_reason == "skipped: 4 alerts sent. Next check in 30 s."
     assert [message["run_id"] for message in webhook.taken] == runs
 
 
