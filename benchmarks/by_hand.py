@@ -1,9 +1,9 @@
-"""From hand to green: `ucs publish` of the demo's flights, and one brick launched in the UI.
+"""By hand: from `ucs publish`, or a click in the UI, to materialized bricks of the demo's flights.
 
     uv run python -m benchmarks.by_hand [--rounds 5]
 
 The command is timed as a whole process. The brick is launched over the web server's API, as the button does it, in a
-`dagster dev` that is at rest, and is green once Dagster's record has it; the parts in between are by Dagster's clock.
+`dagster dev` without other runs, and is done once Dagster's record has it. The parts between are by its own clock.
 """
 
 import argparse
@@ -28,7 +28,7 @@ mutation ($it: ExecutionParams!) { launchPipelineExecution(executionParams: $it)
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
 } }
 """
-_PARTS = ("queued", "its process started", "its step started", "green")
+_PARTS = ("queued", "its process started", "its step started", "materialized")
 
 
 def main() -> None:
@@ -88,13 +88,13 @@ def _brick(cockpit: Cockpit, instance: dg.DagsterInstance, brick: str) -> tuple[
     queued, run_id = time.time(), answer["run"]["runId"]
     while brick not in instance.get_materialized_partitions(dg.AssetKey("flights")):
         time.sleep(0.01)
-    green = time.time()
+    done = time.time()
     while (record := instance.get_run_record_by_id(run_id)) and not record.end_time:
         time.sleep(0.05)
     assert record
     assert record.start_time
     [step] = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_START).records
-    return tuple(at - launched for at in (queued, record.start_time, step.timestamp, green))
+    return tuple(at - launched for at in (queued, record.start_time, step.timestamp, done))
 
 
 def _spread(seconds: "list[float] | tuple[float, ...]") -> str:

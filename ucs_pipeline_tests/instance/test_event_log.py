@@ -144,6 +144,24 @@ def test_files_that_are_made_are_opened_without_dagster_s_migrations(
     opened.dispose()
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_the_file_of_a_run_is_as_dagster_makes_it(
+    pooled: Path, stock: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: Path) -> None:
+        raise PermissionError
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+
+    def tables(home: Path) -> list[Any]:
+        with closing(sqlite3.connect(home / "history" / "runs" / f"{_run(home)}.db")) as file:
+            schema = file.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall()
+            return [schema, *map(list, map(file.execute, ("SELECT * FROM alembic_version", "PRAGMA journal_mode")))]
+
+    assert tables(pooled) == tables(pooled) == tables(stock)
+
+
 def test_a_log_deleted_underneath_starts_anew(pooled: Path) -> None:
     with dg.DagsterInstance.from_config(str(pooled)) as instance:
         instance.report_runless_asset_event(dg.AssetMaterialization(KEY, partition="a"))
