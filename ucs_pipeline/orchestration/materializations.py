@@ -26,7 +26,8 @@ ADOPTED = "adopted"
 """Note on a brick that was recorded without being published."""
 
 _IN_STREAM = "already in the stream"
-_PAGE = 1000
+PAGE = 1000
+"""Partitions in a query by name, at most."""
 _LINES = 100
 _WIDTH, _BETWEEN = 78, 3
 """Characters that a table may take on a brick's page, and those between two columns."""
@@ -89,12 +90,12 @@ def recorded(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) ->
     key = feed_key(feed)
     names = {feed.partitions.name(start): start for start in starts}
     # A database takes a limited number of names in one query.
-    asked = set(names) if len(names) <= _PAGE else None
+    asked = set(names) if len(names) <= PAGE else None
     latest = instance.get_latest_storage_id_by_partition(key, dg.DagsterEventType.ASSET_MATERIALIZATION, asked)
     ids = [storage_id for name, storage_id in latest.items() if name in names]
     reports: dict[int, BrickReport] = {}
-    for start in range(0, len(ids), _PAGE):
-        page = ids[start : start + _PAGE]
+    for start in range(0, len(ids), PAGE):
+        page = ids[start : start + PAGE]
         found = instance.fetch_materializations(dg.AssetRecordsFilter(asset_key=key, storage_ids=page), limit=len(page))
         for record in found.records:
             event = record.asset_materialization
@@ -127,14 +128,15 @@ def newest(instance: dg.DagsterInstance, feed: Feed, number: int) -> Iterator[Ma
 
 
 def contents(instance: dg.DagsterInstance, feed: Feed, starts: Sequence[int]) -> Mapping[int, BrickReport]:
-    """As `recorded`, for a whole feed: reads the data versions only, and leaves the first and last key out.
+    """As `recorded`, for many partitions: reads the data versions only, and leaves the first and last key out.
 
     If partitions are coarser than bricks, only the newest hundred have their last entry; the others have the first
     possible one.
     """
     key, kind = feed_key(feed), dg.DagsterEventType.ASSET_MATERIALIZATION
-    done = instance.get_latest_storage_id_by_partition(key, kind)
-    versions = instance.event_log_storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION_TAG])
+    asked = [feed.partitions.name(start) for start in starts] if len(starts) <= PAGE else None
+    done = instance.get_latest_storage_id_by_partition(key, kind, None if asked is None else set(asked))
+    versions = instance.event_log_storage.get_latest_tags_by_partition(key, kind, [DATA_VERSION_TAG], asked)
     reports: dict[int, BrickReport] = {}
     others: list[int] = []
     for ordinal in starts:

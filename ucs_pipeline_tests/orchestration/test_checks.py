@@ -15,20 +15,20 @@ from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import name_of_ordinal
 from ucs_pipeline.clickhouse.client import EmbeddedEngine
 from ucs_pipeline.clickhouse.errors import Redact
-from ucs_pipeline.clickhouse.source import Source
+from ucs_pipeline.clickhouse.source import Source, TableStats
 from ucs_pipeline.entries.entry_id import EntryId
 from ucs_pipeline.entries.resp import bulk
 from ucs_pipeline.errors import FeedError
 from ucs_pipeline.feed.feed import Feed
-from ucs_pipeline.orchestration.checks.facts import CheckInputs, collect
+from ucs_pipeline.orchestration.checks.facts import CheckInputs, collect, collect_without_table
 from ucs_pipeline.orchestration.checks.finding import CHECKS
-from ucs_pipeline.orchestration.checks.findings import findings
+from ucs_pipeline.orchestration.checks.findings import findings, not_behind
 from ucs_pipeline.orchestration.materializations import contents, recorded
 from ucs_pipeline.publishing.run import publish
-from ucs_pipeline.reading.verify import verify
+from ucs_pipeline.reading.verify import Verdict, verify
 from ucs_pipeline.stream.stream import OrderedStream
 from ucs_pipeline_tests.servers.redis_server import RedisServer
-from ucs_pipeline_tests.support.connections import build_defs, open_source
+from ucs_pipeline_tests.support.connections import build_defs, open_source, opened
 from ucs_pipeline_tests.support.home import run_bricks, write_table
 from ucs_pipeline_tests.support.tables import Table, numbers, source_of
 
@@ -574,6 +574,27 @@ def test_the_checks_are_correct_at_100_000_bricks(
     [_, _, finding, *_] = findings(late)
     assert len(finding.offenders) == 100_000
     assert "0.0.0.0...0.0.99.999" in finding.sentence
+
+
+@pytest.mark.parametrize("reaches", [2_499, 2_000, 999, 0, None])
+def test_what_a_run_checks_of_many_bricks_is_what_the_whole_record_shows(
+    instance: dg.DagsterInstance, redis_server: RedisServer, reaches: int | None
+) -> None:
+    """`reaches`: the last brick in the stream, of 2,500 recorded and 3,000 in all; None without a stream."""
+    feed = BrickFeed(name="large", table="large", key="n", bricks={"class": "number", "last": 29_999_999})
+    # The last three have no rows.
+    _record_all(instance, feed, {n: f"{int(n < 2_497)}-{n:016x}" for n in range(2_500)})
+    stream = OrderedStream("large", redis_server.client())
+    if reaches is not None:
+        stream.client.xadd("large", {"n": 0}, id=f"{reaches}-1")
+    facts = collect_without_table(feed, instance, opened())
+    state = stream.state()
+    everything = contents(instance, feed, feed.partitions.starts)
+    assert len(everything) == 2_500
+    assert not_behind(facts) == not_behind(CheckInputs(feed, everything, Verdict(state, state), TableStats({}, {})))
+    lost = 0 if reaches == 2_499 else 2_496 - (-1 if reaches is None else reaches)
+    assert not_behind(facts).figures["bricks_lost"] == lost
+    assert len(facts.records) == (1_000 if lost < 997 else 2_500)
 
 
 def test_a_check_shows_a_hundred_offenders_and_counts_all(published: dg.DagsterInstance, home: Path) -> None:
