@@ -398,11 +398,14 @@ def test_a_chunk_that_starts_before_its_turn_waits_for_the_one_at_work(
     )
     with ThreadPoolExecutor() as threads:
         second = threads.submit(run_bricks, defs, "numbers", instance, 2, 2, **backfill)
-        while not instance.get_runs(dg.RunsFilter(tags=backfill)) or not _waits(instance, first.run_id):
-            assert not second.done(), second.result().all_events
-            time.sleep(0.1)
-        assert run_bricks(defs, "numbers", instance, 0, 1).success
-        instance.report_run_canceled(first)
+        try:
+            while not instance.get_runs(dg.RunsFilter(tags=backfill)) or not _waits(instance, first.run_id):
+                assert not second.done(), second.result().all_events
+                time.sleep(0.1)
+            assert run_bricks(defs, "numbers", instance, 0, 1).success
+        finally:
+            # Until then the second one waits.
+            instance.report_run_canceled(first)
         assert second.result().success
     assert [event.partition for event in _events(instance)] == ["0.0.0.0", "0.0.0.1", "0.0.0.2"]
     # Without an earlier running run, it is refused as usual.
@@ -413,4 +416,4 @@ def test_a_chunk_that_starts_before_its_turn_waits_for_the_one_at_work(
 def _waits(instance: dg.DagsterInstance, run_id: str) -> bool:
     runs = instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": "chunks"}))
     logs = [entry.user_message for run in runs for entry in instance.all_logs(run.run_id)]
-    return f"run {run_id} publishes the bricks before these. This run waits for it." in logs
+    return f"run {run_id} publishes earlier bricks. This run waits for it." in logs
