@@ -94,7 +94,7 @@ def test_a_default_that_was_never_stored_is_refused_until_it_is() -> None:
         f"ALTER TABLE {table.name} ADD COLUMN seen DateTime64(9) DEFAULT now64(9), ADD COLUMN plain UInt8 DEFAULT 1"
     )
     with pytest.raises(
-        SourceError, match=r"column 'seen' is not stored in 1 parts of table \S+, and its default uses now64"
+        SourceError, match=r"column 'seen' is not stored in 1 part of table \S+, and its default uses now64"
     ):
         source_of(table.feed(9_999)).shape()
     assert source_of(table.feed(9_999, columns={"id": "id", "plain": "plain"})).count(0, 0) == {0: 10}
