@@ -188,7 +188,10 @@ class Stream(Settings):
         description="Entries the stream may hold. `when_full` is what happens at this limit.",
     )
     max_bytes: int | None = Field(
-        default=None, ge=1, description="Bytes of Redis memory the stream may take, in addition to `max_len`."
+        default=None,
+        ge=1,
+        description="Bytes of Redis memory the stream may take, in addition to `max_len`. Redis counts about 1 KB for "
+        "each pending entry of a consumer group as well.",
     )
     when_full: Literal["wait", "trim_acknowledged", "trim"] = Field(
         default="wait",
