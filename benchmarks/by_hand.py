@@ -23,11 +23,6 @@ from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.cockpit import Cockpit
 from ucs_pipeline_tests.support.home import PROJECT, make_home
 
-_LAUNCH = """
-mutation ($it: ExecutionParams!) { launchPipelineExecution(executionParams: $it) {
-  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
-} }
-"""
 _PARTS = ("queued", "its process started", "its step started", "materialized")
 
 
@@ -72,20 +67,9 @@ def _command(directory: Path, server: RedisServer, command: list[str]) -> float:
 
 
 def _brick(cockpit: Cockpit, instance: dg.DagsterInstance, brick: str) -> tuple[float, ...]:
-    selector = {
-        "repositoryLocationName": "ucs_pipeline",
-        "repositoryName": "__repository__",
-        "pipelineName": "__ASSET_JOB",
-        "assetSelection": [{"path": ["flights"]}],
-    }
-    tags = {"tags": [{"key": "dagster/partition", "value": brick}]}
     launched = time.time()
-    answer = cockpit.ask(
-        _LAUNCH, it={"selector": selector, "mode": "default", "executionMetadata": tags, "runConfigData": {}}
-    )["launchPipelineExecution"]
-    if answer["__typename"] != "LaunchRunSuccess":
-        raise SystemExit(f"the run was not launched: {answer}")
-    queued, run_id = time.time(), answer["run"]["runId"]
+    run_id = cockpit.launch_run("flights", **{"dagster/partition": brick})
+    queued = time.time()
     while brick not in instance.get_materialized_partitions(dg.AssetKey("flights")):
         time.sleep(0.01)
     done = time.time()

@@ -12,7 +12,6 @@ import argparse
 import os
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +21,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from benchmarks.memory import write
+from benchmarks.memory import peaks, write
 from ucs_pipeline import BrickFeed
 from ucs_pipeline.bricks.number import BRICK
 from ucs_pipeline.feed.feed import Feed
@@ -40,7 +39,6 @@ from ucs_pipeline_tests.support.connections import build_defs
 defs = build_defs(*feeds({bricks}, {number}, {stream}))
 """
 _BACKFILL = "query ($id: String!) { partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } } }"
-_CANCEL = "mutation ($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename } }"
 _PAGE = """
 query ($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
   partitionKeysByDimension { partitionKeys }
@@ -128,7 +126,7 @@ def _many_bricks(cockpit: Cockpit, instance: dg.DagsterInstance, bricks: int) ->
     with _timed("the asset's partitions, at work"):
         cockpit.ask(_PAGE, key={"path": ["rows_0"]})
     with _timed("cancelling"):
-        cockpit.ask(_CANCEL, id=backfill)
+        cockpit.cancel(backfill)
         _until(lambda: ended(backfill))
     green = done()
     missing = [name for name in names if name not in green]
@@ -195,22 +193,10 @@ def _timed(what: str) -> Iterator[None]:
 
 @contextmanager
 def _peak_memory(cockpit: Cockpit) -> Iterator[None]:
-    peaks, over = dict[str, int](), threading.Event()
-
-    def watch() -> None:
-        while not over.wait(1):
-            for what, kib in _memory(cockpit.pid):
-                peaks[what] = max(peaks.get(what, 0), kib)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with peaks(lambda: _memory(cockpit.pid), 1) as highest:
         yield
-    finally:
-        over.set()
-        thread.join()
-        for what, kib in sorted(peaks.items()):
-            print(f"{kib // 1024:>8,} MiB  {what}, at most")
+    for what, kib in sorted(highest.items()):
+        print(f"{kib // 1024:>8,} MiB  {what}, at most")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def publish(path: str, rows: int, url: str) -> None:
     """Publishes the file, and prints seconds, idle and peak memory in MiB."""
     import redis
 
-    from ucs_pipeline import Feed
+    from ucs_pipeline.feed.feed import Feed
     from ucs_pipeline.publishing.run import publish
     from ucs_pipeline.stream.stream import OrderedStream
     from ucs_pipeline_tests.support.connections import open_source
@@ -47,10 +47,10 @@ def publish(path: str, rows: int, url: str) -> None:
     assert source.count(0, 0) == {0: min(rows, BRICK)}
     idle = _own()
     started = time.perf_counter()
-    with _peak() as peak:
+    with peaks(lambda: [("own", _own())], 0.02) as peak:
         moved = sum(report.rows for report in publish(feed, source, stream, feed.ordinals, lambda _: {}))
     assert moved == rows, f"{moved} rows arrived"
-    print(f"{time.perf_counter() - started:.1f} {idle} {peak[0]}")
+    print(f"{time.perf_counter() - started:.1f} {idle} {peak['own']}")
 
 
 def main() -> None:
@@ -112,17 +112,19 @@ def _own() -> int:
 
 
 @contextmanager
-def _peak() -> Iterator[list[int]]:
-    peak, over = [0], threading.Event()
+def peaks(measure: Callable[[], Iterable[tuple[str, int]]], seconds: float) -> Iterator[dict[str, int]]:
+    """The highest of each figure, which are measured again after so many seconds."""
+    highest, over = dict[str, int](), threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.02):
-            peak[0] = max(peak[0], _own())
+        while not over.wait(seconds):
+            for what, figure in measure():
+                highest[what] = max(highest.get(what, 0), figure)
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield peak
+        yield highest
     finally:
         over.set()
         thread.join()

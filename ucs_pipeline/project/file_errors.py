@@ -39,9 +39,9 @@ class FileError(NamedTuple):
 
 
 def error_in(path: Path, error: BaseException, files: Path) -> FileError | None:
-    """The error in a path, from the exception that loading it raised;
+    """The error in a path, from the exception that loading it raised; None if the path is not the cause.
 
-    None if the path is not the cause. `files`: the directory of the files to check.
+    `files`: the directory of the files to check.
     """
     for cause in _chain(error):
         if isinstance(cause, ComponentTreeException):

@@ -49,9 +49,9 @@ class Backpressure:
         self._log_after = 0.0
 
     def fitting(self, transaction: T) -> T | None:
-        """The leading rows that fit in addition to those in the stream and those in flight;
+        """The leading rows that fit in addition to those in the stream and those in flight; None if none does.
 
-        None if none does. By the latest known length: consumers may have trimmed since.
+        By the latest known length: consumers may have trimmed since.
         """
         here = self._length + self._in_flight
         stop = min(transaction.stop, transaction.start + self._settings.max_len - here)
@@ -193,9 +193,9 @@ def trim_acknowledged(stream: RedisStream) -> int:
 
 
 def _first_unacknowledged(stream: RedisStream) -> EntryId | None:
-    """The lowest id that some consumer group still needs;
+    """The lowest id that some consumer group still needs; None if there is no group.
 
-    None if there is no group. Calculated from the groups' own lists: Redis' `lag` is wrong or missing after trims and
+    Calculated from the groups' own lists: Redis' `lag` is wrong or missing after trims and
     deletes.
     """
     needed: list[EntryId] = []

@@ -23,7 +23,7 @@ class Progress:
         *,
         live: bool = False,
     ) -> None:
-        """`wanted`: starts of the partitions of the run, consecutive;
+        """`wanted`: starts of the partitions of the run, consecutive.
 
         `log` is called with a message. `live`: rows come when the table gets them, so their rate does not predict the
         run's end.

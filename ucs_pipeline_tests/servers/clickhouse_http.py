@@ -3,11 +3,12 @@
 `ClickHouseServer` runs it as a process of its own, because chDB takes one engine path per process.
 It answers faults on demand, set at `/__fault__?switch=value` or by `ClickHouseServer.fault`:
 
-- `cut_after_bytes`: the next Arrow stream's connection closes after so many bytes of the body; -
-`cut_clean_after_batches`: it ends properly as HTTP after so many batches, but without Arrow's end marker; -
-`exception_after_batches`: it ends with an exception in the body, as ClickHouse does in mid-stream; - `fail_next`: so
-many requests are answered with HTTP 503; - `delay_ms`: every answer waits so long; - `tagged`: 0 for the bare exception
-text of ClickHouse before 25.11, 1 for the tagged block since.
+- `cut_after_bytes`: the next Arrow stream's connection closes after so many bytes of the body;
+- `cut_clean_after_batches`: it ends properly as HTTP after so many batches, but without Arrow's end marker;
+- `exception_after_batches`: it ends with an exception in the body, as ClickHouse does in mid-stream;
+- `fail_next`: so many requests are answered with HTTP 503;
+- `delay_ms`: every answer waits so long;
+- `tagged`: 0 for the bare exception text of ClickHouse before 25.11, 1 for the tagged block since.
 
 From the command line: `python -m ucs_pipeline_tests.servers.clickhouse_http --port 0` prints the port.
 """

@@ -48,6 +48,12 @@ mutation ($it: LaunchBackfillParams!) {
   launchPartitionBackfill(backfillParams: $it) { ... on LaunchBackfillSuccess { backfillId } ... on Error { message } }
 }
 """
+_LAUNCH_RUN = """
+mutation ($it: ExecutionParams!) {
+  launchRun(executionParams: $it) { __typename ... on LaunchRunSuccess { run { runId } } ... on Error { message } }
+}
+"""
+_CANCEL = "mutation ($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename } }"
 _WORKSPACE = "load_from: [{python_file: {relative_path: feeds.py, location_name: ucs_pipeline}}]"
 
 
@@ -105,6 +111,25 @@ class DagsterDev(Started):
     def launch(self, feed: str, partitions: Sequence[str]) -> str:
         """Launches a backfill, as the button in the UI does; its id."""
         return launch(self.url, feed, partitions)
+
+    def launch_run(self, feed: str, **tags: str) -> str:
+        """Launches one run of a feed's asset, as the button in the UI does; its id."""
+        selector = {
+            "repositoryLocationName": "ucs_pipeline",
+            "repositoryName": "__repository__",
+            "pipelineName": "__ASSET_JOB",
+            "assetSelection": [{"path": [feed]}],
+            "assetCheckSelection": [],
+        }
+        named = {"tags": [{"key": key, "value": value} for key, value in tags.items()]}
+        params = {"selector": selector, "mode": "default", "runConfigData": "{}", "executionMetadata": named}
+        launched = self.ask(_LAUNCH_RUN, it=params)["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        return str(launched["run"]["runId"])
+
+    def cancel(self, backfill: str) -> None:
+        """Cancels a backfill, as the button in the UI does."""
+        self.ask(_CANCEL, id=backfill)
 
     def switch_on(self, sensor: str, location: str = "ucs_pipeline") -> None:
         """Starts a sensor, as the switch in the UI does."""

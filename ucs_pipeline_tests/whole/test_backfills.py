@@ -42,7 +42,6 @@ mutation ($id: String!) {
   }
 }
 """
-_CANCEL = "mutation ($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename } }"
 
 
 def feed(name: str, table: str = "bricks") -> Feed:
@@ -139,7 +138,7 @@ def _launch_all(cockpit: Cockpit) -> dict[str, list[str]]:
 def _cancel_and_resume(cockpit: Cockpit, found: Launched) -> None:
     [backfill] = found.backfills["cancelled"]
     _wait_until(lambda: len(found.done("cancelled")) == 2)
-    cockpit.ask(_CANCEL, id=backfill)
+    cockpit.cancel(backfill)
     _wait_until(lambda: _ended(found, "cancelled"))
     assert found.status("cancelled") == [BulkActionStatus.CANCELED]
     assert found.entries("cancelled") == _entries(BRICKS)[:10]

@@ -5,13 +5,13 @@ import json
 import secrets
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from ucs_pipeline.orchestration.names import range_tags
 from ucs_pipeline_tests.servers.clickhouse_http import ClickHouseServer
 from ucs_pipeline_tests.servers.redis_server import RedisServer
 from ucs_pipeline_tests.support.cockpit import Cockpit
@@ -70,11 +70,6 @@ with dg.DagsterInstance.get() as instance:
     run("broken", instance)
 """
 
-LAUNCH = """
-mutation ($it: ExecutionParams!) {
-  launchRun(executionParams: $it) { __typename ... on LaunchRunSuccess { run { runId } } ... on Error { message } }
-}
-"""
 STATUS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 TOLD = """
 { assetNodes { description metadataEntries { label description __typename
@@ -158,7 +153,7 @@ def test_no_secret_is_in_anything_that_is_shown_or_kept(
     }
     servers = Cockpit(tmp_path, redis.url, FEEDS, **environment)
     with Watch({redis.pid, clickhouse.pid}) as watch, servers as cockpit:
-        runs = {feed: _launch(cockpit, feed) for feed in ("good", "refused")}
+        runs = {feed: cockpit.launch_run(feed, **range_tags("0.0.0.0", "0.0.0.1")) for feed in ("good", "refused")}
         ended = {feed: _status(cockpit, run) for feed, run in runs.items()}
         by_hand = python(BY_HAND, tmp_path, UCS_REDIS_URL=redis.url, **environment)
         assert by_hand.wait(120) == 0, (tmp_path / "process.log").read_text()
@@ -185,26 +180,6 @@ def test_no_secret_is_in_anything_that_is_shown_or_kept(
         assert core not in told
         assert not any(core.encode() in text for text in debug)
         assert [line for line in watch.seen if core.encode() in line] == []
-
-
-def _launch(cockpit: Cockpit, feed: str) -> str:
-    selector = {
-        "repositoryLocationName": "ucs_pipeline",
-        "repositoryName": "__repository__",
-        "pipelineName": "__ASSET_JOB",
-        "assetSelection": [{"path": [feed]}],
-        "assetCheckSelection": [],
-    }
-    ends = {"dagster/asset_partition_range_start": "0.0.0.0", "dagster/asset_partition_range_end": "0.0.0.1"}
-    params: Mapping[str, Any] = {
-        "selector": selector,
-        "mode": "default",
-        "runConfigData": "{}",
-        "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in ends.items()]},
-    }
-    launched = cockpit.ask(LAUNCH, it=params)["launchRun"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    return str(launched["run"]["runId"])
 
 
 def _status(cockpit: Cockpit, run: str) -> str:

@@ -44,7 +44,7 @@ def check_defs(feed: Feed) -> dg.Definitions:
     )
     schedules = []
     if feed.check_schedule is not None:
-        about = f"Runs the checks of `{feed.name}` at the times of `checks_schedule`."
+        about = f"Runs the checks of `{feed.name}` at the times of `check_schedule`."
         schedules.append(dg.ScheduleDefinition(job=job, cron_schedule=feed.check_schedule, description=about))
     return dg.Definitions(asset_checks=[_checks(feed)], jobs=[job], schedules=schedules)
 

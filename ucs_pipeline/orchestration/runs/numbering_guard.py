@@ -83,10 +83,7 @@ def _recorded(instance: dg.DagsterInstance, feed: Feed) -> Iterator[dg.AssetMate
 
 
 def _ordinals(bricks: BrickClass, name: str) -> Sequence[int] | None:
-    """Bricks of a partition of any level, inside or outside the feed's brick range;
-
-    None if the class has no such name.
-    """
+    """Bricks of a partition of any level, also outside the feed's brick range; None if the class has no such name."""
     depth = len(LEVELS) - 1 - name.count(".")
     if not 0 <= depth < len(LEVELS):
         return None

@@ -108,9 +108,9 @@ def _sensor(name: str, what: str, change: _Change) -> dg.SensorDefinition:
 
 
 def alert(instance: dg.DagsterInstance, run: dg.DagsterRun, feeds: Sequence[str]) -> dict[str, Any] | None:
-    """The alert about a run that has ended;
+    """The alert about a run that has ended; None if there is none.
 
-    None if there is none. Its `text` is the whole message; the rest is for programs.
+    Its `text` is the whole message; the rest is for programs.
     """
     if not feeds:
         return None
